@@ -1,0 +1,37 @@
+"""Learned weights for multi-task losses in PyTorch Lightning, from each task's homoscedastic uncertainty."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lightning_uncertainty.cross_entropy import CrossEntropy
+from lightning_uncertainty.mixin import UncertaintyMixin
+from lightning_uncertainty.notices import UncertaintyWarning
+from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
+from lightning_uncertainty.tasks import Task
+from lightning_uncertainty.weighting import UncertaintyWeighting
+
+if TYPE_CHECKING:
+    from lightning_uncertainty.callback import UncertaintyCallback
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CrossEntropy",
+    "Snapshot",
+    "Task",
+    "TaskSnapshot",
+    "UncertaintyCallback",
+    "UncertaintyMixin",
+    "UncertaintyWarning",
+    "UncertaintyWeighting",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The callback is the one part that needs Lightning; a plain torch loop should not wait for it to be imported.
+    if name == "UncertaintyCallback":
+        from lightning_uncertainty.callback import UncertaintyCallback
+
+        return UncertaintyCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

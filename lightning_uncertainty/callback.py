@@ -1,0 +1,292 @@
+"""The Lightning side: attach the weights to the module, step them, log them, checkpoint them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_uncertainty.lightning_bases import CallbackBase
+from lightning_uncertainty.mixin import UncertaintyMixin, attach_weighting, attached_weighting, was_given
+from lightning_uncertainty.notices import Notices
+from lightning_uncertainty.snapshot import Snapshot
+from lightning_uncertainty.tasks import Task
+from lightning_uncertainty.weighting import UncertaintyWeighting
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+__all__ = ["UncertaintyCallback"]
+
+
+class UncertaintyCallback(CallbackBase):
+    """Learns the weights of a multi-task loss while a Trainer trains, and logs them.
+
+    With :class:`~lightning_uncertainty.UncertaintyMixin` it weighs what the module passes to ``self.weigh``. Without
+    the mixin it weighs what ``training_step`` returns as ``{"losses": {...}}``, and sets ``"loss"``.
+
+    Logged on the steps on which the Trainer logs, to every logger and to ``trainer.callback_metrics`` (there also
+    before each validation and at the end of each epoch), under ``log_prefix``:
+
+    ========================  ==================================================================================
+    ``/weight/<task>``        effective ``sigma^-2``; ``1 / b`` for Laplace; the weight of a fixed task
+    ``/sigma/<task>``         ``sigma``, in the unit of the target for a regression; not for fixed tasks
+    ``/loss/<task>``          raw loss of the last step with that task, mean over ranks and micro-batches
+    ``/share/<task>``         the task's part of the weighted sum of losses, 0 to 1
+    ``/loss``                 unweighted sum of the raw losses: monitor this one, the total may be negative
+    ========================  ==================================================================================
+
+    Args:
+        tasks: as in :class:`~lightning_uncertainty.UncertaintyWeighting`; by default those of the module.
+        log_prefix: first part of all keys.
+        prog_bar: show the weights in the progress bar, as of the last logging step.
+        name: tells several callbacks of one Trainer apart in a checkpoint; keep it when resuming.
+        lr, init, regularizer, bounds, min_variance_ratio, warmup_steps, warmup, freeze_after, nonfinite,
+            process_group: as in :class:`~lightning_uncertainty.UncertaintyWeighting`.
+
+    Raises:
+        ValueError: if an argument is not valid.
+        TypeError: if ``tasks`` has none of the allowed forms.
+
+    Example:
+        >>> import lightning as L
+        >>> trainer = L.Trainer(callbacks=[UncertaintyCallback({"depth": "laplace", "class": "softmax"})], logger=False)
+        >>> [callback.state_key for callback in trainer.callbacks if isinstance(callback, UncertaintyCallback)]
+        ['UncertaintyCallback(uncertainty)']
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, str | float | dict[str, Any] | Task] | list[Task] | None = None,
+        *,
+        log_prefix: str = "uncertainty",
+        prog_bar: bool = False,
+        name: str = "uncertainty",
+        lr: float = 1e-2,
+        init: float | Literal["auto"] = "auto",
+        regularizer: str = "log_sigma",
+        bounds: tuple[float, float] = (-40.0, 40.0),
+        min_variance_ratio: float = 1e-4,
+        warmup_steps: int = 0,
+        warmup: Literal["initial", "equal"] = "initial",
+        freeze_after: int | None = None,
+        nonfinite: Literal["skip", "raise"] = "skip",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self.tasks, self.log_prefix, self.prog_bar, self.name = tasks, log_prefix, prog_bar, name
+        self._options: dict[str, Any] = {
+            "lr": lr,
+            "init": init,
+            "regularizer": regularizer,
+            "bounds": bounds,
+            "min_variance_ratio": min_variance_ratio,
+            "warmup_steps": warmup_steps,
+            "warmup": warmup,
+            "freeze_after": freeze_after,
+            "nonfinite": nonfinite,
+            "process_group": process_group,
+        }
+        # The tasks may come with the module; what is wrong with the options is better said now.
+        UncertaintyWeighting({"any": 1.0} if tasks is None else tasks, **self._options)
+        self._weighting: UncertaintyWeighting | None = None
+        self._notices = Notices()
+        self._global_step = 0
+        self._published_step: int | None = None
+
+    @property
+    def weighting(self) -> UncertaintyWeighting:
+        """The engine, once a Trainer has attached it.
+
+        Raises:
+            RuntimeError: before that.
+        """
+        if self._weighting is None:
+            raise RuntimeError("UncertaintyCallback has no weights yet: a Trainer attaches them when it starts.")
+        return self._weighting
+
+    # ------------------------------------------------------------------------------------------------ attaching
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Attach the weights, in every stage, on the device of the strategy."""
+        self._weighting = self._weighting_for(pl_module)
+        attach_weighting(pl_module, self._weighting)
+        # A copy on the strategy's device: spawned ranks would share CPU tensors with the process that started them.
+        self._weighting.eval().to(trainer.strategy.root_device)
+        if stage == "fit" and not isinstance(pl_module, UncertaintyMixin):
+            self._weigh_returned_losses(pl_module)
+
+    def _weighting_for(self, pl_module: LightningModule) -> UncertaintyWeighting:
+        """The engine that the user gave to the module; or that of the last fit; or a new one with its state."""
+        present = attached_weighting(pl_module)
+        if present is not None and was_given(pl_module):
+            if self.tasks is not None:
+                raise ValueError(
+                    f"{type(pl_module).__name__} was given an UncertaintyWeighting, and UncertaintyCallback was given "
+                    "tasks for another. Drop one of the two."
+                )
+            return present
+        if present is not None and present is self._weighting:
+            return present
+        weighting = UncertaintyWeighting(self._tasks_for(pl_module), **self._options)
+        if present is not None:
+            weighting.load_state_dict(present.state_dict())
+        return weighting
+
+    def _tasks_for(self, pl_module: LightningModule) -> Any:
+        tasks = self.tasks if self.tasks is not None else getattr(pl_module, "tasks", None)
+        if tasks is None:
+            raise ValueError(
+                f"Neither UncertaintyCallback nor {type(pl_module).__name__} says which tasks there are. "
+                'Write `UncertaintyCallback({"depth": "laplace"})`, or `tasks = {"depth": "laplace"}` in the module.'
+            )
+        return tasks
+
+    def _weigh_returned_losses(self, pl_module: LightningModule) -> None:
+        """Wrap ``training_step`` of a module without the mixin, until teardown."""
+        if not pl_module.automatic_optimization:
+            raise ValueError(
+                f"{type(pl_module).__name__} optimises manually, so the returned losses come too late. Derive it from "
+                "UncertaintyMixin and call `self.weigh(losses)` before `self.manual_backward(...)`."
+            )
+        training_step = pl_module.training_step
+
+        @functools.wraps(training_step)
+        def weighed_training_step(*args: Any, **kwargs: Any) -> Any:
+            return self._weigh_output(training_step(*args, **kwargs))
+
+        self._unwrapped = vars(pl_module).get("training_step")
+        object.__setattr__(pl_module, "training_step", weighed_training_step)
+
+    def _weigh_output(self, output: Any) -> Any:
+        if output is None:  # Lightning skips this batch
+            return None
+        if not isinstance(output, Mapping) or not isinstance(output.get("losses"), Mapping):
+            found = f"a mapping with {sorted(output)}" if isinstance(output, Mapping) else type(output).__name__
+            raise TypeError(
+                f"UncertaintyCallback needs the losses by name, and training_step returned {found}. Return "
+                '`{"losses": {"depth": loss, ...}}`; or derive the module from UncertaintyMixin and return '
+                "`self.weigh(losses)`."
+            )
+        losses = output["losses"]
+        tensors = {name: loss for name, loss in losses.items() if isinstance(loss, Tensor)}
+        return {**output, "losses": tensors, "loss": self.weighting(losses)}
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give ``training_step`` back as it was, and follow the module to the CPU."""
+        if hasattr(self, "_unwrapped"):
+            if self._unwrapped is None:
+                object.__delattr__(pl_module, "training_step")
+            else:
+                object.__setattr__(pl_module, "training_step", self._unwrapped)
+            del self._unwrapped
+        self.weighting.eval().to("cpu")
+
+    # ------------------------------------------------------------------------------------------------ stepping
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start counting from where training starts, and make the keys known to those who monitor them."""
+        self._global_step = trainer.global_step
+        self.weighting.discard()
+        self._publish(trainer, self.weighting.snapshot())
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Losses count from here..."""
+        self.weighting.train()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """...to here; learn if an optimizer has stepped, log if the Trainer logs."""
+        self.weighting.eval()
+        # Right for accumulation, for several optimizers under manual optimisation, and for DeepSpeed, where
+        # on_before_optimizer_step is called for every micro-batch.
+        stepped = trainer.global_step != self._global_step
+        if stepped:
+            self._global_step = trainer.global_step
+            self.weighting.step()
+        if self._should_log(trainer, pl_module, stepped):
+            self._log(trainer, self._logged_step(trainer, pl_module))
+        elif trainer.is_last_batch:
+            self._publish_current(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Whoever decides after a validation, decides on current weights."""
+        self._publish_current(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Publish, and say so if nothing was weighed."""
+        snapshot = self._publish_current(trainer)
+        if snapshot.step and all(task.raw_loss != task.raw_loss for task in snapshot.tasks.values()):
+            self._notices.warn(
+                "nothing weighed",
+                f"No loss of {', '.join(map(repr, snapshot.tasks))} reached UncertaintyCallback in this epoch. "
+                "Does training_step return `self.weigh(losses)`?",
+            )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop remembering losses."""
+        if self._weighting is not None:
+            self._weighting.eval()
+
+    # ------------------------------------------------------------------------------------------------ logging
+
+    def _should_log(self, trainer: Trainer, pl_module: LightningModule, stepped: bool) -> bool:
+        """Whether Lightning logs ``training_step``'s own metrics for this batch."""
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it in a connector
+        if not every or (pl_module.automatic_optimization and not stepped):
+            return False
+        return (self._logged_step(trainer, pl_module) + 1) % every == 0 or trainer.should_stop
+
+    def _logged_step(self, trainer: Trainer, pl_module: LightningModule) -> int:
+        """The step under which Lightning logs: optimizer steps, or batches where the user steps by hand."""
+        if pl_module.automatic_optimization:
+            return trainer.global_step - 1
+        return trainer.fit_loop.epoch_loop.total_batch_idx
+
+    def _log(self, trainer: Trainer, step: int) -> None:
+        # Not self.log: it costs 0.3 ms per key and step whether it logs or not, and copies each value to the device.
+        snapshot = self.weighting.snapshot()
+        metrics = snapshot.metrics(self.log_prefix)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=step)
+        self._publish(trainer, snapshot)
+
+    def _publish_current(self, trainer: Trainer) -> Snapshot:
+        snapshot = self.weighting.snapshot()
+        self._publish(trainer, snapshot)
+        return snapshot
+
+    def _publish(self, trainer: Trainer, snapshot: Snapshot) -> None:
+        """For ModelCheckpoint and EarlyStopping, which look into ``trainer.callback_metrics``."""
+        metrics = {key: torch.tensor(value) for key, value in snapshot.metrics(self.log_prefix).items()}
+        trainer.callback_metrics.update(metrics)
+        trainer.logged_metrics.update(metrics)
+        if self.prog_bar:
+            trainer.progress_bar_metrics.update(
+                {f"weight/{name}": float(f"{task.weight:.3g}") for name, task in snapshot.tasks.items()}
+            )
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    @property
+    def state_key(self) -> str:
+        """Stable, and unique per ``name``; the tasks are not part of it, they are matched by name on loading."""
+        return f"UncertaintyCallback({self.name})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the engine."""
+        return {} if self._weighting is None else self._weighting.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: if its entry is not usable.
+        """
+        if state_dict:
+            self.weighting.load_state_dict(state_dict)

@@ -1,0 +1,31 @@
+"""The callback base classes of whichever Lightning packages are installed.
+
+``lightning.pytorch.Callback`` and ``pytorch_lightning.Callback`` are different classes with the same content. Trainers
+take either, but each package's LightningCLI accepts only its own: a callback that is both works everywhere.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__all__ = ["CallbackBase"]
+
+
+def _callback_bases() -> tuple[type, ...]:
+    bases = []
+    for package in ("lightning.pytorch", "pytorch_lightning"):
+        try:
+            bases.append(import_module(package).Callback)
+        except ModuleNotFoundError as missing:
+            if missing.name not in ("lightning", "pytorch_lightning"):
+                raise  # it is there, but something that it needs is not
+    if not bases:
+        raise ModuleNotFoundError("UncertaintyCallback needs Lightning: `pip install lightning`.")
+    return tuple(bases)
+
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback as CallbackBase
+else:
+    CallbackBase = type("CallbackBase", _callback_bases(), {"__doc__": "A callback for all installed Lightnings."})

@@ -1,0 +1,92 @@
+"""What is learned: one log-variance per task, where it starts, what bounds it, and the rule by which it moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_uncertainty.adam import MaskedAdam
+from lightning_uncertainty.likelihood_vector import LikelihoodVector
+
+__all__ = ["LogVariances"]
+
+# ds is dimensionless: 1/2 at a loss of zero, 0 at the loss that sigma expects, -1/2 at twice that loss. A loss beyond
+# 200 times the expected one is an outlier; uncut, Adam's second moment would remember it for thousands of steps.
+_MAX_GRADIENT = 100.0
+
+
+class LogVariances:
+    """The vector ``s = log sigma^2`` with its optimizer.
+
+    Args:
+        likelihoods: of the tasks, in their order.
+        inits: initial ``s`` per task; None where the first loss decides.
+        bounds: lowest and highest ``s`` per task.
+        min_variance_ratio: ``sigma^2`` stays above this fraction of its initial value.
+        adam: moves ``s``.
+    """
+
+    def __init__(
+        self,
+        likelihoods: LikelihoodVector,
+        *,
+        inits: Sequence[float | None],
+        bounds: Sequence[tuple[float, float]],
+        min_variance_ratio: float,
+        adam: MaskedAdam,
+    ) -> None:
+        self.likelihoods, self.adam = likelihoods, adam
+        self.min_log_ratio = math.log(min_variance_ratio) if min_variance_ratio else -math.inf
+        self.floor = torch.tensor([lowest for lowest, _ in bounds])
+        self.ceiling = torch.tensor([highest for _, highest in bounds])
+        self.value = torch.tensor([init or 0.0 for init in inits]).clamp(self.floor, self.ceiling)
+        self.start = self.value.clone()
+        self.started = torch.tensor([init is not None for init in inits])
+
+    @property
+    def lower(self) -> Tensor:
+        """The lower bound in force: absolute, or relative to the start, whichever is higher."""
+        return torch.maximum(self.floor, self.start + self.min_log_ratio)
+
+    def begin(self, raw_loss: Tensor, present: Tensor) -> None:
+        """Set ``s`` to the closed-form optimum where it has no value yet.
+
+        A first loss that is zero, negative, or has its optimum beyond the bounds does not set the scale.
+        """
+        optimum = self.likelihoods.optimum(raw_loss)
+        fresh = ~self.started & present & (optimum > self.floor) & (optimum < self.ceiling)
+        for tensor in (self.value, self.start):
+            tensor.copy_(torch.where(fresh, optimum, tensor))
+        self.started |= fresh
+
+    def provisional(self, raw_loss: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+        """``s`` with the closed-form optimum of this very loss where it has no value yet, and where that is.
+
+        Args:
+            raw_loss: of shape (K,), NaN where a task is absent.
+            held: bool, of shape (K,): tasks that need no start.
+        """
+        fresh = ~(self.started | held) & torch.isfinite(raw_loss) & (raw_loss > 0.0)
+        optimum = self.likelihoods.optimum(raw_loss).clamp(self.floor, self.ceiling)
+        return torch.where(fresh, optimum, self.value), fresh
+
+    def learn(self, raw_loss: Tensor, slope: Tensor, present: Tensor) -> None:
+        """One step of Adam on the closed-form derivative; tasks that are not ``present`` stay as they are."""
+        gradient = self.likelihoods.gradient(self.value, raw_loss, slope).clamp_(-_MAX_GRADIENT, _MAX_GRADIENT)
+        self.value -= self.adam.update(gradient, present & self.started & self.likelihoods.learned)
+        # Projected after the step, not clamped in the formula: at a bound the gradient still points the way back.
+        self.value.clamp_(self.lower, self.ceiling)
+
+    def assign(self, chosen: Tensor, value: Tensor) -> None:
+        """Set ``s`` on purpose, where ``chosen`` (bool, of shape (K,)) is True: a new start, without memory."""
+        for tensor in (self.value, self.start):
+            tensor.copy_(torch.where(chosen, value, tensor))
+        self.started |= chosen
+        self.adam.forget(chosen)
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that the next step depends on, by name; not copies."""
+        return {"log_var": self.value, "start": self.start, "started": self.started, **self.adam.state()}

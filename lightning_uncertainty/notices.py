@@ -1,0 +1,28 @@
+"""Warnings: each said once, on one rank."""
+
+from __future__ import annotations
+
+import warnings
+
+from lightning_uncertainty.collective import is_main_rank
+
+__all__ = ["Notices", "UncertaintyWarning"]
+
+
+class UncertaintyWarning(UserWarning):
+    """All warnings of this package, for ``warnings.filterwarnings("ignore", category=UncertaintyWarning)``."""
+
+
+class Notices:
+    """Remembers what was already said."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def warn(self, subject: str, message: str) -> None:
+        """Warn, unless this ``subject`` was warned of before or another rank does it."""
+        if subject in self._said:
+            return
+        self._said.add(subject)
+        if is_main_rank():
+            warnings.warn(message, UncertaintyWarning, stacklevel=2)

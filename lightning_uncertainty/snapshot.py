@@ -1,0 +1,86 @@
+"""What is known of the weights at one step: plain floats, the only thing that is logged, kept and plotted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+__all__ = ["Snapshot", "TaskSnapshot"]
+
+
+@dataclass(frozen=True)
+class TaskSnapshot:
+    """One task at one step.
+
+    Attributes:
+        likelihood: its short name.
+        log_var: ``s = log sigma^2``.
+        sigma: ``exp(s / 2)``, in the unit of the target for a regression; None for a fixed task.
+        weight: effective ``sigma^-2``; ``1 / b`` for Laplace; the weight itself for a fixed task.
+        coefficient: the factor before the raw loss in the total: half the weight for a Gaussian, 1 for the exact
+            softmax (which tempers the logits instead), else the weight.
+        raw_loss: the loss before weighting, mean over ranks and micro-batches of the last step in which the task took
+            part; NaN before the first.
+        nonfinite: how often the loss was NaN or infinite since training began, over all ranks.
+        at_bound: ``"lower"`` or ``"upper"`` where a bound holds ``s``, else None.
+        started: whether ``s`` has an initial value yet.
+    """
+
+    likelihood: str
+    log_var: float
+    sigma: float | None
+    weight: float
+    coefficient: float
+    raw_loss: float
+    nonfinite: int
+    at_bound: str | None
+    started: bool
+
+    @property
+    def weighted_loss(self) -> float:
+        """The coefficient times the raw loss, without the regulariser."""
+        return self.coefficient * self.raw_loss
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All tasks after one optimizer step.
+
+    Attributes:
+        step: optimizer steps that the weighting has seen.
+        tasks: by name, in the order of the tasks.
+    """
+
+    step: int
+    tasks: Mapping[str, TaskSnapshot]
+
+    @property
+    def loss(self) -> float:
+        """The unweighted sum of the raw losses seen so far. Monitor this one: the weighted total may be negative."""
+        return math.fsum(task.raw_loss for task in self.tasks.values() if not math.isnan(task.raw_loss))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each task's part of the weighted sum of losses; NaN for a task not seen yet."""
+        total = math.fsum(t.weighted_loss for t in self.tasks.values() if not math.isnan(t.raw_loss))
+        return {name: task.weighted_loss / total if total else math.nan for name, task in self.tasks.items()}
+
+    def metrics(self, prefix: str = "uncertainty") -> dict[str, float]:
+        """Flat, for a logger, always with the same keys.
+
+        ``<prefix>/weight/<task>`` (effective ``sigma^-2``), ``<prefix>/sigma/<task>`` (unit of the target; not for
+        fixed tasks), ``<prefix>/loss/<task>`` (raw, mean over ranks), ``<prefix>/share/<task>`` (part of the weighted
+        sum, 0 to 1) and ``<prefix>/loss`` (sum of the raw losses).
+        """
+        return dict(self._metrics(prefix))
+
+    def _metrics(self, prefix: str) -> Iterator[tuple[str, float]]:
+        shares = self.shares
+        for name, task in self.tasks.items():
+            yield f"{prefix}/weight/{name}", task.weight
+            if task.sigma is not None:
+                yield f"{prefix}/sigma/{name}", task.sigma
+            yield f"{prefix}/loss/{name}", task.raw_loss
+            yield f"{prefix}/share/{name}", shares[name]
+        yield f"{prefix}/loss", self.loss

@@ -1,0 +1,66 @@
+"""The saved form of the engine: tensors by name and tasks by name, nothing pickled as an object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["VERSION", "SavedState", "read_state"]
+
+VERSION = 1
+
+_MAY_BE_NAN = {"raw_loss"}  # a task that was not seen yet has none
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A checked state: every tensor has one entry per saved task, in the order of ``tasks``."""
+
+    tasks: list[str]
+    likelihoods: list[str]
+    steps: int
+    frozen: bool
+    tensors: dict[str, Tensor]
+
+
+def read_state(state: Any, tensors: Sequence[str]) -> SavedState:
+    """Check all of a saved state before any of it is used.
+
+    Raises:
+        ValueError: if it is not a state of this package, is incomplete, of a newer version, or has tensors of a wrong
+            shape or with NaN in them.
+    """
+    if not isinstance(state, Mapping):
+        raise _error(f"it is of type {type(state).__name__}")
+    expected = ("version", "tasks", "likelihoods", "steps", "frozen", *tensors)
+    if missing := [key for key in expected if key not in state]:
+        raise _error(f"it lacks {', '.join(map(repr, missing))}")
+    if not isinstance(state["version"], int) or state["version"] > VERSION:
+        raise _error(f"its version is {state['version']!r}, newer than {VERSION}: update lightning_uncertainty")
+    names, likelihoods = list(state["tasks"]), list(state["likelihoods"])
+    if len(likelihoods) != len(names) or len(set(names)) != len(names):
+        raise _error(f"its task list {names} does not fit its likelihoods {likelihoods}")
+    checked = {key: _read_tensor(key, state[key], names) for key in tensors}
+    return SavedState(names, likelihoods, int(state["steps"]), bool(state["frozen"]), checked)
+
+
+def _read_tensor(key: str, value: Any, names: list[str]) -> Tensor:
+    if not isinstance(value, Tensor) or value.shape != (len(names),):
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise _error(f"{key!r} should be a tensor of shape ({len(names)},), one entry per task, and is {found}")
+    if key not in _MAY_BE_NAN:
+        broken = [name for name, fine in zip(names, torch.isfinite(value).tolist(), strict=True) if not fine]
+        if broken:
+            raise _error(f"{key!r} is not finite for {', '.join(map(repr, broken))}")
+    return value
+
+
+def _error(reason: str) -> ValueError:
+    return ValueError(
+        f"This is no usable state of UncertaintyWeighting: {reason}. Nothing was loaded. "
+        "To go on without it, remove that entry from the checkpoint: the weights then start from the data."
+    )

@@ -1,0 +1,139 @@
+"""Which losses there are, and what each of them is."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, Literal
+
+from lightning_uncertainty.likelihoods import Likelihood, get_likelihood
+from lightning_uncertainty.names import suggest
+
+__all__ = ["Task", "TaskSpecs", "parse_tasks"]
+
+TaskSpecs = Mapping[str, Any] | Iterable["Task"]
+"""What users may write: ``{"depth": "laplace", "aux": 0.1}``, ``{"depth": {"likelihood": "laplace", "init": 0.0}}``,
+or a list of :class:`Task`."""
+
+_NAME = re.compile(r"\w([\w.\- ]*[\w.\-])?")
+
+
+@dataclass(frozen=True, init=False)
+class Task:
+    """One named loss and the likelihood behind it.
+
+    Args:
+        name: used in logs, errors and checkpoints: letters, digits, ``_``, ``-``, ``.`` and inner spaces.
+        likelihood: ``"gaussian"`` (mean squared error), ``"laplace"`` (mean absolute error), ``"softmax"`` (cross
+            entropy), ``"softmax_exact"`` (:class:`~lightning_uncertainty.CrossEntropy`), ``"bernoulli"`` (binary cross
+            entropy), a :class:`~lightning_uncertainty.likelihoods.Likelihood`, or a number for a fixed weight.
+        init: initial ``s = log sigma^2``; ``"auto"`` takes the closed-form optimum of the first losses; None leaves it
+            to the engine.
+        bounds: lowest and highest ``s``; None leaves them to the engine.
+
+    Raises:
+        ValueError: if one of them is not valid.
+        TypeError: if ``name`` is not a string.
+
+    >>> Task("depth", "laplace")
+    Task(name='depth', likelihood=Laplace(), init=None, bounds=None)
+    """
+
+    name: str
+    likelihood: Likelihood
+    init: float | Literal["auto"] | None
+    bounds: tuple[float, float] | None
+
+    def __init__(
+        self,
+        name: str,
+        likelihood: str | float | Likelihood = "gaussian",
+        init: float | Literal["auto"] | None = None,
+        bounds: tuple[float, float] | None = None,
+    ) -> None:
+        set_field = partial(object.__setattr__, self)  # the way around frozen, once, at construction
+        set_field("name", check_name(name))
+        set_field("likelihood", get_likelihood(likelihood))
+        set_field("init", None if init is None else check_init(init))
+        set_field("bounds", None if bounds is None else check_bounds(bounds))
+
+
+def parse_tasks(specs: TaskSpecs) -> tuple[Task, ...]:
+    """The tasks in the order given, from any of the forms of :data:`TaskSpecs`.
+
+    Raises:
+        ValueError: if there are none, two of one name, or one that is not valid.
+        TypeError: if ``specs`` has none of the forms.
+
+    >>> [task.name for task in parse_tasks({"depth": "laplace", "aux": 0.1})]
+    ['depth', 'aux']
+    """
+    if isinstance(specs, Mapping):
+        tasks = tuple(_parse_task(name, spec) for name, spec in specs.items())
+    elif isinstance(specs, Iterable) and not isinstance(specs, str):
+        tasks = tuple(specs)
+    else:
+        raise TypeError(_expected(specs))
+    if not tasks:
+        raise ValueError('There are no tasks. Name at least one, for example tasks={"depth": "laplace"}.')
+    for task in tasks:
+        if not isinstance(task, Task):
+            raise TypeError(_expected(task))
+    names = [task.name for task in tasks]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"Task names must differ; given more than once: {', '.join(map(repr, twice))}.")
+    return tasks
+
+
+def _parse_task(name: str, spec: Any) -> Task:
+    if isinstance(spec, Task):
+        return spec if spec.name == name else replace(spec, name=name)
+    if not isinstance(spec, Mapping):
+        return Task(name, spec)
+    options = [field.name for field in fields(Task)]
+    for option in spec:
+        if option not in options[1:]:
+            raise ValueError(f"Task {name!r} has no option {option!r}. {suggest(option, options[1:])}")
+    return Task(name, **spec)
+
+
+def _expected(found: object) -> str:
+    return (
+        f'Expected tasks as {{"depth": "laplace", ...}} or [Task("depth", "laplace"), ...]; '
+        f"found {found!r} of type {type(found).__name__}."
+    )
+
+
+def check_name(name: object) -> str:
+    """``name``, or an error unless it can be part of a logger's key and of a file name."""
+    if not isinstance(name, str):
+        raise TypeError(f"A task's name must be a string; got {name!r} of type {type(name).__name__}.")
+    if not _NAME.fullmatch(name):
+        example = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "depth"
+        raise ValueError(
+            f"{name!r} cannot name a task: loggers need letters, digits, '_', '-', '.' and inner spaces, "
+            f"starting with a letter or digit, for example {example!r}."
+        )
+    return name
+
+
+def check_init(init: object) -> float | Literal["auto"]:
+    """``init`` as a float or ``"auto"``, or an error that says what is allowed."""
+    if init == "auto":
+        return "auto"
+    if isinstance(init, bool) or not isinstance(init, (int, float)) or not math.isfinite(init):
+        raise ValueError(f'init must be "auto" or a finite log-variance, for example 0.0; got {init!r}.')
+    return float(init)
+
+
+def check_bounds(bounds: object) -> tuple[float, float]:
+    """``bounds`` as two ordered floats, or an error that says what is allowed."""
+    if isinstance(bounds, Iterable) and not isinstance(bounds, str):
+        lowest_highest = tuple(bounds)
+        numbers = all(isinstance(bound, (int, float)) for bound in lowest_highest)
+        if len(lowest_highest) == 2 and numbers and lowest_highest[0] < lowest_highest[1]:
+            return float(lowest_highest[0]), float(lowest_highest[1])
+    raise ValueError(f"bounds must be (lowest, highest) log-variances, for example (-40.0, 40.0); got {bounds!r}.")
