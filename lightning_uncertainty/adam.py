@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -50,8 +52,8 @@ class MaskedAdam:
         self.exp_avg.lerp_(gradient, active * (1.0 - beta1))
         self.exp_avg_sq.lerp_(gradient * gradient, active * (1.0 - beta2))
         count = self.count.clamp(min=1.0)  # an entry that never took part would divide by zero
-        mean = self.exp_avg / (1.0 - beta1**count)
-        root = (self.exp_avg_sq / (1.0 - beta2**count)).sqrt_().add_(self.eps)
+        mean = self.exp_avg / _one_minus_power(beta1, count)
+        root = (self.exp_avg_sq / _one_minus_power(beta2, count)).sqrt_().add_(self.eps)
         return active * (self.lr * mean / root)
 
     def forget(self, chosen: Tensor) -> None:
@@ -62,3 +64,8 @@ class MaskedAdam:
     def state(self) -> dict[str, Tensor]:
         """The tensors that the next update depends on, by name; not copies."""
         return {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq, "count": self.count}
+
+
+def _one_minus_power(beta: float, count: Tensor) -> Tensor:
+    """``1 - beta ** count``, without the cancellation that costs four digits at beta = 0.999 in single precision."""
+    return -torch.expm1(count * (math.log(beta) if beta else -math.inf))

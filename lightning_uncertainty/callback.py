@@ -96,7 +96,7 @@ class UncertaintyCallback(CallbackBase):
         self._weighting: UncertaintyWeighting | None = None
         self._notices = Notices()
         self._global_step = 0
-        self._published_step: int | None = None
+        self._wrapped: tuple[LightningModule, Any] | None = None
 
     @property
     def weighting(self) -> UncertaintyWeighting:
@@ -159,7 +159,7 @@ class UncertaintyCallback(CallbackBase):
         def weighed_training_step(*args: Any, **kwargs: Any) -> Any:
             return self._weigh_output(training_step(*args, **kwargs))
 
-        self._unwrapped = vars(pl_module).get("training_step")
+        self._wrapped = pl_module, vars(pl_module).get("training_step")
         object.__setattr__(pl_module, "training_step", weighed_training_step)
 
     def _weigh_output(self, output: Any) -> Any:
@@ -178,13 +178,17 @@ class UncertaintyCallback(CallbackBase):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give ``training_step`` back as it was, and follow the module to the CPU."""
-        if hasattr(self, "_unwrapped"):
-            if self._unwrapped is None:
-                object.__delattr__(pl_module, "training_step")
-            else:
-                object.__setattr__(pl_module, "training_step", self._unwrapped)
-            del self._unwrapped
+        self._unwrap_training_step()
         self.weighting.eval().to("cpu")
+
+    def _unwrap_training_step(self) -> None:
+        if self._wrapped is None:
+            return
+        (pl_module, before), self._wrapped = self._wrapped, None
+        if before is None:
+            object.__delattr__(pl_module, "training_step")
+        else:  # LightningCLI and torch.compile set it on the instance too
+            object.__setattr__(pl_module, "training_step", before)
 
     # ------------------------------------------------------------------------------------------------ stepping
 
@@ -229,7 +233,8 @@ class UncertaintyCallback(CallbackBase):
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop remembering losses."""
+        """Leave nothing behind: Lightning calls no teardown then."""
+        self._unwrap_training_step()
         if self._weighting is not None:
             self._weighting.eval()
 

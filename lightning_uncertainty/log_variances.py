@@ -51,8 +51,8 @@ class LogVariances:
         """The lower bound in force: absolute, or relative to the start, whichever is higher."""
         return torch.maximum(self.floor, self.start + self.min_log_ratio)
 
-    def begin(self, raw_loss: Tensor, present: Tensor) -> None:
-        """Set ``s`` to the closed-form optimum where it has no value yet.
+    def begin(self, raw_loss: Tensor, present: Tensor) -> Tensor:
+        """Set ``s`` to the closed-form optimum where it has no value yet, and tell where that was.
 
         A first loss that is zero, negative, or has its optimum beyond the bounds does not set the scale.
         """
@@ -61,6 +61,7 @@ class LogVariances:
         for tensor in (self.value, self.start):
             tensor.copy_(torch.where(fresh, optimum, tensor))
         self.started |= fresh
+        return fresh
 
     def provisional(self, raw_loss: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
         """``s`` with the closed-form optimum of this very loss where it has no value yet, and where that is.

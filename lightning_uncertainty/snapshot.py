@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 __all__ = ["Snapshot", "TaskSnapshot"]
@@ -57,13 +57,13 @@ class Snapshot:
 
     @property
     def loss(self) -> float:
-        """The unweighted sum of the raw losses seen so far. Monitor this one: the weighted total may be negative."""
-        return math.fsum(task.raw_loss for task in self.tasks.values() if not math.isnan(task.raw_loss))
+        """The unweighted sum of the raw losses seen so far; NaN before the first."""
+        return _sum_of_known(task.raw_loss for task in self.tasks.values())
 
     @property
     def shares(self) -> dict[str, float]:
         """Each task's part of the weighted sum of losses; NaN for a task not seen yet."""
-        total = math.fsum(t.weighted_loss for t in self.tasks.values() if not math.isnan(t.raw_loss))
+        total = _sum_of_known(task.weighted_loss for task in self.tasks.values())
         return {name: task.weighted_loss / total if total else math.nan for name, task in self.tasks.items()}
 
     def metrics(self, prefix: str = "uncertainty") -> dict[str, float]:
@@ -84,3 +84,8 @@ class Snapshot:
             yield f"{prefix}/loss/{name}", task.raw_loss
             yield f"{prefix}/share/{name}", shares[name]
         yield f"{prefix}/loss", self.loss
+
+
+def _sum_of_known(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) if known else math.nan

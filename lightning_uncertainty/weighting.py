@@ -247,7 +247,8 @@ class UncertaintyWeighting:
         self._lowest_loss = torch.minimum(self._lowest_loss, raw_loss)
         self._nonfinite_count += refused.to(torch.long)
         if not self._settled and not self._warming_up_equal:
-            self._log_vars.begin(raw_loss, present)
+            # At the optimum the gradient is zero but for rounding, which Adam would turn into a full step.
+            present = present & ~self._log_vars.begin(raw_loss, present)
             self._opening = False
             self._settled = self._host_flag.poll(self._log_vars.started.all())
         if self.learning:

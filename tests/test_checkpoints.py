@@ -1,0 +1,151 @@
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from lightning_uncertainty import UncertaintyCallback, UncertaintyWarning
+from tests.models import TASKS, Plain, Returned, Validated, Weighed, batches, fit, trainer
+from tests.test_logging import rows
+
+# Lightning's word when a checkpoint of a run with more callbacks is loaded.
+pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+
+
+def save_at(folder, step, **options):
+    return ModelCheckpoint(folder, filename="{step}", every_n_train_steps=step, save_top_k=-1, **options)
+
+
+def assert_same_run(one, other):
+    for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    ours, theirs = one.uncertainty.state_dict(), other.uncertainty.state_dict()
+    for key, value in ours.items():
+        assert torch.equal(value, theirs[key]) if isinstance(value, torch.Tensor) else value == theirs[key]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("step", [7, 12], ids=["mid-epoch", "end of an epoch"])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, step, accumulate):
+    """Network, s, moments and what is logged."""
+    options = {"accumulate_grad_batches": accumulate, "log_every_n_steps": 1, "enable_checkpointing": True}
+    loggers = [CSVLogger(tmp_path, "whole"), CSVLogger(tmp_path, "rest")]
+    whole, _ = fit(tmp_path, callbacks=[save_at(tmp_path, step)], logger=loggers[0], **options)
+    rest, runner = fit(tmp_path, ckpt_path=tmp_path / f"step={step}.ckpt", logger=loggers[1], **options)
+    assert runner.global_step == 48 // accumulate
+    assert_same_run(whole, rest)
+    table = rows(loggers[0])
+    later = rows(loggers[1])
+    assert list(later) == [s for s in table if s >= step]
+    assert all(later[s] == table[s] for s in later)
+
+
+def test_resuming_without_the_mixin_is_exact_too(tmp_path):
+    one, two = UncertaintyCallback(TASKS), UncertaintyCallback(TASKS)
+    whole, _ = fit(tmp_path, Returned(), callback=one, callbacks=[save_at(tmp_path, 7)], enable_checkpointing=True)
+    rest, _ = fit(tmp_path, Returned(), callback=two, ckpt_path=tmp_path / "step=7.ckpt")
+    assert torch.equal(whole.net.weight, rest.net.weight)
+    assert one.weighting.log_vars == two.weighting.log_vars
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A run of one epoch and its checkpoint."""
+    module, runner = fit(tmp_path, max_epochs=1)
+    runner.save_checkpoint(tmp_path / "run.ckpt")
+    return module, tmp_path / "run.ckpt"
+
+
+def test_load_from_checkpoint_without_a_trainer_gives_sigma_back(checkpoint):
+    module, path = checkpoint
+    loaded = Weighed.load_from_checkpoint(path, weights_only=True)
+    assert loaded.uncertainty.sigmas == module.uncertainty.sigmas
+
+
+def test_save_weights_only_keeps_sigma(tmp_path):
+    module, runner = fit(tmp_path, max_epochs=1)
+    runner.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    assert Weighed.load_from_checkpoint(tmp_path / "weights.ckpt").uncertainty.sigmas == module.uncertainty.sigmas
+
+
+def test_a_loaded_module_goes_on_training_with_its_sigma_and_the_options_of_the_callback(checkpoint, tmp_path):
+    module, path = checkpoint
+    loaded = Weighed.load_from_checkpoint(path)
+    before = loaded.uncertainty.log_vars
+    callback = UncertaintyCallback(freeze_after=0)
+    fit(tmp_path, loaded, callback=callback)
+    assert loaded.uncertainty is callback.weighting
+    assert loaded.uncertainty.log_vars == before == module.uncertainty.log_vars
+
+
+def test_it_loads_with_weights_only_and_holds_plain_tensors(checkpoint):
+    module, path = checkpoint
+    content = torch.load(path, weights_only=True)
+    entry = content["callbacks"]["UncertaintyCallback(uncertainty)"]
+    assert entry["tasks"] == ["a", "b"]
+    assert torch.equal(entry["log_var"], module.uncertainty.log_var)
+
+
+def test_the_plugin_can_be_added_to_an_existing_checkpoint(tmp_path):
+    _, runner = fit(tmp_path, Plain(), callback=Callback(), max_epochs=1)
+    runner.save_checkpoint(tmp_path / "plain.ckpt")
+    module, runner = fit(tmp_path, ckpt_path=tmp_path / "plain.ckpt")
+    assert runner.global_step == 48
+    assert module.uncertainty.steps == 24
+    assert isinstance(Weighed.load_from_checkpoint(tmp_path / "plain.ckpt"), Weighed)
+
+
+def test_the_plugin_can_be_removed_from_an_existing_checkpoint(checkpoint, tmp_path):
+    module, path = checkpoint
+    _, runner = fit(tmp_path, Plain(), callback=Callback(), ckpt_path=path)
+    assert runner.global_step == 48
+    assert torch.equal(Plain.load_from_checkpoint(path).net.weight, module.net.weight)
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_validation_and_test_use_the_weights_of_the_checkpoint(checkpoint, tmp_path, stage):
+    module, path = checkpoint
+    runner = trainer(tmp_path, UncertaintyCallback())
+    fresh = Validated()
+    getattr(runner, stage)(fresh, batches(), ckpt_path=path, verbose=False)
+    assert fresh.uncertainty.log_vars == module.uncertainty.log_vars
+
+
+def test_tasks_may_change_between_runs(checkpoint, tmp_path):
+    module, path = checkpoint
+
+    class More(Weighed):
+        tasks = {"c": "gaussian", **TASKS}
+
+        def losses(self, batch):
+            losses = super().losses(batch)
+            return {**losses, "c": 1e4 * losses["a"].detach() + 0.0 * losses["b"]}
+
+    with pytest.warns(UncertaintyWarning, match="'c' is not in the checkpoint"):
+        more, _ = fit(tmp_path, More(), ckpt_path=path)
+    assert more.uncertainty.sigmas["c"] > 20.0
+
+    class Fewer(Weighed):
+        tasks = {"a": "gaussian"}
+
+        def losses(self, batch):
+            return {"a": super().losses(batch)["a"]}
+
+    with pytest.warns(UncertaintyWarning, match="'b' is in the checkpoint but not among the tasks"):
+        fewer, _ = fit(tmp_path, Fewer(), ckpt_path=path, max_epochs=1)
+    assert fewer.uncertainty.sigmas == {"a": module.uncertainty.sigmas["a"]}
+
+
+def test_a_damaged_entry_stops_the_resume_with_its_reason(checkpoint, tmp_path):
+    _, path = checkpoint
+    content = torch.load(path, weights_only=True)
+    del content["lightning_uncertainty"]
+    del content["callbacks"]["UncertaintyCallback(uncertainty)"]["exp_avg"]
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"lacks 'exp_avg'. Nothing was loaded"):
+        fit(tmp_path, ckpt_path=path)
+
+
+def test_two_callbacks_of_one_name_are_refused_by_lightning_and_of_two_names_are_not(tmp_path):
+    with pytest.raises(RuntimeError, match="UncertaintyCallback"):
+        trainer(tmp_path, UncertaintyCallback(TASKS), UncertaintyCallback(TASKS))
+    trainer(tmp_path, UncertaintyCallback(TASKS, name="one"), UncertaintyCallback(TASKS, name="two"))

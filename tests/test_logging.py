@@ -1,0 +1,169 @@
+import csv
+import math
+
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_uncertainty import UncertaintyCallback
+from tests.models import Validated, Weighed, batches, fit, trainer
+
+KEYS = {
+    "uncertainty/weight/a",
+    "uncertainty/sigma/a",
+    "uncertainty/loss/a",
+    "uncertainty/share/a",
+    "uncertainty/weight/b",
+    "uncertainty/sigma/b",
+    "uncertainty/loss/b",
+    "uncertainty/share/b",
+    "uncertainty/loss",
+}
+
+
+def rows(logger):
+    """The rows of a CSV file that hold our keys, by step."""
+    with open(f"{logger.log_dir}/metrics.csv") as file:
+        return {int(row["step"]): row for row in csv.DictReader(file) if row["uncertainty/loss"]}
+
+
+def events(logger):
+    reader = EventAccumulator(logger.log_dir)
+    reader.Reload()
+    return {tag: {event.step: event.value for event in reader.Scalars(tag)} for tag in reader.Tags()["scalars"]}
+
+
+def test_csv_and_tensorboard_hold_the_same_keys_steps_and_values(tmp_path):
+    loggers = [CSVLogger(tmp_path, "csv"), TensorBoardLogger(tmp_path, "tb")]
+    fit(tmp_path, logger=loggers, log_every_n_steps=10)
+    table, series = rows(loggers[0]), events(loggers[1])
+    assert series.keys() >= KEYS
+    for key in KEYS:
+        assert series[key].keys() == table.keys() == {9, 19, 29, 39}
+        for step, row in table.items():
+            assert float(row[key]) == pytest.approx(series[key][step], rel=1e-6)
+
+
+def test_logged_values_are_those_of_the_run(tmp_path):
+    class Recorder(Weighed):
+        seen = ()
+
+        def training_step(self, batch, batch_idx):
+            losses = self.losses(batch)
+            self.seen = (*self.seen, {name: loss.item() for name, loss in losses.items()})
+            return self.weigh(losses)
+
+    logger = CSVLogger(tmp_path)
+    module, _ = fit(tmp_path, Recorder(), logger=logger, log_every_n_steps=1)
+    table = rows(logger)
+    assert list(table) == list(range(48))
+    for step, losses in enumerate(module.seen):
+        row = {key: float(value) for key, value in table[step].items() if key in KEYS}
+        for name, loss in losses.items():
+            assert row[f"uncertainty/loss/{name}"] == pytest.approx(loss, rel=1e-6)
+        assert row["uncertainty/loss"] == pytest.approx(sum(losses.values()), rel=1e-6)
+        weighted = {
+            "a": 0.5 * row["uncertainty/weight/a"] * losses["a"],  # Gaussian: 1/2 sigma^-2 L
+            "b": row["uncertainty/weight/b"] * losses["b"],  # Laplace: L / b
+        }
+        assert row["uncertainty/share/a"] == pytest.approx(weighted["a"] / sum(weighted.values()), rel=1e-5)
+        assert row["uncertainty/weight/a"] == pytest.approx(row["uncertainty/sigma/a"] ** -2, rel=1e-5)
+        assert row["uncertainty/weight/b"] == pytest.approx(row["uncertainty/sigma/b"] ** -1, rel=1e-5)
+    assert row["uncertainty/weight/a"] == pytest.approx(module.uncertainty.weights["a"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_steps_line_up_with_those_of_lightning(tmp_path, accumulate):
+    class Logs(Weighed):
+        def training_step(self, batch, batch_idx):
+            self.log("mine", float(batch_idx))
+            return super().training_step(batch, batch_idx)
+
+    logger = TensorBoardLogger(tmp_path)
+    fit(tmp_path, Logs(), logger=logger, log_every_n_steps=2, accumulate_grad_batches=accumulate)
+    series = events(logger)
+    assert series["uncertainty/loss"].keys() == series["mine"].keys()
+
+
+def test_steps_line_up_with_those_of_lightning_under_manual_optimisation(tmp_path):
+    class Manual(Weighed):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            self.log("mine", float(batch_idx))
+            one, two = self.optimizers()
+            one.zero_grad()
+            two.zero_grad()
+            self.manual_backward(self.weigh(self.losses(batch)))
+            one.step()
+            if batch_idx % 3 == 0:
+                two.step()
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD([parameter], lr=0.01) for parameter in self.parameters()]
+
+    logger = TensorBoardLogger(tmp_path)
+    fit(tmp_path, Manual(), logger=logger, log_every_n_steps=5)
+    series = events(logger)
+    assert series["uncertainty/loss"].keys() == series["mine"].keys()
+
+
+def test_the_keys_stay_the_same_when_a_task_is_missing_or_comes_late(tmp_path):
+    class Late(Weighed):
+        def training_step(self, batch, batch_idx):
+            losses = self.losses(batch)
+            if self.global_step < 5:
+                del losses["b"]
+            return self.weigh(losses)
+
+    logger = CSVLogger(tmp_path)
+    fit(tmp_path, Late(), logger=logger, log_every_n_steps=1)
+    table = rows(logger)
+    assert math.isnan(float(table[4]["uncertainty/loss/b"]))
+    assert float(table[4]["uncertainty/loss"]) == float(table[4]["uncertainty/loss/a"])
+    assert float(table[5]["uncertainty/loss/b"]) > 0.0
+
+
+def test_the_prefix_can_be_chosen(tmp_path):
+    _, runner = fit(tmp_path, callback=UncertaintyCallback(log_prefix="mtl"))
+    assert {key.replace("mtl/", "uncertainty/") for key in runner.callback_metrics} == KEYS
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"logger": False}, {"fast_dev_run": True}, {"log_every_n_steps": 0}, {"max_steps": 3, "max_epochs": -1}],
+    ids=str,
+)
+def test_it_trains_without_a_logger_and_in_short_runs(tmp_path, options):
+    module, runner = fit(tmp_path, **options)
+    assert module.uncertainty.steps == runner.global_step > 0
+
+
+def test_barebones_trains_and_logs_nothing(tmp_path):
+    module = Weighed()
+    runner = trainer(tmp_path, UncertaintyCallback(), **BAREBONES)
+    runner.fit(module, batches())
+    assert module.uncertainty.steps == 48
+
+
+BAREBONES = {"barebones": True, "logger": None, "enable_checkpointing": None, "enable_progress_bar": None}
+BAREBONES["enable_model_summary"] = None
+
+
+def test_the_sanity_check_logs_nothing(tmp_path):
+    logger = CSVLogger(tmp_path)
+    runner = trainer(tmp_path, UncertaintyCallback(), logger=logger, num_sanity_val_steps=2, max_steps=0, max_epochs=-1)
+    runner.fit(Validated(), batches(), batches())
+    assert not logger.experiment.metrics
+
+
+def test_a_run_that_is_stopped_logs_its_last_step(tmp_path):
+    class Stops(Weighed):
+        def training_step(self, batch, batch_idx):
+            self.trainer.should_stop = self.global_step == 6
+            return super().training_step(batch, batch_idx)
+
+    logger = CSVLogger(tmp_path)
+    fit(tmp_path, Stops(), logger=logger, log_every_n_steps=50)
+    assert list(rows(logger)) == [6]

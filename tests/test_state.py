@@ -1,0 +1,146 @@
+import io
+import math
+import warnings
+
+import pytest
+import torch
+
+from lightning_uncertainty import UncertaintyWarning, UncertaintyWeighting
+
+TASKS = {"a": "gaussian", "b": "laplace", "c": "softmax"}
+
+
+def run(weighting, values):
+    for row in values:
+        weighting(
+            {n: v.clone().requires_grad_() for n, v in zip(("a", "b", "c"), row, strict=True) if n in weighting.tasks}
+        )
+        weighting.step()
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(
+        torch.equal(one[key].nan_to_num(7.0), other[key].nan_to_num(7.0))
+        if isinstance(one[key], torch.Tensor)
+        else one[key] == other[key]
+        for key in one
+    )
+
+
+@pytest.fixture
+def values():
+    return torch.rand(60, 3, generator=torch.Generator().manual_seed(0)) * 5
+
+
+@pytest.fixture
+def trained(values):
+    weighting = UncertaintyWeighting(TASKS)
+    run(weighting, values[:30])
+    return weighting
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit_through_a_safe_load(trained, values):
+    file = io.BytesIO()
+    torch.save(trained.state_dict(), file)
+    file.seek(0)
+    resumed = UncertaintyWeighting(TASKS)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    for weighting in (trained, resumed):
+        run(weighting, values[30:])
+    assert same(trained.state_dict(), resumed.state_dict())
+    assert trained.snapshot() == resumed.snapshot()
+
+
+def test_warmup_freezing_and_counts_are_resumed():
+    one = UncertaintyWeighting({"a": "gaussian"}, warmup_steps=4, freeze_after=8)
+    two = UncertaintyWeighting({"a": "gaussian"}, warmup_steps=4, freeze_after=8)
+    losses = [1.0, 2.0, math.nan, 4.0, 5.0, 3.0, 2.0, 8.0, 3.0, 1.0]
+    for step, loss in enumerate(losses):
+        one({"a": torch.tensor(loss, requires_grad=True)})
+        one.step()
+        fresh = UncertaintyWeighting({"a": "gaussian"}, warmup_steps=4, freeze_after=8)
+        fresh.load_state_dict(two.state_dict())
+        two = fresh
+        two({"a": torch.tensor(loss, requires_grad=True)})
+        two.step()
+        assert same(one.state_dict(), two.state_dict()), step
+    assert one.state_dict()["nonfinite"].item() == 1
+
+
+def test_a_state_is_not_changed_by_what_comes_after(trained, values):
+    state = trained.state_dict()
+    kept = {key: value.clone() for key, value in state.items() if isinstance(value, torch.Tensor)}
+    run(trained, values[30:])
+    assert all(torch.equal(state[key], value) for key, value in kept.items())
+
+
+def test_tasks_are_matched_by_name_when_reordered(trained):
+    other = UncertaintyWeighting({"c": "softmax", "a": "gaussian", "b": "laplace"})
+    other.load_state_dict(trained.state_dict())
+    assert {n: other.log_vars[n] for n in TASKS} == trained.log_vars
+
+
+def test_a_new_task_starts_from_the_data_and_a_vanished_one_is_dropped(trained):
+    other = UncertaintyWeighting({"new": "gaussian", "b": "laplace"})
+    with pytest.warns(UncertaintyWarning) as caught:
+        other.load_state_dict(trained.state_dict())
+    said = {str(warning.message).split(":")[0] for warning in caught}
+    assert said == {
+        "Task 'a' is in the checkpoint but not among the tasks",
+        "Task 'c' is in the checkpoint but not among the tasks",
+        "Task 'new' is not in the checkpoint",
+    }
+    assert other.log_vars["b"] == trained.log_vars["b"]
+    other({"new": torch.tensor(1e4, requires_grad=True)})
+    other.step()
+    assert other.log_vars["new"] == pytest.approx(math.log(1e4), rel=1e-6)
+
+
+def test_s_of_another_likelihood_is_not_taken_over(trained):
+    other = UncertaintyWeighting({**TASKS, "b": "gaussian"})
+    with pytest.warns(UncertaintyWarning, match="'b' was 'laplace' in the checkpoint and is 'gaussian' now"):
+        other.load_state_dict(trained.state_dict())
+    assert other.log_vars["b"] == 0.0
+    assert other.log_vars["a"] == trained.log_vars["a"]
+
+
+DAMAGE = {
+    "not a mapping": (lambda s: [s], "of type list"),
+    "empty": (lambda _: {}, "lacks 'version', 'tasks'"),
+    "missing key": (lambda s: {k: v for k, v in s.items() if k != "exp_avg"}, "lacks 'exp_avg'"),
+    "newer": (lambda s: {**s, "version": 99}, "version is 99"),
+    "wrong shape": (lambda s: {**s, "log_var": torch.zeros(5)}, r"'log_var' should be a tensor of shape \(3,\)"),
+    "no tensor": (lambda s: {**s, "count": [1, 2, 3]}, "'count' should be a tensor .* and is list"),
+    "nan": (lambda s: {**s, "log_var": torch.tensor([0.0, math.nan, 0.0])}, "'log_var' is not finite for 'b'"),
+    "nan moment": (lambda s: {**s, "exp_avg_sq": torch.tensor([0.0, 0.0, math.inf])}, "not finite for 'c'"),
+    "twice": (lambda s: {**s, "tasks": ["a", "a", "b"]}, "task list"),
+    "short": (lambda s: {**s, "likelihoods": ["gaussian"]}, "task list"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_state_is_refused_whole(trained, damage):
+    spoil, message = DAMAGE[damage]
+    weighting = UncertaintyWeighting(TASKS)
+    before = weighting.state_dict()
+    with pytest.raises(ValueError, match=message):
+        weighting.load_state_dict(spoil(trained.state_dict()))
+    assert same(before, weighting.state_dict())
+
+
+def test_moving_copies_and_keeps_single_precision(trained):
+    log_var = trained._log_vars.value
+    trained.to("cpu")
+    assert trained._log_vars.value.data_ptr() != log_var.data_ptr()
+    assert torch.equal(trained._log_vars.value, log_var)
+    meta = trained.to("meta")
+    assert meta.device == torch.device("meta")
+    assert meta.log_var.dtype == torch.float32
+    with pytest.raises((TypeError, RuntimeError)):
+        trained.to(torch.float16)
+
+
+def test_a_loaded_state_says_nothing_when_all_tasks_match(trained):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        UncertaintyWeighting(TASKS).load_state_dict(trained.state_dict())

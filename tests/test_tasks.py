@@ -1,0 +1,66 @@
+import pytest
+
+from lightning_uncertainty import Task
+from lightning_uncertainty.likelihoods import Fixed, Laplace
+from lightning_uncertainty.tasks import parse_tasks
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        {"depth": "laplace", "aux": 0.1},
+        {"depth": Task("depth", "laplace"), "aux": Fixed(0.1)},
+        {"depth": {"likelihood": "laplace"}, "aux": {"likelihood": 0.1}},
+        [Task("depth", Laplace()), Task("aux", 0.1)],
+    ],
+    ids=["short", "tasks by name", "dicts", "list"],
+)
+def test_all_forms_mean_the_same(specs):
+    assert parse_tasks(specs) == (Task("depth", Laplace()), Task("aux", Fixed(0.1)))
+
+
+def test_options_of_a_task_can_come_from_a_config_file():
+    (task,) = parse_tasks({"depth": {"likelihood": "laplace", "init": 0.5, "bounds": [-3, 3]}})
+    assert task == Task("depth", "laplace", init=0.5, bounds=(-3.0, 3.0))
+
+
+@pytest.mark.parametrize("name", ["depth", "a", "7", "inverse_depth", "Tiefe-größe", "a.b c", "_x"])
+def test_names_that_loggers_take(name):
+    assert Task(name).name == name
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "depth ", " depth", "a\nb", "depth!", "-a", "{a}"])
+def test_names_that_loggers_do_not_take(name):
+    with pytest.raises(ValueError, match="cannot name a task"):
+        Task(name)
+
+
+@pytest.mark.parametrize(
+    ("specs", "error", "message"),
+    [
+        ({}, ValueError, "no tasks"),
+        ([], ValueError, "no tasks"),
+        ([Task("a"), Task("b"), Task("a")], ValueError, "more than once: 'a'"),
+        ("depth", TypeError, "Expected tasks as"),
+        (3, TypeError, "Expected tasks as"),
+        (["depth"], TypeError, "Expected tasks as"),
+        ({3: "laplace"}, TypeError, "must be a string"),
+        ({"depth": "l1"}, ValueError, "Unknown likelihood 'l1'"),
+        ({"depth": True}, ValueError, "Unknown likelihood True"),
+        ({"depth": None}, ValueError, "Unknown likelihood None"),
+        ({"depth": {"likelihod": "laplace"}}, ValueError, "no option 'likelihod'. Did you mean 'likelihood'"),
+        ({"depth": {"init": "data"}}, ValueError, 'init must be "auto" or'),
+        ({"depth": {"init": float("nan")}}, ValueError, "init must be"),
+        ({"depth": {"bounds": (1, 0)}}, ValueError, "bounds must be"),
+        ({"depth": {"bounds": 3}}, ValueError, "bounds must be"),
+        ({"depth": {"bounds": "ab"}}, ValueError, "bounds must be"),
+    ],
+)
+def test_what_is_wrong_is_said(specs, error, message):
+    with pytest.raises(error, match=message):
+        parse_tasks(specs)
+
+
+def test_a_task_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        Task("depth").name = "other"
