@@ -1,0 +1,32 @@
+# Needs Python 3.11 (or 3.10, 3.12...) and nothing else: everything goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint format clean
+
+demo: $(READY)  ## three runs on real data: plain sum, standardised by hand, learned weights
+	$(BIN)/lightning-uncertainty demo
+
+test: $(READY)  ## all tests, the doctests and the README's code
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv demo_output
+
+# torch goes first and alone: asked for together with the rest, pip may look for another build of it.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
