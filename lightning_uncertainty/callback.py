@@ -14,7 +14,7 @@ from lightning_uncertainty.lightning_bases import CallbackBase
 from lightning_uncertainty.mixin import UncertaintyMixin, attach_weighting, attached_weighting, was_given
 from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.snapshot import Snapshot
-from lightning_uncertainty.tasks import Task
+from lightning_uncertainty.tasks import Task, parse_tasks
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class UncertaintyCallback(CallbackBase):
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.tasks, self.log_prefix, self.prog_bar, self.name = tasks, log_prefix, prog_bar, name
+        self.tasks = None if tasks is None else parse_tasks(tasks)
+        self.log_prefix, self.prog_bar, self.name = log_prefix, prog_bar, name
         self._options: dict[str, Any] = {
             "lr": lr,
             "init": init,
@@ -92,7 +93,7 @@ class UncertaintyCallback(CallbackBase):
             "process_group": process_group,
         }
         # The tasks may come with the module; what is wrong with the options is better said now.
-        UncertaintyWeighting({"any": 1.0} if tasks is None else tasks, **self._options)
+        UncertaintyWeighting(self.tasks or {"any": 1.0}, **self._options)
         self._weighting: UncertaintyWeighting | None = None
         self._notices = Notices()
         self._global_step = 0

@@ -383,7 +383,7 @@ class UncertaintyWeighting:
             s.value >= s.ceiling,
             s.started,
         )
-        rows = torch.stack([column.to(torch.float64) for column in columns], dim=1).tolist()
+        rows = torch.stack([column.to(torch.float32) for column in columns], dim=1).tolist()
         tasks = {}
         for (name, task), row in zip(self.tasks.items(), rows, strict=True):
             log_var, precision, weight, raw_loss, lowest, nonfinite, at_lower, at_upper, started = row
