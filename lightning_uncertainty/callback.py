@@ -96,7 +96,8 @@ class UncertaintyCallback(CallbackBase):
         UncertaintyWeighting(self.tasks or {"any": 1.0}, **self._options)
         self._weighting: UncertaintyWeighting | None = None
         self._notices = Notices()
-        self._global_step = 0
+        self._trainer: Trainer | None = None  # while it trains
+        self._stepped_at = self._batch_began_at = 0  # values of trainer.global_step
         self._wrapped: tuple[LightningModule, Any] | None = None
 
     @property
@@ -179,8 +180,9 @@ class UncertaintyCallback(CallbackBase):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give ``training_step`` back as it was, and follow the module to the CPU."""
+        self._trainer = None
         self._unwrap_training_step()
-        self.weighting.eval().to("cpu")
+        self.weighting.train().to("cpu")
 
     def _unwrap_training_step(self) -> None:
         if self._wrapped is None:
@@ -195,12 +197,14 @@ class UncertaintyCallback(CallbackBase):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting from where training starts, and make the keys known to those who monitor them."""
-        self._global_step = trainer.global_step
+        self._trainer = trainer
+        self._stepped_at = trainer.global_step
         self.weighting.discard()
         self._publish(trainer, self.weighting.snapshot())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Losses count from here..."""
+        self._batch_began_at = trainer.global_step
         self.weighting.train()
 
     def on_train_batch_end(
@@ -208,16 +212,21 @@ class UncertaintyCallback(CallbackBase):
     ) -> None:
         """...to here; learn if an optimizer has stepped, log if the Trainer logs."""
         self.weighting.eval()
-        # Right for accumulation, for several optimizers under manual optimisation, and for DeepSpeed, where
-        # on_before_optimizer_step is called for every micro-batch.
-        stepped = trainer.global_step != self._global_step
-        if stepped:
-            self._global_step = trainer.global_step
-            self.weighting.step()
-        if self._should_log(trainer, pl_module, stepped):
+        self._step_if_due(trainer)
+        if self._should_log(trainer, pl_module, stepped=trainer.global_step != self._batch_began_at):
             self._log(trainer, self._logged_step(trainer, pl_module))
         elif trainer.is_last_batch:
             self._publish_current(trainer)
+
+    def _step_if_due(self, trainer: Trainer) -> None:
+        """Learn if the network has learned.
+
+        Right for accumulation, for several optimizers under manual optimisation, and for DeepSpeed, where
+        on_before_optimizer_step is called for every micro-batch.
+        """
+        if trainer.global_step != self._stepped_at:
+            self._stepped_at = trainer.global_step
+            self.weighting.step()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Whoever decides after a validation, decides on current weights."""
@@ -235,6 +244,7 @@ class UncertaintyCallback(CallbackBase):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing behind: Lightning calls no teardown then."""
+        self._trainer = None
         self._unwrap_training_step()
         if self._weighting is not None:
             self._weighting.eval()
@@ -285,7 +295,9 @@ class UncertaintyCallback(CallbackBase):
         return f"UncertaintyCallback({self.name})"
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the engine."""
+        """The state of the engine, as far as the network is: also for a callback that saves before ours has run."""
+        if self._trainer is not None:
+            self._step_if_due(self._trainer)
         return {} if self._weighting is None else self._weighting.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
