@@ -63,7 +63,7 @@ def _schedule(flights: pd.DataFrame, day: pd.Series) -> pd.DataFrame:
         "departure": departure,
         "arrival": arrival,
         "duration": (arrival - departure) % (24 * 60),  # by two local clocks, as printed in the time-table
-        "day_of_year": day.dt.dayofyear,
+        "day_of_year": day.dt.day_of_year,
     }
     return pd.DataFrame(schedule).astype("float32")
 
@@ -88,7 +88,7 @@ def _choices(flights: pd.DataFrame, day: pd.Series) -> pd.DataFrame:
     """An indicator for each carrier, airport, month, weekday and hour of the time-table."""
     import pandas as pd
 
-    choices = flights.assign(weekday=day.dt.dayofweek)[CHOICES]
+    choices = flights.assign(weekday=day.dt.day_of_week)[CHOICES]
     return pd.get_dummies(choices, columns=CHOICES)
 
 

@@ -87,7 +87,8 @@ def _announce(options: Options, datamodule: TableDataModule, console: Console) -
     heads = "plain heads in natural units" if options.plain_heads else "heads scaled to the training labels"
     console.print(
         f"{options.data}: {train:,} rows to train on, {test:,} held out, {datamodule.num_inputs} inputs, "
-        f"{len(datamodule.targets)} tasks; {len(RUNS)} runs of {options.epochs_to_run} epochs, seed {options.seed}, {heads}.",
+        f"{len(datamodule.targets)} tasks; {len(RUNS)} runs of {options.epochs_to_run} epochs, "
+        f"seed {options.seed}, {heads}.",
         highlight=False,
     )
 
