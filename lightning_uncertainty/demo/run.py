@@ -1,0 +1,149 @@
+"""The demo itself: three runs of the same network, seed and budget."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import lightning as L
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lightning_uncertainty.callback import UncertaintyCallback
+from lightning_uncertainty.demo.callbacks import BarAdvance, SnapshotRecorder
+from lightning_uncertainty.demo.comparison import Comparison, Run
+from lightning_uncertainty.demo.datamodule import TableDataModule
+from lightning_uncertainty.demo.folder import OutputFolder
+from lightning_uncertainty.demo.model import MultiTaskNet
+from lightning_uncertainty.demo.options import Options
+from lightning_uncertainty.demo.quiet import quiet_lightning
+from lightning_uncertainty.reporting.figures import save_training_figure
+from lightning_uncertainty.snapshot import Snapshot
+
+__all__ = ["LEARNED", "RUNS", "Result", "prepare", "run_demo", "train"]
+
+
+NATURAL = Run("natural", "plain sum, natural units", learned=False, standardised=False)
+STANDARDISED = Run("standardised", "plain sum, standardised", learned=False, standardised=True)
+LEARNED = Run("learned", "learned weights, natural units", learned=True, standardised=False)
+RUNS = (NATURAL, STANDARDISED, LEARNED)
+"""In the order of the table: changes are against the first."""
+
+POINTS = 500  # in the picture
+LOG_EVERY = 10  # steps
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out.
+
+    Attributes:
+        comparison: the metrics of all runs.
+        snapshots: the weights of the run that learned them, over its steps.
+        folder: what was written.
+        seconds: that the three runs took.
+    """
+
+    comparison: Comparison
+    snapshots: list[Snapshot]
+    folder: OutputFolder
+    seconds: float
+
+
+def run_demo(options: Options, *, console: Console) -> Result:
+    """Train three times, and write logs, checkpoints, the table and the picture.
+
+    Args:
+        options: the choices of the user.
+        console: for the progress bar.
+
+    Raises:
+        MissingExtraError: if the package that holds the data is not installed.
+        OSError: if the folder cannot be written to.
+    """
+    folder = OutputFolder.create(options.output, options.data)
+    datamodule = prepare(options)
+    _announce(options, datamodule, console)
+    begin = time.perf_counter()
+    metrics, snapshots = _train_all(options, datamodule, folder, console)
+    seconds = time.perf_counter() - begin
+    comparison = Comparison(options.data_set.targets, RUNS, metrics)
+    comparison.write_csv(folder.comparison)
+    _draw(options, snapshots, folder)
+    return Result(comparison, snapshots, folder, seconds)
+
+
+def prepare(options: Options) -> TableDataModule:
+    """The chosen rows, split and standardised."""
+    data = options.data_set
+    table = data.read()
+    if options.rows is not None:
+        table = table.sample(options.rows, options.seed)
+    return TableDataModule(table, data.targets, batch_size=data.batch_size, seed=options.seed)
+
+
+def _announce(options: Options, datamodule: TableDataModule, console: Console) -> None:
+    train, test = len(datamodule.train_table.inputs), len(datamodule.test_table.inputs)
+    heads = "plain heads in natural units" if options.plain_heads else "heads scaled to the training labels"
+    console.print(
+        f"{options.data}: {train:,} rows to train on, {test:,} held out, {datamodule.num_inputs} inputs, "
+        f"{len(datamodule.targets)} tasks; {len(RUNS)} runs of {options.epochs_to_run} epochs, "
+        f"seed {options.seed}, {heads}.",
+        highlight=False,
+    )
+
+
+def _train_all(
+    options: Options, datamodule: TableDataModule, folder: OutputFolder, console: Console
+) -> tuple[dict[str, dict[str, float]], list[Snapshot]]:
+    """The metrics of every run, and the snapshots of the last one, which learns."""
+    steps = options.epochs_to_run * len(datamodule.train_dataloader())
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    metrics = {}
+    with quiet_lightning(), Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        bar = progress.add_task("", total=len(RUNS) * steps)
+        for number, run in enumerate(RUNS, start=1):
+            progress.update(bar, description=f"run {number} of {len(RUNS)}: {run.title}")
+            recorder = SnapshotRecorder(every=max(steps // POINTS, 1))
+            callbacks = [UncertaintyCallback(), recorder, BarAdvance(progress, bar)]
+            metrics[run.name] = train(run, options, datamodule, folder, callbacks)
+    return metrics, recorder.snapshots
+
+
+def train(
+    run: Run, options: Options, datamodule: TableDataModule, folder: OutputFolder, callbacks: list[L.Callback]
+) -> dict[str, float]:
+    """Train once from the seed, and test: the metrics by task."""
+    L.seed_everything(options.seed, workers=True, verbose=False)
+    model = MultiTaskNet(
+        data=options.data,
+        num_inputs=datamodule.num_inputs,
+        learned=run.learned,
+        output_scales=None if options.plain_heads and not run.standardised else datamodule.label_scales(),
+        standardised=run.standardised,
+    )
+    trainer = L.Trainer(
+        accelerator="cpu",  # for networks this small it is the fastest, and the numbers are the same everywhere
+        max_epochs=options.epochs_to_run,
+        logger=folder.loggers(run.name),
+        log_every_n_steps=min(LOG_EVERY, len(datamodule.train_dataloader())),
+        callbacks=callbacks,
+        enable_checkpointing=False,  # one checkpoint, at the end
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, datamodule)
+    trainer.save_checkpoint(folder.checkpoint(run.name))
+    (tested,) = trainer.test(model, datamodule, verbose=False)
+    return {name: tested[f"test/{name}"] for name in model.targets}
+
+
+def _draw(options: Options, snapshots: list[Snapshot], folder: OutputFolder) -> None:
+    targets = options.data_set.targets
+    save_training_figure(
+        folder.picture,
+        snapshots,
+        title=f"{options.data}: {LEARNED.title}",
+        weight_labels={t.name: f"{t.name} [{t.weight_unit}]" if t.weight_unit else t.name for t in targets},
+        loss_labels={t.name: f"{t.name} [{t.loss_unit}]" for t in targets},
+    )

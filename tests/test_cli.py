@@ -1,0 +1,78 @@
+import subprocess
+import sys
+
+import pytest
+
+from lightning_uncertainty import cli
+from lightning_uncertainty.reporting import extras
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "diamond"], "Did you mean 'diamonds'? Known: 'diamonds', 'flights'."),
+        (["--rows", "499"], "--rows must be at least 500"),
+        (["--rows", "many"], "'--rows'"),
+        (["--epochs", "0"], "--epochs must be at least 1; got 0."),
+        (["--seed", "-1"], "--seed must be from 0 to"),
+        (["--seed", "4294967296"], "--seed must be from 0 to"),
+        (["--colour", "blue"], "No such option"),
+        (["surplus"], "unexpected extra argument"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_bad_option_gets_one_line_and_exit_code_2(arguments, said, capsys, tmp_path):
+    output = tmp_path / "demo_output"
+    assert cli.main(["demo", "--output", str(output), *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("Error: ")
+    assert said in printed.err
+    assert printed.err.count("\n") == 1
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("below", ["", "folder/deeper"], ids=["itself", "a parent"])
+def test_an_output_that_is_a_file_gets_one_line(below, capsys, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert cli.main(["demo", "--output", str(tmp_path / "notes.txt" / below)]) == 2
+    error = capsys.readouterr().err
+    assert "must be a folder" in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_an_unknown_command_gets_one_line(capsys):
+    assert cli.main(["dmeo"]) == 2
+    assert "No such command 'dmeo'" in (error := capsys.readouterr().err)
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("package", ["typer", "pandas", "matplotlib", "rich", "tensorboard"])
+def test_a_missing_package_gets_one_line_with_the_command_that_installs_it(package, capsys, monkeypatch, tmp_path):
+    found = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == package else found(name))
+    assert cli.main(["demo", "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert repr(package) in error
+    assert 'pip install "lightning-uncertainty[demo]"' in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]], ids=["nothing", "--help"])
+def test_help_lists_the_commands(arguments, capsys):
+    assert cli.main(arguments) == 0
+    assert "demo" in capsys.readouterr().out
+
+
+def test_help_of_the_demo_lists_its_options(capsys):
+    assert cli.main(["demo", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--data", "--rows", "--epochs", "--seed", "--output"))
+
+
+def test_importing_the_command_line_imports_none_of_what_it_may_need():
+    heavy = "typer", "rich", "pandas", "matplotlib", "tensorboard"
+    code = f"import sys, lightning_uncertainty.cli; print([name for name in {heavy} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
