@@ -8,7 +8,7 @@ import torch
 
 from lightning_uncertainty.notices import Notices
 
-__all__ = ["CompiledKeys", "recompile_limit"]
+__all__ = ["CompiledKeys"]
 
 
 class CompiledKeys:
@@ -29,7 +29,7 @@ class CompiledKeys:
     def note(self, names: tuple[str, ...]) -> None:
         """A graph is being made for ``names``; warn at the last but one that there may be."""
         self._seen.add(frozenset(names))
-        limit = recompile_limit()
+        limit = _recompile_limit()
         if len(self._seen) >= max(limit - 1, 2):
             self._notices.warn(
                 "compiled keys",
@@ -40,8 +40,7 @@ class CompiledKeys:
             )
 
 
-def recompile_limit() -> int:
-    """How many graphs torch makes of one function."""
+def _recompile_limit() -> int:
     config: Any = torch._dynamo.config
     # Called cache_size_limit before torch 2.7.
     return int(getattr(config, "recompile_limit", None) or config.cache_size_limit)
