@@ -12,6 +12,8 @@ from tests.test_checkpoints import assert_same_run, save_at
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated"),  # imported by inductor
+    # torch's own, where what it compiles starts in the middle of the user's graph
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 
@@ -164,7 +166,6 @@ def test_losses_without_any_graph_are_refused_as_in_eager_code():
         torch.compile(weighting.__call__, backend="aot_eager")({"a": torch.ones(())})
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own, where it goes on after a break
 def test_nonfinite_raise_still_raises():
     """It needs the value on the host, so here a break is its price."""
     weighting = UncertaintyWeighting({"a": "gaussian"}, nonfinite="raise")
