@@ -44,7 +44,7 @@ class UncertaintyCallback(CallbackBase):
         tasks: as in :class:`~lightning_uncertainty.UncertaintyWeighting`; by default those of the module.
         log_prefix: first part of all keys.
         prog_bar: show the weights in the progress bar, as of the last logging step.
-        name: tells several callbacks of one Trainer apart in a checkpoint; keep it when resuming.
+        name: part of its key in checkpoints; keep it when resuming.
         lr, init, regularizer, bounds, min_variance_ratio, warmup_steps, warmup, freeze_after, nonfinite,
             process_group: as in :class:`~lightning_uncertainty.UncertaintyWeighting`.
 
@@ -115,12 +115,23 @@ class UncertaintyCallback(CallbackBase):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Attach the weights, in every stage, on the device of the strategy."""
+        self._check_alone(trainer)
         self._weighting = self._weighting_for(pl_module)
         attach_weighting(pl_module, self._weighting)
         # A copy on the strategy's device: spawned ranks would share CPU tensors with the process that started them.
         self._weighting.eval().to(trainer.strategy.root_device)
         if stage == "fit" and not isinstance(pl_module, UncertaintyMixin):
             self._weigh_returned_losses(pl_module)
+
+    def _check_alone(self, trainer: Trainer) -> None:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
+        names = [callback.name for callback in callbacks if isinstance(callback, UncertaintyCallback)]
+        if len(names) > 1:
+            raise ValueError(
+                f"This Trainer has {len(names)} UncertaintyCallbacks ({', '.join(map(repr, names))}), and each would "
+                "weigh the losses of the same module again. Name all tasks in one of them. For a module with several "
+                "totals, as in adversarial training, give each total its own UncertaintyWeighting and call its `step()`."
+            )
 
     def _weighting_for(self, pl_module: LightningModule) -> UncertaintyWeighting:
         """The engine that the user gave to the module; or that of the last fit; or a new one with its state."""
@@ -144,7 +155,8 @@ class UncertaintyCallback(CallbackBase):
         if tasks is None:
             raise ValueError(
                 f"Neither UncertaintyCallback nor {type(pl_module).__name__} says which tasks there are. "
-                'Write `UncertaintyCallback({"depth": "laplace"})`, or `tasks = {"depth": "laplace"}` in the module.'
+                'Write `UncertaintyCallback({"depth": "laplace"})`, or `tasks = {"depth": "laplace"}` in the module. '
+                "(Tasks of modules inside it do not count: only the module that the Trainer trains gets weights.)"
             )
         return tasks
 

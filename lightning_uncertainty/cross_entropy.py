@@ -59,19 +59,19 @@ class CrossEntropy:
             label_smoothing=self.label_smoothing,
         )
 
-    @torch.no_grad()
     def slope(self, log_var: Tensor) -> Tensor:
         """The derivative of the loss with respect to ``s``, a scalar without a graph.
 
         The cross entropy is linear in the log-probabilities ``u - logsumexp(u)`` with ``u = z exp(-s)``, and their
         derivative with respect to ``s`` is ``E_p[u] - u``: so it is the same weighted mean, of another score.
         """
-        tempered = self._tempered(log_var)
-        class_dim = 1 if tempered.dim() > 1 else 0
-        probability = tempered.softmax(class_dim)
-        # A class that is masked out by a logit of -inf has probability 0 and takes no part; 0 * inf would be NaN.
-        expected = torch.where(probability > 0.0, probability * tempered, 0.0).sum(class_dim, keepdim=True)
-        return self._weighted_mean(expected - tempered, class_dim)
+        with torch.no_grad():  # as a decorator it would break the graph of torch.compile
+            tempered = self._tempered(log_var)
+            class_dim = 1 if tempered.dim() > 1 else 0
+            probability = tempered.softmax(class_dim)
+            # A class that is masked out by a logit of -inf has probability 0 and takes no part; 0 * inf would be NaN.
+            expected = torch.where(probability > 0.0, probability * tempered, 0.0).sum(class_dim, keepdim=True)
+            return self._weighted_mean(expected - tempered, class_dim)
 
     def _tempered(self, log_var: Tensor) -> Tensor:
         # Half precision is lifted first: inside cross_entropy it would be too late for the product.

@@ -82,6 +82,7 @@ class UncertaintyMixin(_Base):
                 f"{type(self).__name__} has no weights yet: they are attached when a Trainer starts (fit, validate, "
                 "test, predict), by UncertaintyCallback or, without one, by `configure_callbacks` of the mixin. If you "
                 "override `configure_callbacks`, add `super().configure_callbacks()` to what it returns. "
+                "A module inside another gets none: weigh all tasks in the outer one. "
                 "Without a Trainer, write `model.uncertainty = UncertaintyWeighting(model.tasks)`."
             )
         return weighting

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+import torch
+
 from lightning_uncertainty.collective import is_main_rank
 
 __all__ = ["Notices", "UncertaintyWarning"]
@@ -19,6 +21,8 @@ class Notices:
     def __init__(self) -> None:
         self._said: set[str] = set()
 
+    # Under torch.compile it warns while the graph is made: warning from within it would break it in two.
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def warn(self, subject: str, message: str) -> None:
         """Warn, unless this ``subject`` was warned of before or another rank does it."""
         if subject in self._said:

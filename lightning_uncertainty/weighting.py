@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_uncertainty.adam import MaskedAdam
 from lightning_uncertainty.checks import check_losses
 from lightning_uncertainty.collective import sum_over_ranks, world_size
+from lightning_uncertainty.compiled_keys import CompiledKeys
 from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.host_flag import HostFlag
 from lightning_uncertainty.likelihood_vector import LikelihoodVector
@@ -113,6 +114,7 @@ class UncertaintyWeighting:
         self._settled = self._opening = False
         self._host_flag = HostFlag()
         self._notices = Notices()
+        self._compiled_keys = CompiledKeys(self._notices)
 
         size = len(self.tasks)
         inits = [_initial(task, init, task.bounds or bounds) for task in self.tasks.values()]
@@ -151,6 +153,8 @@ class UncertaintyWeighting:
                 training.
             FloatingPointError: if a loss is not finite and ``nonfinite="raise"``.
         """
+        if torch.compiler.is_compiling():
+            self._compiled_keys.note(tuple(losses))
         check_losses(losses, self.tasks, self.device)
         recording = self.training and torch.is_grad_enabled()
         raw_loss, slope = self._gather(losses)

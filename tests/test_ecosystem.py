@@ -1,0 +1,368 @@
+"""What stands beside it in a Trainer: other callbacks, tuners, finetuning, other front doors."""
+
+import functools
+
+import lightning as L
+import pytest
+import pytorch_lightning as pl
+import torch
+from lightning.fabric import Fabric
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    Callback,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.tuner import Tuner
+
+from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
+from tests.models import TASKS, Plain, Returned, Validated, Weighed, batches, fit, trainer
+from tests.test_checkpoints import assert_same_run, save_at
+
+pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+
+
+def assert_same_state(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, other[key], rtol=0.0, atol=0.0, equal_nan=True)
+        else:
+            assert value == other[key]
+
+
+# ---------------------------------------------------------------------------------------------------- averaging
+
+needs_averaging = pytest.mark.skipif(
+    not hasattr(lightning_callbacks, "EMAWeightAveraging"), reason="weight averaging came with Lightning 2.6"
+)
+
+
+@needs_averaging
+@pytest.mark.parametrize("ours_first", [True, False], ids=["ours first", "ours last"])
+def test_averaged_weights_leave_s_alone_and_resume_exactly(tmp_path, ours_first):
+    def callbacks():
+        pair = [UncertaintyCallback(), lightning_callbacks.EMAWeightAveraging()]
+        return pair if ours_first else pair[::-1]
+
+    def train(*more, **options):
+        module = Validated()
+        runner = trainer(tmp_path, *callbacks(), *more, enable_checkpointing=True)
+        runner.fit(module, batches(), batches(seed=3), **options)
+        return module
+
+    whole = train(save_at(tmp_path, 14))
+    plain, _ = fit(tmp_path)
+    assert whole.uncertainty.log_vars == plain.uncertainty.log_vars  # validation sees the average, s the training
+    assert not torch.equal(whole.net.weight, plain.net.weight)
+    assert_same_run(whole, train(ckpt_path=tmp_path / "step=14.ckpt"))
+    loaded = Validated.load_from_checkpoint(tmp_path / "step=14.ckpt")
+    assert loaded.uncertainty.steps == 14
+
+
+def test_stochastic_weight_averaging_steps_s_with_the_optimizer(tmp_path):
+    averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
+    module, runner = fit(tmp_path, callbacks=[averaging], max_epochs=3)
+    plain, _ = fit(tmp_path, max_epochs=3)
+    assert module.uncertainty.steps == runner.global_step == 72
+    assert not torch.equal(module.net.weight, plain.net.weight)
+    assert module.uncertainty.log_vars == pytest.approx(plain.uncertainty.log_vars, abs=0.05)
+
+
+# ---------------------------------------------------------------------------------------------------- finetuning
+
+
+class Thaw(BaseFinetuning):
+    """The body starts to learn in the second epoch."""
+
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.body)
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.body, optimizer)
+
+
+class Deep(Weighed):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(4, 4)
+
+    def losses(self, batch):
+        return super().losses([self.body(batch[0]), batch[1]])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=0.05)
+
+
+class Remember(Callback):
+    def on_train_start(self, trainer, pl_module):
+        self.state = pl_module.uncertainty.state_dict()
+
+
+def test_finetuning_resumes_exactly_before_the_thaw(tmp_path):
+    """After it Lightning itself resumes the network inexactly: with and without us, the moments of the new group."""
+    whole, _ = fit(tmp_path, Deep(), callbacks=[Thaw(), save_at(tmp_path, 14)], enable_checkpointing=True)
+    rest, _ = fit(tmp_path, Deep(), callbacks=[Thaw()], ckpt_path=tmp_path / "step=14.ckpt")
+    assert_same_run(whole, rest)
+
+
+def test_finetuning_resumed_after_the_thaw_has_the_s_of_the_checkpoint(tmp_path):
+    fit(tmp_path, Deep(), callbacks=[Thaw(), save_at(tmp_path, 30)], enable_checkpointing=True)
+    remember = Remember()
+    _, runner = fit(tmp_path, Deep(), callbacks=[Thaw(), remember], ckpt_path=tmp_path / "step=30.ckpt")
+    saved = torch.load(tmp_path / "step=30.ckpt", weights_only=True)["callbacks"]["UncertaintyCallback(uncertainty)"]
+    assert_same_state(remember.state, saved)
+    assert len(runner.optimizers[0].param_groups) == 2  # those of the user and of Thaw, none of ours
+
+
+# ---------------------------------------------------------------------------------------------------- tuners
+
+
+class Sized(Weighed):
+    """With a batch size to find."""
+
+    batch_size = 2
+
+    def train_dataloader(self):
+        x, y = (torch.cat(parts) for parts in zip(*batches().batches, strict=True))
+        return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=self.batch_size)
+
+
+def find_lr(runner, module):
+    Tuner(runner).lr_find(module, num_training=10, update_attr=False)
+
+
+def find_batch_size(runner, module):
+    Tuner(runner).scale_batch_size(module, max_trials=2, steps_per_trial=2)
+
+
+@pytest.mark.parametrize("with_callback", [True, False], ids=["callback", "mixin alone"])
+@pytest.mark.parametrize("find", [find_lr, find_batch_size])
+def test_after_a_search_s_is_what_it_was(tmp_path, find, with_callback):
+    callbacks = [UncertaintyCallback()] if with_callback else []
+    module = Sized()
+    find(trainer(tmp_path, *callbacks), module)
+    assert_same_state(module.uncertainty.state_dict(), UncertaintyWeighting(TASKS).state_dict())
+    runner = trainer(tmp_path, *callbacks, max_epochs=1)
+    runner.fit(module)
+    before = module.uncertainty.state_dict()
+    find(runner, module)
+    assert_same_state(module.uncertainty.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    "finder",
+    [
+        functools.partial(LearningRateFinder, num_training_steps=10, update_attr=False),
+        functools.partial(BatchSizeFinder, max_trials=0, steps_per_trial=2),
+    ],
+    ids=["LearningRateFinder", "BatchSizeFinder"],
+)
+def test_a_fit_that_searches_first_is_the_fit_without_the_search(tmp_path, finder):
+    searched, plain = Sized(), Sized()
+    trainer(tmp_path, UncertaintyCallback(), finder(), max_epochs=1).fit(searched)
+    trainer(tmp_path, UncertaintyCallback(), max_epochs=1).fit(plain)
+    assert_same_run(searched, plain)
+
+
+# ---------------------------------------------------------------------------------------------------- bystanders
+
+
+def test_the_keys_of_the_learning_rate_monitor_are_those_without_the_plugin(tmp_path):
+    keys = []
+    for module, callback in ((Plain(), Callback()), (Weighed(), UncertaintyCallback())):
+        monitor = LearningRateMonitor()
+        fit(
+            tmp_path,
+            module,
+            callback=callback,
+            callbacks=[monitor],
+            logger=CSVLogger(tmp_path),
+            log_every_n_steps=5,
+        )
+        keys.append(list(monitor.lrs))
+    assert keys == [["lr-Adam"], ["lr-Adam"]]
+
+
+def test_predicting_needs_nothing_and_changes_nothing(tmp_path):
+    class Predicts(Weighed):
+        def predict_step(self, batch, batch_idx):
+            return self.net(batch[0])
+
+    module = Predicts()
+    runner = trainer(tmp_path, UncertaintyCallback(), max_epochs=1)
+    runner.fit(module, batches())
+    runner.save_checkpoint(tmp_path / "run.ckpt")
+    before = module.uncertainty.state_dict()
+    predicted = runner.predict(module, batches())
+    assert_same_state(module.uncertainty.state_dict(), before)
+    fresh = Predicts()
+    again = trainer(tmp_path, UncertaintyCallback()).predict(fresh, batches(), ckpt_path=tmp_path / "run.ckpt")
+    assert all(torch.equal(one, two) for one, two in zip(predicted, again, strict=True))
+    assert_same_state(fresh.uncertainty.state_dict(), before)
+
+
+def test_fitting_twice_with_one_trainer_goes_on(tmp_path):
+    module, runner = fit(tmp_path, max_epochs=1)
+    runner.fit_loop.max_epochs = 2
+    runner.fit(module, batches())
+    whole, _ = fit(tmp_path, max_epochs=2)
+    assert module.uncertainty.steps == 48
+    assert module.uncertainty.log_vars == pytest.approx(whole.uncertainty.log_vars, abs=0.1)
+
+
+# ---------------------------------------------------------------------------------------------------- two of them
+
+
+@pytest.mark.parametrize("cls", [Weighed, Returned])
+def test_two_callbacks_in_one_trainer_are_refused_with_the_way_out(tmp_path, cls):
+    runner = trainer(tmp_path, UncertaintyCallback(TASKS, name="one"), UncertaintyCallback(TASKS, name="two"))
+    with pytest.raises(ValueError, match=r"2 UncertaintyCallbacks \('one', 'two'\).*Name all tasks in one of them"):
+        runner.fit(cls(), batches())
+
+
+def test_two_modules_in_two_trainers_know_nothing_of_each_other(tmp_path):
+    one, _ = fit(tmp_path, Weighed(lr=0.5))
+    two, _ = fit(tmp_path, Weighed())
+    alone, _ = fit(tmp_path, Weighed())
+    assert_same_run(two, alone)
+    assert one.uncertainty.log_vars != two.uncertainty.log_vars
+
+
+def test_modules_inside_a_module_get_no_weights_and_are_told_so(tmp_path):
+    class Outer(Plain):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = Weighed(), Weighed()
+
+        def training_step(self, batch, batch_idx):
+            return self.one.weigh(self.one.losses(batch)) + self.two.weigh(self.two.losses(batch))
+
+    with pytest.raises(ValueError, match="only the module that the Trainer trains"):
+        fit(tmp_path, Outer())
+    with pytest.raises(RuntimeError, match="weigh all tasks in the outer one"):
+        fit(tmp_path, type("Weighing", (UncertaintyMixin, Outer), {"tasks": TASKS})())
+
+
+def test_two_totals_of_one_module_have_an_engine_each(tmp_path):
+    """The way out that the refusal names: a second engine, stepped by the user."""
+
+    class Two(Weighed):
+        automatic_optimization = False
+
+        def __init__(self):
+            super().__init__()
+            self.other = UncertaintyWeighting(TASKS)
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            for weigh in (self.weigh, self.other):
+                optimizer.zero_grad()
+                self.manual_backward(weigh(self.losses(batch)))
+                optimizer.step()
+            self.other.step()
+
+    module, _ = fit(tmp_path, Two())
+    assert module.uncertainty.steps == module.other.steps == 48
+    assert set(module.other.log_vars.values()).isdisjoint(module.uncertainty.log_vars.values())
+
+
+# ---------------------------------------------------------------------------------------------------- front doors
+
+
+@pytest.mark.parametrize("package", [L, pl], ids=["lightning", "pytorch_lightning"])
+def test_both_packages_train_the_same(tmp_path, package):
+    class Net(UncertaintyMixin, package.LightningModule):
+        tasks = TASKS
+        losses, configure_optimizers = Plain.losses, Plain.configure_optimizers
+
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(1)
+            self.net, self.lr = torch.nn.Linear(4, 2), 0.05
+
+        def training_step(self, batch, batch_idx):
+            return self.weigh(self.losses(batch))
+
+    def train(*callbacks, **options):
+        module = Net()
+        runner = package.Trainer(
+            callbacks=list(callbacks),
+            max_epochs=2,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )
+        runner.fit(module, batches(), **options)
+        return module
+
+    checkpoint = package.pytorch.callbacks.ModelCheckpoint if package is L else pl.callbacks.ModelCheckpoint
+    whole = train(
+        UncertaintyCallback(), checkpoint(tmp_path, filename="{step}", every_n_train_steps=7, save_top_k=-1)
+    )
+    assert_same_run(whole, train(ckpt_path=tmp_path / "step=7.ckpt"))  # the mixin alone: a callback of its own
+    assert_same_run(whole, fit(tmp_path)[0])
+    assert Net.load_from_checkpoint(tmp_path / "step=7.ckpt").uncertainty.steps == 7
+
+
+def loop(data, model, weighting, optimizer, backward, autocast):
+    for batch in data:
+        optimizer.zero_grad()
+        with autocast():
+            total = weighting(model.losses(batch))
+        backward(total)
+        optimizer.step()
+        weighting.step()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_fabric_resumes_bit_for_bit(tmp_path, precision):
+    def start():
+        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+        module = Plain()
+        model, optimizer = fabric.setup(module, torch.optim.Adam(module.parameters(), lr=0.05))
+        model.mark_forward_method("losses")
+        return fabric, {"model": model, "optimizer": optimizer, "weighting": UncertaintyWeighting(TASKS)}
+
+    def train(fabric, state, data):
+        loop(data, state["model"], state["weighting"], state["optimizer"], fabric.backward, fabric.autocast)
+
+    data = batches().batches
+    fabric, whole = start()
+    train(fabric, whole, data[:10])
+    fabric.save(tmp_path / "fabric.ckpt", whole)
+    train(fabric, whole, data[10:])
+    fabric, rest = start()
+    fabric.load(tmp_path / "fabric.ckpt", rest)
+    assert rest["weighting"].steps == 10
+    train(fabric, rest, data[10:])
+    assert_same_state(whole["weighting"].state_dict(), rest["weighting"].state_dict())
+    assert_same_state(whole["model"].state_dict(), rest["model"].state_dict())
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "GradScaler"])
+def test_a_plain_torch_loop_equals_the_trainer(tmp_path, scaled):
+    """With accumulation, whose factor Lightning applies to the total."""
+    module, weighting = Plain(), UncertaintyWeighting(TASKS)
+    optimizer = module.configure_optimizers()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=scaled)
+    for _ in range(2):
+        for index, batch in enumerate(batches().batches):
+            scaler.scale(weighting(module.losses(batch)) / 2).backward()
+            if index % 2:
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                weighting.step()
+    trained, _ = fit(tmp_path, accumulate_grad_batches=2)
+    torch.testing.assert_close(module.net.weight, trained.net.weight)
+    torch.testing.assert_close(weighting.log_var, trained.uncertainty.log_var)
+    assert weighting.steps == trained.uncertainty.steps == 24
