@@ -1,5 +1,6 @@
 """Real processes with real collectives, quickly: forked from a server that has imported everything once."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -94,10 +95,8 @@ def run_script(command, *, timeout=120.0, environment=None):
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     return subprocess.CompletedProcess(command, process.returncode, output)
 
 
@@ -109,6 +108,7 @@ def _run(function, args, folder, rank, world, port, environment):
         RANK=str(rank),
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(world),
+        LOCAL_WORLD_SIZE=str(world),
         NODE_RANK="0",
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),

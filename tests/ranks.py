@@ -1,13 +1,15 @@
 """What the processes of the distributed tests run. Each function returns what its rank has seen."""
 
 import os
+import signal
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -118,7 +120,7 @@ class Tasks(UncertaintyMixin, L.LightningModule):
         self.heads = torch.nn.ModuleDict({name: torch.nn.Linear(5, 2) for name in TASKS})
         self.pattern, self.missing, self.touch_all = pattern, missing, touch_all
         self.optimizer = optimizer or torch.optim.Adam
-        self.raw, self.steps = [], 0
+        self.raw = []
 
     def losses(self, batch, here):
         x, y = batch
@@ -138,8 +140,7 @@ class Tasks(UncertaintyMixin, L.LightningModule):
         return losses, features
 
     def training_step(self, batch, batch_idx):
-        losses, features = self.losses(batch, present(self.pattern, rank(), self.steps))
-        self.steps += 1
+        losses, features = self.losses(batch, present(self.pattern, rank(), self.trainer.global_step))
         self.raw.append({name: loss.item() for name, loss in losses.items()})
         total = self.weigh(losses)
         if self.touch_all:  # plain DDP wants a gradient for every parameter, with or without this package
@@ -154,8 +155,8 @@ class Tasks(UncertaintyMixin, L.LightningModule):
         return self.optimizer(self.parameters(), lr=0.05)
 
 
-def ddp(**options):
-    return DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=TIMEOUT), **options)
+def ddp(timeout=TIMEOUT, **options):
+    return DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=timeout), **options)
 
 
 def fit(folder, module, *callbacks, loader=None, strategy=None, devices=2, **options):
@@ -241,3 +242,78 @@ def first_steps(folder):
         fit(folder, module, Phases(collectives), UncertaintyCallback(init=init), **options)
         results[name] = collectives.calls
     return results
+
+
+class Fault(Callback):
+    """Something that happens to one rank in one step."""
+
+    def __init__(self, kind, who, step):
+        self.kind, self.who, self.step = kind, who, step
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if rank() == self.who and trainer.global_step == self.step:
+            if self.kind == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.kind == "stopped":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if self.kind == "infinite":
+                batch[0][:] = torch.inf
+
+    def on_after_backward(self, trainer, module):
+        # Now the others are on their way into the all-reduce of the plugin.
+        if self.kind == "raises" and rank() == self.who and trainer.global_step == self.step:
+            raise OSError("the disk of this rank is full")
+
+
+class Raising(Tasks):
+    def __init__(self, who, step):
+        super().__init__()
+        self.who, self.step = who, step
+
+    def training_step(self, batch, batch_idx):
+        if rank() == self.who and self.trainer.global_step == self.step:
+            raise OSError("the disk of this rank is full")
+        return super().training_step(batch, batch_idx)
+
+
+def with_fault(folder, kind, who, step):
+    """One rank fails; the strategy gives the others a few seconds to notice."""
+    module = Raising(who, step) if kind == "raises in training_step" else Tasks()
+    callback = UncertaintyCallback(nonfinite="raise" if kind == "infinite" else "skip")
+    fit(folder, module, callback, Fault(kind, who, step), strategy=ddp(timeout=5.0))
+
+
+def newest_checkpoint(folder):
+    """The last one that was written to its end."""
+    for path in sorted(Path(folder).glob("step=*.ckpt"), key=step_of, reverse=True):
+        try:
+            torch.load(path, weights_only=True)
+        except Exception:  # killed while writing
+            continue
+        return path
+    return None
+
+
+def step_of(path):
+    return int(path.stem.split("=")[1])
+
+
+def resumable(folder, epochs, kill_at=None):
+    """Train, or go on from the newest checkpoint, until the end or until rank 1 kills itself."""
+    checkpoints = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=5, save_top_k=-1)
+    module = Tasks()
+    callbacks = [UncertaintyCallback(), checkpoints]
+    if kill_at is not None:
+        callbacks.append(Fault("killed", 1, kill_at))
+    runner = trainer(
+        folder, *callbacks, strategy=ddp(), devices=int(os.environ["LOCAL_WORLD_SIZE"]), max_epochs=epochs,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"]), enable_checkpointing=True,
+    )  # fmt: skip
+    start = newest_checkpoint(folder)
+    runner.fit(module, data(rank()), ckpt_path=start)
+    return {
+        "start": 0 if start is None else step_of(start),
+        "step": runner.global_step,
+        "engine": module.uncertainty.state_dict(),
+        "network": [parameter.detach().clone() for parameter in module.parameters()],
+    }

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests import ranks
-from tests.processes import run_ranks
+from tests.processes import run_ranks, run_script
 
 STEPS = ranks.EPOCHS * ranks.COUNT
 
@@ -129,3 +129,23 @@ def test_two_processes_with_half_a_batch_each_end_where_one_with_the_whole_batch
     assert two["log_vars"] == pytest.approx(one["log_vars"], abs=1e-5)
     for ours, theirs in zip(two["network"], one["network"], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "callback"),
+    [("ddp_find_unused_parameters_true", "given"), ("ddp_spawn", "given"), ("ddp_notebook", "default")],
+)
+def test_processes_that_the_trainer_starts_agree_and_the_end_reaches_the_main_process(tmp_path, strategy, callback):
+    done = run_script(["-m", "tests.started_by_trainer", strategy, tmp_path, callback])
+    assert done.returncode == 0, done.stdout
+    one, other, main = (torch.load(tmp_path / f"{name}.pt") for name in ("rank0", "rank1", "main"))
+    assert_ranks_agree(one, other)
+    last = one["epochs"][-1]
+    assert last["engine"]["steps"] == STEPS
+    for key, value in last["engine"].items():
+        home = main["engine"][key]
+        assert torch.equal(value, home) if isinstance(value, torch.Tensor) else value == home
+    assert {key: main["metrics"][key] for key in last["metrics"]} == last["metrics"]
+    assert not [key for key in main["keys"] if "uncertainty" in key]
+    if strategy == "ddp_notebook":  # a second job goes on where the first ended
+        assert torch.equal(torch.load(tmp_path / "again.pt")["engine"]["log_var"], last["engine"]["log_var"])
