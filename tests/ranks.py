@@ -298,10 +298,10 @@ def step_of(path):
     return int(path.stem.split("=")[1])
 
 
-def resumable(folder, epochs, kill_at=None):
+def resumable(folder, epochs, kill_at=None, *, module=None, loader=None, every=5):
     """Train, or go on from the newest checkpoint, until the end or until rank 1 kills itself."""
-    checkpoints = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=5, save_top_k=-1)
-    module = Tasks()
+    checkpoints = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=every, save_top_k=-1)
+    module = module or Tasks()
     callbacks = [UncertaintyCallback(), checkpoints]
     if kill_at is not None:
         callbacks.append(Fault("killed", 1, kill_at))
@@ -310,7 +310,7 @@ def resumable(folder, epochs, kill_at=None):
         num_nodes=int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"]), enable_checkpointing=True,
     )  # fmt: skip
     start = newest_checkpoint(folder)
-    runner.fit(module, data(rank()), ckpt_path=start)
+    runner.fit(module, loader or data(rank()), ckpt_path=start)
     return {
         "start": 0 if start is None else step_of(start),
         "step": runner.global_step,

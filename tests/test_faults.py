@@ -36,7 +36,7 @@ def test_the_others_end_with_a_message_when_a_rank_is_lost(tmp_path, kind, words
 def test_an_infinite_loss_on_one_rank_is_named_if_it_is_to_raise(tmp_path):
     job = Ranks(ranks.with_fault, tmp_path, "infinite", 1, 5, folder=tmp_path)
     assert 0 not in job.wait(timeout=60.0)
-    assert "FloatingPointError: The loss of 'a', " in job.output(1)
+    assert "FloatingPointError: The loss of 'a' " in job.output(1)
     assert "is NaN or infinite in step 5" in job.output(1)
 
 
@@ -75,7 +75,11 @@ def test_killed_five_times_and_resumed_it_ends_where_it_would_have_ended_bit_for
 def test_torchrun_restarts_after_a_lost_worker_and_goes_on_from_the_last_checkpoint(tmp_path):
     epochs = 4
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 1]
-    done = run_script([*torchrun, "-m", "tests.elastic", tmp_path, epochs, 23])
+    # Without the variable, torch may connect to the dead worker (gloo, also without Lightning and this package).
+    done = run_script(
+        [*torchrun, "-m", "tests.elastic", tmp_path, epochs, 23],
+        environment={"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+    )
     assert done.returncode == 0, done.stdout
     whole = run_ranks(ranks.resumable, tmp_path / "whole", epochs, folder=tmp_path / "whole")
     for number, theirs in enumerate(whole):
