@@ -11,7 +11,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_uncertainty.lightning_bases import CallbackBase
-from lightning_uncertainty.mixin import UncertaintyMixin, attach_weighting, attached_weighting, was_given
+from lightning_uncertainty.mixin import (
+    UncertaintyMixin,
+    attach_weighting,
+    attached_weighting,
+    send_with_state_dict,
+    was_given,
+)
 from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.tasks import Task, parse_tasks
@@ -108,7 +114,11 @@ class UncertaintyCallback(CallbackBase):
             RuntimeError: before that.
         """
         if self._weighting is None:
-            raise RuntimeError("UncertaintyCallback has no weights yet: a Trainer attaches them when it starts.")
+            raise RuntimeError(
+                "UncertaintyCallback has no weights yet: a Trainer attaches them when it starts. After a strategy that "
+                "spawns or forks its processes they are in `module.uncertainty`, if the module has UncertaintyMixin, "
+                "and in `trainer.callback_metrics`."
+            )
         return self._weighting
 
     # ------------------------------------------------------------------------------------------------ attaching
@@ -195,6 +205,9 @@ class UncertaintyCallback(CallbackBase):
         self._trainer = None
         self._unwrap_training_step()
         self.weighting.train().to("cpu")
+        # A process that was spawned or forked ends now; of all it holds, only such a launcher brings something home.
+        if stage == "fit" and hasattr(trainer.strategy.launcher, "get_extra_results"):
+            send_with_state_dict(pl_module, self.weighting)
 
     def _unwrap_training_step(self) -> None:
         if self._wrapped is None:

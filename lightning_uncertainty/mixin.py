@@ -112,8 +112,18 @@ class UncertaintyMixin(_Base):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the weights if the checkpoint has any; without a Trainer, attach an engine that holds them."""
         super().on_load_checkpoint(checkpoint)
-        if (state := checkpoint.get(CHECKPOINT_KEY)) is None:
-            return
+        if (state := checkpoint.get(CHECKPOINT_KEY)) is not None:
+            self._take_over(state)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Also load the weights that a spawned process sent home with those of the network."""
+        network = {key: value for key, value in state_dict.items() if key != CHECKPOINT_KEY}
+        if len(network) == len(state_dict):
+            return super().load_state_dict(state_dict, *args, **kwargs)
+        self._take_over(state_dict[CHECKPOINT_KEY])
+        return super().load_state_dict(network, *args, **kwargs)
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
         if attached_weighting(self) is None:
             attach_weighting(self, UncertaintyWeighting(self.tasks))
         self.uncertainty.load_state_dict(state)
@@ -134,3 +144,19 @@ def attach_weighting(module: Any, weighting: UncertaintyWeighting, *, given: boo
     """Make ``weighting`` the engine of a module, past ``nn.Module``, which would look for parameters in it."""
     object.__setattr__(module, "_uncertainty", weighting)
     object.__setattr__(module, "_uncertainty_given", given or was_given(module))
+
+
+def send_with_state_dict(module: Any, weighting: UncertaintyWeighting) -> None:
+    """Add the state of ``weighting`` to what ``module.state_dict()`` returns, for a process whose work is done.
+
+    ``load_state_dict`` of the mixin takes it out again; a module without the mixin, or one whose tasks only the
+    callback knows, could not.
+    """
+    if not isinstance(module, UncertaintyMixin) or not hasattr(module, "tasks"):
+        return
+    state_dict = module.state_dict
+
+    def with_weighting(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**state_dict(*args, **kwargs), CHECKPOINT_KEY: weighting.state_dict()}
+
+    object.__setattr__(module, "state_dict", with_weighting)

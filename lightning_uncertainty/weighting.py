@@ -191,7 +191,7 @@ class UncertaintyWeighting:
         if not torch.compiler.is_compiling():
             if self._settled:
                 return self._weight, self._offset
-            if recording and self._opening:
+            if recording and self._opening and not self._warming_up_equal:
                 raw_loss = self._mean_over_ranks(raw_loss)
         log_var, fresh = self._log_vars.provisional(raw_loss.to(torch.float32), self._held)
         weight = torch.where(fresh, self._likelihoods.weight(log_var), self._weight)
