@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_uncertainty.arguments import check_number
+
 __all__ = ["MaskedAdam"]
 
 
@@ -28,13 +30,9 @@ class MaskedAdam:
     """
 
     def __init__(self, size: int, *, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
-        if not lr >= 0.0:
-            raise ValueError(f"lr must be a number that is not negative; got {lr}.")
-        if not all(0.0 <= beta < 1.0 for beta in betas):
-            raise ValueError(f"betas must lie in [0, 1); got {betas}.")
-        if not eps > 0.0:
-            raise ValueError(f"eps must be positive; got {eps}.")
-        self.lr, self.betas, self.eps = lr, betas, eps
+        self.lr = check_number("lr", lr, above=0.0)
+        self.betas = tuple(check_number("betas", beta, above=0.0, below=1.0) for beta in betas)
+        self.eps = check_number("eps", eps, above=1e-30)
         self.exp_avg = torch.zeros(size)
         self.exp_avg_sq = torch.zeros(size)
         self.count = torch.zeros(size)

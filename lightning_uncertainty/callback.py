@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from lightning_uncertainty.lightning_bases import CallbackBase
 from lightning_uncertainty.mixin import (
@@ -21,6 +19,7 @@ from lightning_uncertainty.mixin import (
 from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.tasks import Task, parse_tasks
+from lightning_uncertainty.weighed_step import WeighedStep
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class UncertaintyCallback(CallbackBase):
         log_prefix: first part of all keys.
         prog_bar: show the weights in the progress bar, as of the last logging step.
         name: part of its key in checkpoints; keep it when resuming.
-        lr, init, regularizer, bounds, min_variance_ratio, warmup_steps, warmup, freeze_after, nonfinite,
+        lr, betas, eps, init, regularizer, bounds, min_variance_ratio, warmup_steps, warmup, freeze_after, nonfinite,
             process_group: as in :class:`~lightning_uncertainty.UncertaintyWeighting`.
 
     Raises:
@@ -73,6 +72,8 @@ class UncertaintyCallback(CallbackBase):
         prog_bar: bool = False,
         name: str = "uncertainty",
         lr: float = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
         init: float | Literal["auto"] = "auto",
         regularizer: str = "log_sigma",
         bounds: tuple[float, float] = (-40.0, 40.0),
@@ -84,10 +85,14 @@ class UncertaintyCallback(CallbackBase):
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
+        if not (log_prefix and name):
+            raise ValueError(f"log_prefix and name must not be empty; got {log_prefix!r} and {name!r}.")
         self.tasks = None if tasks is None else parse_tasks(tasks)
         self.log_prefix, self.prog_bar, self.name = log_prefix, prog_bar, name
         self._options: dict[str, Any] = {
             "lr": lr,
+            "betas": betas,
+            "eps": eps,
             "init": init,
             "regularizer": regularizer,
             "bounds": bounds,
@@ -139,8 +144,8 @@ class UncertaintyCallback(CallbackBase):
         if len(names) > 1:
             raise ValueError(
                 f"This Trainer has {len(names)} UncertaintyCallbacks ({', '.join(map(repr, names))}), and each would "
-                "weigh the losses of the same module again. Name all tasks in one of them. For a module with several "
-                "totals, as in adversarial training, give each total its own UncertaintyWeighting and call its `step()`."
+                "weigh the losses of the same module again. Name all tasks in one of them. For several totals, as in "
+                "adversarial training, give each its own UncertaintyWeighting and call its `step()`."
             )
 
     def _weighting_for(self, pl_module: LightningModule) -> UncertaintyWeighting:
@@ -177,39 +182,21 @@ class UncertaintyCallback(CallbackBase):
                 f"{type(pl_module).__name__} optimises manually, so the returned losses come too late. Derive it from "
                 "UncertaintyMixin and call `self.weigh(losses)` before `self.manual_backward(...)`."
             )
-        training_step = pl_module.training_step
-
-        @functools.wraps(training_step)
-        def weighed_training_step(*args: Any, **kwargs: Any) -> Any:
-            return self._weigh_output(training_step(*args, **kwargs))
-
         self._wrapped = pl_module, vars(pl_module).get("training_step")
-        object.__setattr__(pl_module, "training_step", weighed_training_step)
-
-    def _weigh_output(self, output: Any) -> Any:
-        if output is None:  # Lightning skips this batch
-            return None
-        if not isinstance(output, Mapping) or not isinstance(output.get("losses"), Mapping):
-            found = f"a mapping with {sorted(output)}" if isinstance(output, Mapping) else type(output).__name__
-            raise TypeError(
-                f"UncertaintyCallback needs the losses by name, and training_step returned {found}. Return "
-                '`{"losses": {"depth": loss, ...}}`; or derive the module from UncertaintyMixin and return '
-                "`self.weigh(losses)`."
-            )
-        losses = output["losses"]
-        tensors = {name: loss for name, loss in losses.items() if isinstance(loss, Tensor)}
-        return {**output, "losses": tensors, "loss": self.weighting(losses)}
+        object.__setattr__(pl_module, "training_step", WeighedStep(pl_module.training_step, self.weighting))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give ``training_step`` back as it was, and follow the module to the CPU."""
-        self._trainer = None
-        self._unwrap_training_step()
-        self.weighting.train().to("cpu")
+        self._detach()
         # A process that was spawned or forked ends now; of all it holds, only such a launcher brings something home.
         if stage == "fit" and hasattr(trainer.strategy.launcher, "get_extra_results"):
             send_with_state_dict(pl_module, self.weighting)
 
-    def _unwrap_training_step(self) -> None:
+    def _detach(self) -> None:
+        """Leave nothing behind: the weights then work as without a Trainer."""
+        self._trainer = None
+        if self._weighting is not None:
+            self._weighting.train().to("cpu")
         if self._wrapped is None:
             return
         (pl_module, before), self._wrapped = self._wrapped, None
@@ -258,21 +245,14 @@ class UncertaintyCallback(CallbackBase):
         self._publish_current(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Publish, and say so if nothing was weighed."""
+        """Publish, and say so if nothing was learned from."""
         snapshot = self._publish_current(trainer)
-        if snapshot.step and all(task.raw_loss != task.raw_loss for task in snapshot.tasks.values()):
-            self._notices.warn(
-                "nothing weighed",
-                f"No loss of {', '.join(map(repr, snapshot.tasks))} reached UncertaintyCallback in this epoch. "
-                "Does training_step return `self.weigh(losses)`?",
-            )
+        if not any(task.seen for task in snapshot.tasks.values()):
+            self._notices.warn("nothing learned", _nothing_learned(snapshot, self.weighting.waiting))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave nothing behind: Lightning calls no teardown then."""
-        self._trainer = None
-        self._unwrap_training_step()
-        if self._weighting is not None:
-            self._weighting.eval()
+        """As after training: Lightning calls no teardown then."""
+        self._detach()
 
     # ------------------------------------------------------------------------------------------------ logging
 
@@ -321,7 +301,8 @@ class UncertaintyCallback(CallbackBase):
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the engine, as far as the network is: also for a callback that saves before ours has run."""
-        if self._trainer is not None:
+        # Under manual optimisation an optimizer may have stepped while the batch still goes on.
+        if self._trainer is not None and self._trainer.lightning_module.automatic_optimization:
             self._step_if_due(self._trainer)
         return {} if self._weighting is None else self._weighting.state_dict()
 
@@ -333,3 +314,16 @@ class UncertaintyCallback(CallbackBase):
         """
         if state_dict:
             self.weighting.load_state_dict(state_dict)
+
+
+def _nothing_learned(snapshot: Snapshot, waiting: bool) -> str:
+    if waiting:
+        return (
+            "Losses were weighed in this epoch, but as far as the Trainer knows no optimizer has stepped, so sigma "
+            "does not learn. Under manual optimisation step the optimizers of `self.optimizers()`, which the Trainer "
+            "counts, or call `self.uncertainty.step()` after each of your own steps."
+        )
+    return (
+        f"No loss of {', '.join(map(repr, snapshot.tasks))} reached UncertaintyCallback in this epoch. "
+        "Does training_step return `self.weigh(losses)`?"
+    )

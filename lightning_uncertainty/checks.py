@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_uncertainty.cross_entropy import CrossEntropy
-from lightning_uncertainty.likelihoods import Softmax, SoftmaxExact
+from lightning_uncertainty.likelihoods import Fixed, Softmax, SoftmaxExact
 from lightning_uncertainty.names import suggest
+from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.tasks import Task
 
-__all__ = ["check_losses"]
+__all__ = ["check_graph", "check_losses"]
 
 
 def check_losses(losses: Any, tasks: Mapping[str, Task], device: torch.device) -> None:
@@ -64,7 +65,7 @@ def _check_loss(task: Task, loss: Any, device: torch.device) -> None:
 
 
 def _check_cross_entropy(task: Task, inputs: CrossEntropy, device: torch.device) -> None:
-    if not isinstance(task.likelihood, (Softmax, SoftmaxExact)):
+    if not isinstance(task.likelihood, (Softmax, SoftmaxExact, Fixed)):
         raise ValueError(
             f"Task {task.name!r} got a CrossEntropy, but its likelihood is {task.likelihood.name!r}. "
             "Declare the task as 'softmax_exact' or 'softmax', or pass a scalar loss."
@@ -77,4 +78,29 @@ def _check_device(task: Task, tensor: Tensor, device: torch.device) -> None:
         raise ValueError(
             f"Task {task.name!r} got a loss on {tensor.device}, but the weights are on {device}. "
             f"Compute it on the model's device, or move the weights with `weighting.to({str(tensor.device)!r})`."
+        )
+
+
+def check_graph(losses: Mapping[str, Tensor | CrossEntropy], notices: Notices) -> None:
+    """Raise if no loss carries a graph, warn of a single one that does not: for losses that are to be trained on.
+
+    Raises:
+        ValueError: if the network would get no gradient at all.
+    """
+    detached = [
+        name
+        for name, loss in losses.items()
+        if not (loss.logits if isinstance(loss, CrossEntropy) else loss).requires_grad
+    ]
+    if detached and len(detached) == len(losses):
+        raise ValueError(
+            f"None of the losses {', '.join(map(repr, losses))} carries a graph, so the network would get no "
+            "gradient. Pass the losses themselves: `torch.tensor([...])`, `.item()` and `.detach()` cut the graph. "
+            "To evaluate, call it under `torch.no_grad()`."
+        )
+    for name in detached:
+        notices.warn(
+            f"detached {name}",
+            f"The loss of task {name!r} carries no graph, so the network gets no gradient from it. If that is not "
+            "meant, pass the loss itself; if the task has no labels in this batch, leave its key out.",
         )

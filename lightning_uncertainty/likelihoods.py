@@ -14,15 +14,16 @@ Scene Geometry and Semantics", CVPR 2018.
 from __future__ import annotations
 
 import math
-from abc import ABC
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from lightning_uncertainty.names import lookup
 from lightning_uncertainty.regularizers import LogSigma, Regularizer
+
+_LOG_SIGMA = LogSigma()
 
 __all__ = [
     "Bernoulli",
@@ -36,55 +37,73 @@ __all__ = [
 ]
 
 
-class Likelihood(ABC):
-    """A likelihood of the family ``c exp(-r s) L + R(s)``.
+class Likelihood:
+    """A likelihood of the family ``c exp(-r s) L + R(s)``; all methods are elementwise.
+
+    One of your own is a subclass with other attributes. The formulas are common to all, because the engine evaluates
+    them for all tasks at once (:class:`~lightning_uncertainty.likelihood_vector.LikelihoodVector`).
 
     Attributes:
         name: the short form that ``tasks={"depth": "laplace"}`` uses.
         coefficient: ``c``.
         rate: ``r``, at which the weight of the loss falls with ``s``.
+        precision_coefficient: the effective ``sigma^-2`` at ``s = 0``.
         precision_rate: the rate at which the effective ``sigma^-2`` falls with ``s``; equal to ``rate`` except where
             the loss is not weighted but tempered (:class:`SoftmaxExact`).
         regularized: whether ``R(s)`` is part of the term.
         learned: whether there is an ``s`` to learn.
         tempered: whether ``s`` acts on logits instead of on the loss (:class:`SoftmaxExact`).
+
+    Raises:
+        TypeError: if a subclass redefines a formula.
     """
 
     name: ClassVar[str]
-    coefficient: float = 1.0
-    rate: ClassVar[float] = 1.0
-    precision_rate: ClassVar[float] = 1.0
-    regularized: ClassVar[bool] = True
-    learned: ClassVar[bool] = True
-    tempered: ClassVar[bool] = False
+    coefficient: float | Tensor = 1.0
+    rate: float | Tensor = 1.0
+    precision_coefficient: float | Tensor = 1.0
+    precision_rate: float | Tensor = 1.0
+    regularized: bool | Tensor = True
+    learned: bool | Tensor = True
+    tempered: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        formulas = ("weight", "weight_derivative", "term", "derivative", "precision", "optimum")
+        if changed := [name for name in formulas if name in vars(cls)]:
+            raise TypeError(
+                f"{cls.__name__} redefines {', '.join(changed)}, which the engine would not see. A likelihood is given "
+                "by its attributes: `coefficient`, `rate`, `regularized`..."
+            )
 
     def weight(self, log_var: Tensor) -> Tensor:
-        """The factor before the loss, ``c exp(-r s)``. Elementwise."""
+        """The factor before the loss, ``c exp(-r s)``."""
         return self.coefficient * torch.exp(-self.rate * log_var)
 
     def weight_derivative(self, log_var: Tensor) -> Tensor:
-        """``d weight / ds = -r c exp(-r s)``. Elementwise."""
+        """``d weight / ds = -r c exp(-r s)``."""
         return -self.rate * self.weight(log_var)
 
-    def term(self, raw_loss: Tensor, log_var: Tensor, regularizer: Regularizer | None = None) -> Tensor:
-        """The task's part of the total, ``c exp(-r s) L + R(s)``. Elementwise; ``R`` defaults to ``log sigma``."""
-        weighted = self.weight(log_var) * raw_loss
-        return weighted + (regularizer or LogSigma()).value(log_var) if self.regularized else weighted
+    def term(self, raw_loss: Tensor, log_var: Tensor, regularizer: Regularizer = _LOG_SIGMA) -> Tensor:
+        """The task's part of the total, ``c exp(-r s) L + R(s)``."""
+        return self.weight(log_var) * raw_loss + self.regularized * regularizer.value(log_var)
+
+    def derivative(self, raw_loss: Tensor, log_var: Tensor, regularizer: Regularizer = _LOG_SIGMA) -> Tensor:
+        """``d term / ds = dR/ds - r c exp(-r s) L``; without the ``ds`` of a tempered loss, which ``L`` hides."""
+        return self.weight_derivative(log_var) * raw_loss + self.regularized * regularizer.derivative(log_var)
 
     def precision(self, log_var: Tensor) -> Tensor:
         """The effective weight that is logged: ``sigma^-2``, for Laplace ``1 / b``, for a fixed task its weight."""
-        return torch.exp(-self.precision_rate * log_var)
+        return self.precision_coefficient * torch.exp(-self.precision_rate * log_var)
 
-    def optimum(self, raw_loss: Tensor, regularizer: Regularizer | None = None) -> Tensor:
-        """The ``s`` that minimises the term while ``L`` is held fixed; ``R`` defaults to ``log sigma``.
+    def optimum(self, raw_loss: Tensor, regularizer: Regularizer = _LOG_SIGMA) -> Tensor:
+        """The ``s`` that minimises the term while ``L`` is held fixed.
 
-        Raises:
-            ValueError: if no optimum depends on the loss alone (fixed weight, exact softmax).
+        Not finite where there is none: for ``L <= 0``, a fixed weight, and the exact softmax, whose optimum depends on
+        more than the loss.
         """
-        if not (self.learned and self.regularized):
-            raise ValueError(f"The {self.name!r} likelihood has no optimum that follows from the loss alone.")
-        log_pull = torch.log(self.coefficient * self.rate * raw_loss)
-        return (regularizer or LogSigma()).balance(log_pull, torch.full_like(log_pull, self.rate))
+        rate = torch.as_tensor(self.rate, dtype=raw_loss.dtype, device=raw_loss.device)
+        return regularizer.balance(torch.log(self.coefficient * self.rate * raw_loss), rate)
 
 
 @dataclass(frozen=True)
@@ -182,12 +201,14 @@ class Fixed(Likelihood):
     regularized = False
     learned = False
 
+    @property
+    def precision_coefficient(self) -> float:  # type: ignore[override]  # read-only here
+        """The weight itself."""
+        return self.coefficient
+
     def __post_init__(self) -> None:
         if not (math.isfinite(self.coefficient) and self.coefficient >= 0.0):
             raise ValueError(f"A fixed weight must be a finite number that is not negative; got {self.coefficient}.")
-
-    def precision(self, log_var: Tensor) -> Tensor:
-        return self.weight(log_var)
 
 
 _LIKELIHOODS: dict[str, Likelihood] = {

@@ -10,8 +10,12 @@ from torch import Tensor
 
 from lightning_uncertainty.adam import MaskedAdam
 from lightning_uncertainty.likelihood_vector import LikelihoodVector
+from lightning_uncertainty.regularizers import Regularizer
 
 __all__ = ["LogVariances"]
+
+# A first loss outside of this is no loss that anyone means (an overflow, an empty batch): it does not set the scale.
+_PLAUSIBLE = (1e-16, 1e16)
 
 # ds is dimensionless: 1/2 at a loss of zero, 0 at the loss that sigma expects, -1/2 at twice that loss. A loss beyond
 # 200 times the expected one is an outlier; uncut, Adam's second moment would remember it for thousands of steps.
@@ -26,6 +30,7 @@ class LogVariances:
         inits: initial ``s`` per task; None where the first loss decides.
         bounds: lowest and highest ``s`` per task.
         min_variance_ratio: ``sigma^2`` stays above this fraction of its initial value.
+        regularizer: ``R``.
         adam: moves ``s``.
     """
 
@@ -36,15 +41,21 @@ class LogVariances:
         inits: Sequence[float | None],
         bounds: Sequence[tuple[float, float]],
         min_variance_ratio: float,
+        regularizer: Regularizer,
         adam: MaskedAdam,
     ) -> None:
-        self.likelihoods, self.adam = likelihoods, adam
+        self.likelihoods, self.regularizer, self.adam = likelihoods, regularizer, adam
         self.min_log_ratio = math.log(min_variance_ratio) if min_variance_ratio else -math.inf
         self.floor = torch.tensor([lowest for lowest, _ in bounds])
         self.ceiling = torch.tensor([highest for _, highest in bounds])
         self.value = torch.tensor([init or 0.0 for init in inits]).clamp(self.floor, self.ceiling)
         self.start = self.value.clone()
         self.started = torch.tensor([init is not None for init in inits])
+
+    @property
+    def learned(self) -> Tensor:
+        """Bool, of shape (K,): False for fixed tasks."""
+        return torch.as_tensor(self.likelihoods.learned)
 
     @property
     def lower(self) -> Tensor:
@@ -54,10 +65,10 @@ class LogVariances:
     def begin(self, raw_loss: Tensor, present: Tensor) -> Tensor:
         """Set ``s`` to the closed-form optimum where it has no value yet, and tell where that was.
 
-        A first loss that is zero, negative, or has its optimum beyond the bounds does not set the scale.
+        A first loss that is zero, negative, or beyond 1e-16 to 1e16 does not set the scale.
         """
-        optimum = self.likelihoods.optimum(raw_loss)
-        fresh = ~self.started & present & (optimum > self.floor) & (optimum < self.ceiling)
+        optimum = self._optimum(raw_loss)
+        fresh = ~self.started & present & (raw_loss > _PLAUSIBLE[0]) & (raw_loss < _PLAUSIBLE[1])
         for tensor in (self.value, self.start):
             tensor.copy_(torch.where(fresh, optimum, tensor))
         self.started |= fresh
@@ -71,13 +82,22 @@ class LogVariances:
             held: bool, of shape (K,): tasks that need no start.
         """
         fresh = ~(self.started | held) & torch.isfinite(raw_loss) & (raw_loss > 0.0)
-        optimum = self.likelihoods.optimum(raw_loss).clamp(self.floor, self.ceiling)
-        return torch.where(fresh, optimum, self.value), fresh
+        return torch.where(fresh, self._optimum(raw_loss), self.value), fresh
+
+    def _optimum(self, raw_loss: Tensor) -> Tensor:
+        return self.likelihoods.optimum(raw_loss, self.regularizer).clamp(self.floor, self.ceiling)
 
     def learn(self, raw_loss: Tensor, slope: Tensor, present: Tensor) -> None:
-        """One step of Adam on the closed-form derivative; tasks that are not ``present`` stay as they are."""
-        gradient = self.likelihoods.gradient(self.value, raw_loss, slope).clamp_(-_MAX_GRADIENT, _MAX_GRADIENT)
-        self.value -= self.adam.update(gradient, present & self.started & self.likelihoods.learned)
+        """One step of Adam on the closed-form derivative; tasks that are not ``present`` stay as they are.
+
+        Args:
+            raw_loss: mean losses, of shape (K,).
+            slope: mean derivative of the loss itself with respect to ``s``, of shape (K,).
+            present: bool, of shape (K,).
+        """
+        gradient = self.likelihoods.derivative(raw_loss, self.value, self.regularizer) + slope
+        gradient = gradient.clamp_(-_MAX_GRADIENT, _MAX_GRADIENT)
+        self.value -= self.adam.update(gradient, present & self.started & self.learned)
         # Projected after the step, not clamped in the formula: at a bound the gradient still points the way back.
         self.value.clamp_(self.lower, self.ceiling)
 

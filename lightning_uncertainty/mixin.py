@@ -124,9 +124,14 @@ class UncertaintyMixin(_Base):
         return super().load_state_dict(network, *args, **kwargs)
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
-        if attached_weighting(self) is None:
-            attach_weighting(self, UncertaintyWeighting(self.tasks))
-        self.uncertainty.load_state_dict(state)
+        if attached_weighting(self) is not None:
+            self.uncertainty.load_state_dict(state)
+            return
+        weighting = UncertaintyWeighting.from_state_dict(state)
+        if hasattr(self, "tasks"):  # they may have changed since
+            weighting = UncertaintyWeighting(self.tasks, regularizer=weighting.regularizer)
+            weighting.load_state_dict(state)
+        attach_weighting(self, weighting)
 
 
 def attached_weighting(module: Any) -> UncertaintyWeighting | None:

@@ -38,6 +38,11 @@ class TaskSnapshot:
     started: bool
 
     @property
+    def seen(self) -> bool:
+        """Whether any loss of the task has come in, finite or not."""
+        return self.nonfinite > 0 or not math.isnan(self.raw_loss)
+
+    @property
     def weighted_loss(self) -> float:
         """The coefficient times the raw loss, without the regulariser."""
         return self.coefficient * self.raw_loss

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["VERSION", "SavedState", "read_state"]
+__all__ = ["SavedState", "read_state", "unmatched", "write_state"]
 
 VERSION = 1
 
@@ -18,13 +18,44 @@ _MAY_BE_NAN = {"raw_loss"}  # a task that was not seen yet has none
 
 @dataclass(frozen=True)
 class SavedState:
-    """A checked state: every tensor has one entry per saved task, in the order of ``tasks``."""
+    """A checked state: the short form of the tasks, and tensors with one entry per task in their order."""
 
-    tasks: list[str]
-    likelihoods: list[str]
+    tasks: dict[str, str | float]
+    regularizer: str
     steps: int
     frozen: bool
     tensors: dict[str, Tensor]
+
+
+def write_state(
+    tasks: Mapping[str, str | float], regularizer: str, steps: int, frozen: bool, tensors: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The form that :func:`read_state` reads; the tensors are copied to the CPU."""
+    return {
+        "version": VERSION,
+        "tasks": list(tasks),
+        "likelihoods": list(tasks.values()),
+        "regularizer": regularizer,
+        "steps": steps,
+        "frozen": frozen,
+        **{key: tensor.detach().to("cpu", copy=True) for key, tensor in tensors.items()},
+    }
+
+
+def unmatched(saved: Mapping[str, str | float], present: Mapping[str, str | float]) -> dict[str, str]:
+    """A sentence for each task whose sigma cannot be restored, because it is not on both sides or is another kind."""
+    sentences = {}
+    for name in dict.fromkeys([*saved, *present]):
+        if name not in present:
+            sentences[name] = f"Task {name!r} is in the checkpoint but not among the tasks: its sigma was dropped."
+        elif name not in saved:
+            sentences[name] = f"Task {name!r} is not in the checkpoint: its sigma was not restored."
+        elif saved[name] != present[name]:
+            sentences[name] = (
+                f"Task {name!r} was {saved[name]!r} in the checkpoint and is {present[name]!r} now: "
+                "its sigma was not restored."
+            )
+    return sentences
 
 
 def read_state(state: Any, tensors: Sequence[str]) -> SavedState:
@@ -36,7 +67,7 @@ def read_state(state: Any, tensors: Sequence[str]) -> SavedState:
     """
     if not isinstance(state, Mapping):
         raise _error(f"it is of type {type(state).__name__}")
-    expected = ("version", "tasks", "likelihoods", "steps", "frozen", *tensors)
+    expected = ("version", "tasks", "likelihoods", "regularizer", "steps", "frozen", *tensors)
     if missing := [key for key in expected if key not in state]:
         raise _error(f"it lacks {', '.join(map(repr, missing))}")
     if not isinstance(state["version"], int) or state["version"] > VERSION:
@@ -45,7 +76,8 @@ def read_state(state: Any, tensors: Sequence[str]) -> SavedState:
     if len(likelihoods) != len(names) or len(set(names)) != len(names):
         raise _error(f"its task list {names} does not fit its likelihoods {likelihoods}")
     checked = {key: _read_tensor(key, state[key], names) for key in tensors}
-    return SavedState(names, likelihoods, int(state["steps"]), bool(state["frozen"]), checked)
+    tasks = dict(zip(names, likelihoods, strict=True))
+    return SavedState(tasks, state["regularizer"], int(state["steps"]), bool(state["frozen"]), checked)
 
 
 def _read_tensor(key: str, value: Any, names: list[str]) -> Tensor:

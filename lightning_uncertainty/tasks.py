@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
+from lightning_uncertainty.arguments import check_bounds, check_init
 from lightning_uncertainty.likelihoods import Likelihood, get_likelihood
 from lightning_uncertainty.names import suggest
 
@@ -118,22 +118,3 @@ def check_name(name: object) -> str:
             f"starting with a letter or digit, for example {example!r}."
         )
     return name
-
-
-def check_init(init: object) -> float | Literal["auto"]:
-    """``init`` as a float or ``"auto"``, or an error that says what is allowed."""
-    if init == "auto":
-        return "auto"
-    if isinstance(init, bool) or not isinstance(init, (int, float)) or not math.isfinite(init):
-        raise ValueError(f'init must be "auto" or a finite log-variance, for example 0.0; got {init!r}.')
-    return float(init)
-
-
-def check_bounds(bounds: object) -> tuple[float, float]:
-    """``bounds`` as two ordered floats, or an error that says what is allowed."""
-    if isinstance(bounds, Iterable) and not isinstance(bounds, str):
-        lowest_highest = tuple(bounds)
-        numbers = all(isinstance(bound, (int, float)) for bound in lowest_highest)
-        if len(lowest_highest) == 2 and numbers and lowest_highest[0] < lowest_highest[1]:
-            return float(lowest_highest[0]), float(lowest_highest[1])
-    raise ValueError(f"bounds must be (lowest, highest) log-variances, for example (-40.0, 40.0); got {bounds!r}.")

@@ -11,24 +11,30 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_uncertainty.adam import MaskedAdam
-from lightning_uncertainty.checks import check_losses
+from lightning_uncertainty.arguments import check_bounds, check_choice, check_init, check_number, check_steps
+from lightning_uncertainty.checks import check_graph, check_losses
 from lightning_uncertainty.collective import sum_over_ranks, world_size
 from lightning_uncertainty.compiled_keys import CompiledKeys
 from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.host_flag import HostFlag
 from lightning_uncertainty.likelihood_vector import LikelihoodVector
 from lightning_uncertainty.log_variances import LogVariances
+from lightning_uncertainty.named_values import NamedValues
 from lightning_uncertainty.names import lookup
 from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
+from lightning_uncertainty.remarks import remarks
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
-from lightning_uncertainty.state import VERSION, read_state
-from lightning_uncertainty.tasks import Task, TaskSpecs, check_bounds, check_init, parse_tasks
+from lightning_uncertainty.state import SavedState, read_state, unmatched, write_state
+from lightning_uncertainty.tasks import Task, TaskSpecs, parse_tasks
+from lightning_uncertainty.window import LossWindow
 
 __all__ = ["UncertaintyWeighting"]
 
+_LOOK_EVERY = 100  # steps
 
-class UncertaintyWeighting:
+
+class UncertaintyWeighting(NamedValues):
     r"""Weights losses by learned homoscedastic uncertainty.
 
     For losses ``L_k`` and log-variances ``s_k = log sigma_k^2`` it returns
@@ -38,6 +44,7 @@ class UncertaintyWeighting:
     [Kendall, Gal, Cipolla, CVPR 2018, equations (3) to (7)], where ``c`` and ``r`` follow from the likelihood of each
     task (:mod:`~lightning_uncertainty.likelihoods`), and learns ``s`` by its own Adam, one :meth:`step` per optimizer
     step, from the closed-form derivative at the mean of all losses since the last step, over micro-batches and ranks.
+    That derivative has no unit, and is cut at +-100: a loss 200 times the expected one is an outlier.
     The gradient that reaches the network is that of the formula with ``s`` held constant, which is what it is in the
     article too. With equal settings ``s`` follows the path of a ``Parameter`` in the user's optimizer.
 
@@ -81,6 +88,7 @@ class UncertaintyWeighting:
         {'depth': 0.01, 'class': 0.0}
     """
 
+    @torch.inference_mode(False)  # made in a validation, it must still train
     def __init__(
         self,
         tasks: TaskSpecs,
@@ -98,40 +106,39 @@ class UncertaintyWeighting:
         nonfinite: Literal["skip", "raise"] = "skip",
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        self.tasks: dict[str, Task] = {task.name: task for task in parse_tasks(tasks)}
-        _check_choice("warmup", warmup, ("initial", "equal"))
-        _check_choice("nonfinite", nonfinite, ("skip", "raise"))
-        _check_steps("warmup_steps", warmup_steps)
-        _check_steps("freeze_after", 0 if freeze_after is None else freeze_after)
-        if not 0.0 <= min_variance_ratio < 1.0:
-            raise ValueError(f"min_variance_ratio must be at least 0 and less than 1; got {min_variance_ratio}.")
+        self.tasks = {task.name: task for task in parse_tasks(tasks)}
+        check_choice("warmup", warmup, ("initial", "equal"))
+        check_choice("nonfinite", nonfinite, ("skip", "raise"))
+        check_steps("warmup_steps", warmup_steps)
+        check_steps("freeze_after", 0 if freeze_after is None else freeze_after)
+        check_number("min_variance_ratio", min_variance_ratio, above=0.0, below=1.0)
         init, bounds = check_init(init), check_bounds(bounds)
         self.warmup_steps, self.warmup, self.freeze_after = warmup_steps, warmup, freeze_after
         self.nonfinite, self.process_group = nonfinite, process_group
         self.training = True
         self.steps = 0
         self._frozen = False
-        self._settled = self._opening = False
-        self._host_flag = HostFlag()
+        self._settled = self._opening = self._trouble_seen = False
+        self._started_flag, self._trouble_flag = HostFlag(), HostFlag()
         self._notices = Notices()
         self._compiled_keys = CompiledKeys(self._notices)
 
         size = len(self.tasks)
         inits = [_initial(task, init, task.bounds or bounds) for task in self.tasks.values()]
-        self._likelihoods = LikelihoodVector(
-            [task.likelihood for task in self.tasks.values()], get_regularizer(regularizer)
-        )
+        self.regularizer = get_regularizer(regularizer)
+        self._likelihoods = LikelihoodVector([task.likelihood for task in self.tasks.values()])
         self._log_vars = LogVariances(
             self._likelihoods,
             inits=inits,
             bounds=[task.bounds or bounds for task in self.tasks.values()],
             min_variance_ratio=min_variance_ratio,
+            regularizer=self.regularizer,
             adam=MaskedAdam(size, lr=lr, betas=betas, eps=eps),
         )
         self._raw_loss = torch.full((size,), math.nan)
         self._lowest_loss = torch.zeros(size)
         self._nonfinite_count = torch.zeros(size, dtype=torch.long)
-        self._window = torch.zeros(4, size)  # since the last step: losses, calls, slopes, refused losses
+        self._window = LossWindow(size)
         self._zero, self._nan = torch.tensor(0.0), torch.tensor(math.nan)
         self._settle(all(value is not None for value in inits))
         self._derive()
@@ -157,16 +164,21 @@ class UncertaintyWeighting:
             self._compiled_keys.note(tuple(losses))
         check_losses(losses, self.tasks, self.device)
         recording = self.training and torch.is_grad_enabled()
-        raw_loss, slope = self._gather(losses)
         if recording:
-            self._check_graph(losses, raw_loss)
+            check_graph(losses, self._notices)
+        raw_loss, slope = self._gather(losses)
         weight, offset = self._weights_for(raw_loss.detach(), recording)
         terms = weight * raw_loss + offset
         present = torch.isfinite(terms.detach())
+        if self.nonfinite == "raise":
+            self._raise_if_refused(losses, present)
         if recording:
             self._record(losses, raw_loss.detach(), slope, present)
         total = torch.where(present, terms, 0.0).sum()
-        return total if losses or not recording else total.requires_grad_()
+        if recording:
+            return total if losses else total.requires_grad_()
+        # A zero here would look like the best validation ever.
+        return torch.where(present.any(), total, torch.nan) if losses else total
 
     def _gather(self, losses: Mapping[str, Tensor | CrossEntropy]) -> tuple[Tensor, Tensor | None]:
         """All raw losses as one vector, NaN where a task is absent, and the slopes of exact ones."""
@@ -195,7 +207,7 @@ class UncertaintyWeighting:
                 raw_loss = self._mean_over_ranks(raw_loss)
         log_var, fresh = self._log_vars.provisional(raw_loss.to(torch.float32), self._held)
         weight = torch.where(fresh, self._likelihoods.weight(log_var), self._weight)
-        return weight, torch.where(fresh, self._likelihoods.offset(log_var), self._offset)
+        return weight, torch.where(fresh, self._offset_at(log_var), self._offset)
 
     def _mean_over_ranks(self, raw_loss: Tensor) -> Tensor:
         if world_size(self.process_group) == 1:
@@ -205,61 +217,51 @@ class UncertaintyWeighting:
         sum_over_ranks(stats, self.process_group)
         return stats[0] / stats[1]
 
-    @torch.no_grad()
     def _record(
         self, losses: Mapping[str, Tensor | CrossEntropy], raw_loss: Tensor, slope: Tensor | None, present: Tensor
     ) -> None:
-        refused = ~present
-        if len(losses) < len(self.tasks):  # left out is not refused
-            refused &= torch.stack([self._zero if name in losses else self._nan for name in self.tasks]) == 0.0
-        if self.nonfinite == "raise" and refused.any():
-            names = [repr(name) for name, no in zip(self.tasks, refused.tolist(), strict=True) if no]
-            raise FloatingPointError(f"The loss of {', '.join(names)} is NaN or infinite in step {self.steps}.")
-        self._window[0] += torch.where(present, raw_loss, 0.0)
-        self._window[1] += present
-        if slope is not None:
-            self._window[2] += torch.where(present, slope, 0.0)
-        self._window[3] += refused
+        with torch.no_grad():
+            self._window.record(raw_loss.to(torch.float32), present, slope, self._refused(losses, present))
 
-    def _check_graph(self, losses: Mapping[str, Tensor | CrossEntropy], raw_loss: Tensor) -> None:
-        if losses and not raw_loss.requires_grad:
-            raise ValueError(
-                f"None of the losses {', '.join(map(repr, losses))} carries a graph, so the network would get no "
-                "gradient. Pass the losses themselves: `torch.tensor([...])`, `.item()` and `.detach()` cut the graph. "
-                "To evaluate, call it under `torch.no_grad()`."
-            )
-        for name, loss in losses.items():
-            if not (loss.logits if isinstance(loss, CrossEntropy) else loss).requires_grad:
-                self._notices.warn(
-                    f"detached {name}",
-                    f"The loss of task {name!r} carries no graph: its sigma is learned, but the network gets no "
-                    "gradient from it. If that is not meant, pass the loss itself; if the task has no labels in this "
-                    "batch, leave its key out.",
-                )
+    def _refused(self, losses: Mapping[str, Tensor | CrossEntropy], present: Tensor) -> Tensor:
+        """Which tasks were given and sat out; left out is not refused."""
+        if len(losses) == len(self.tasks):
+            return ~present
+        return ~present & (torch.stack([self._zero if name in losses else self._nan for name in self.tasks]) == 0.0)
+
+    def _raise_if_refused(self, losses: Mapping[str, Tensor | CrossEntropy], present: Tensor) -> None:
+        refused = self._refused(losses, present).tolist()
+        if names := [repr(name) for name, yes in zip(self.tasks, refused, strict=True) if yes]:
+            raise FloatingPointError(f"The loss of {', '.join(names)} is NaN or infinite in step {self.steps}.")
 
     # ------------------------------------------------------------------------------------------------ learning
 
     @torch.no_grad()
     def step(self) -> None:
         """Learn from the losses since the last step. Call once after each ``optimizer.step()``, on every rank."""
-        sum_over_ranks(self._window, self.process_group)
-        losses, calls, slopes, refused = self._window
-        present = (calls > 0.0) & torch.isfinite(losses + slopes)
-        calls = calls.clamp(min=1.0)
-        raw_loss, slope = (torch.where(present, total / calls, 0.0) for total in (losses, slopes))
-        self._raw_loss = torch.where(present, raw_loss, self._raw_loss)
-        self._lowest_loss = torch.minimum(self._lowest_loss, raw_loss)
-        self._nonfinite_count += refused.to(torch.long)
+        means = self._window.close(self.process_group)
+        present = means.present
+        self._raw_loss = torch.where(present, means.raw_loss, self._raw_loss)
+        self._lowest_loss = torch.minimum(self._lowest_loss, means.raw_loss)
+        self._nonfinite_count += means.refused.to(torch.long)
         if not self._settled and not self._warming_up_equal:
             # At the optimum the gradient is zero but for rounding, which Adam would turn into a full step.
-            present = present & ~self._log_vars.begin(raw_loss, present)
+            present = present & ~self._log_vars.begin(means.raw_loss, present)
             self._opening = False
-            self._settled = self._host_flag.poll(self._log_vars.started.all())
+            self._settled = self._started_flag.poll(self._log_vars.started.all())
         if self.learning:
-            self._log_vars.learn(raw_loss, slope, present)
-        self.discard()
+            self._log_vars.learn(means.raw_loss, means.slope, present)
         self.steps += 1
         self._derive()
+        self._look_for_trouble()
+
+    def _look_for_trouble(self) -> None:
+        """Now and then, without waiting for the device: a loop that reads nothing should hear of trouble too."""
+        if self.steps % _LOOK_EVERY == 0 and not self._trouble_seen:
+            trouble = (self._nonfinite_count > 0) | (self._lowest_loss < 0.0)
+            self._trouble_seen = self._trouble_flag.poll(trouble.any())
+            if self._trouble_seen:
+                self.snapshot()  # which says it
 
     @property
     def learning(self) -> bool:
@@ -276,7 +278,10 @@ class UncertaintyWeighting:
         return self._frozen or (self.freeze_after is not None and self.steps >= self.freeze_after)
 
     def freeze(self) -> None:
-        """Keep ``s`` as it is from now on. The losses are still weighed, logged and counted."""
+        """Keep ``s`` as it is from now on. The losses are still weighed, logged and counted.
+
+        A task that has no ``s`` yet still starts from its first loss, and then stays there.
+        """
         self._frozen = True
 
     def unfreeze(self) -> None:
@@ -285,7 +290,12 @@ class UncertaintyWeighting:
 
     def discard(self) -> None:
         """Forget the losses since the last step, as gradients are forgotten by ``zero_grad()``."""
-        self._window.zero_()
+        self._window.clear()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether losses were weighed since the last step; a host transfer."""
+        return bool(self._window.sums[1].any())
 
     def train(self, mode: bool = True) -> UncertaintyWeighting:
         """Set whether calls remember their losses for the next step. The callback does this."""
@@ -304,16 +314,20 @@ class UncertaintyWeighting:
         """
         self._settled = settled
         self._opening = not settled
-        self._host_flag = HostFlag()
+        self._started_flag = HostFlag()
 
+    @torch.inference_mode(False)
     def _derive(self) -> None:
         """Everything that follows from the state."""
         self._weight = self._likelihoods.weight(self._log_vars.value)
-        self._offset = self._likelihoods.offset(self._log_vars.value)
+        self._offset = self._offset_at(self._log_vars.value)
         self._held = torch.full_like(self._log_vars.started, self._warming_up_equal)
         if self._warming_up_equal:
-            self._weight = torch.where(self._likelihoods.learned, 1.0, self._weight)
+            self._weight = self._weight.masked_fill(self._log_vars.learned, 1.0)
             self._offset = torch.zeros_like(self._offset)
+
+    def _offset_at(self, log_var: Tensor) -> Tensor:
+        return self._likelihoods.regularized * self.regularizer.value(log_var)
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -331,46 +345,6 @@ class UncertaintyWeighting:
     def log_var(self) -> Tensor:
         """A copy of ``s``, fp32, of shape (K,), in the order of :attr:`task_names`."""
         return self._log_vars.value.clone()
-
-    @property
-    def log_vars(self) -> dict[str, float]:
-        """``s = log sigma^2`` by name. Assign a dict with some or all learned tasks to set them on purpose."""
-        return {name: task.log_var for name, task in self.snapshot().tasks.items()}
-
-    @log_vars.setter
-    def log_vars(self, values: Mapping[str, float]) -> None:
-        self._assign(values)
-
-    @property
-    def sigmas(self) -> dict[str, float]:
-        """``sigma`` by name, in the unit of the target for a regression; without the fixed tasks. Can be assigned."""
-        tasks = self.snapshot().tasks.items()
-        return {name: task.sigma for name, task in tasks if task.sigma is not None}
-
-    @sigmas.setter
-    def sigmas(self, values: Mapping[str, float]) -> None:
-        self._assign({name: 2.0 * _log("sigma", name, value) for name, value in values.items()})
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Effective ``sigma^-2`` by name (Laplace: ``1 / b``; fixed: the weight). Can be assigned where learned."""
-        return {name: task.weight for name, task in self.snapshot().tasks.items()}
-
-    @weights.setter
-    def weights(self, values: Mapping[str, float]) -> None:
-        rates = {name: task.likelihood.precision_rate or 1.0 for name, task in self.tasks.items()}
-        self._assign({n: -_log("weight", n, value) / rates.get(n, 1.0) for n, value in values.items()})
-
-    def fixed_weights(self) -> dict[str, float]:
-        """The factors before the raw losses as they are now, to be used as ``tasks`` of a run that learns none.
-
-        For an exact softmax, which has no such factor, it is that of its approximation, equation (6).
-
-        >>> UncertaintyWeighting(UncertaintyWeighting({"depth": "gaussian"}, init=0.0).fixed_weights()).weights
-        {'depth': 0.5}
-        """
-        tasks = self.snapshot().tasks.items()
-        return {n: t.weight if self.tasks[n].likelihood.tempered else t.coefficient for n, t in tasks}
 
     @torch.no_grad()
     def snapshot(self) -> Snapshot:
@@ -403,39 +377,23 @@ class UncertaintyWeighting:
                 at_bound=("lower" if at_lower else "upper" if at_upper else None) if learned else None,
                 started=bool(started),
             )
-            self._remark(name, tasks[name], lowest)
+            for subject, sentence in remarks(name, tasks[name], lowest):
+                self._notices.warn(subject, sentence)
         return Snapshot(self.steps, tasks)
 
-    def _remark(self, name: str, task: TaskSnapshot, lowest_loss: float) -> None:
-        if task.nonfinite:
-            self._notices.warn(
-                f"nonfinite {name}",
-                f"The loss of task {name!r} was NaN or infinite in {task.nonfinite} calls so far; the task sat them "
-                "out. If labels were missing, leave the key out of the losses; if it diverges, find out where with "
-                'nonfinite="raise".',
-            )
-        if lowest_loss < 0.0 and task.sigma is not None and self.tasks[name].likelihood.regularized:
-            self._notices.warn(
-                f"negative {name}",
-                f"The loss of task {name!r} was negative (mean of a step: {lowest_loss:.3g}), which the "
-                f"{task.likelihood} likelihood does not allow for: its weight then only grows. If the loss is already "
-                f"a log-likelihood, give it a fixed weight: tasks={{{name!r}: 1.0}}.",
-            )
-        if task.at_bound and task.started:
-            self._notices.warn(
-                f"bound {name}",
-                f"The log-variance of task {name!r} is held by its {task.at_bound} bound ({task.log_var:.3g}), so its "
-                "weight no longer follows its loss. That is right for a loss that goes to zero; else set "
-                "`min_variance_ratio` or `bounds`.",
-            )
-
+    @torch.inference_mode(False)
     def _assign(self, log_vars: Mapping[str, float]) -> None:
         learned = {name: task for name, task in self.tasks.items() if task.likelihood.learned}
-        values = {task.name: 0.0 for task in self.tasks.values()}
+        floor, ceiling = self._log_vars.floor.tolist(), self._log_vars.ceiling.tolist()
+        values = dict.fromkeys(self.tasks, 0.0)
         for name, value in log_vars.items():
             lookup("learned task", name, learned)
-            if not math.isfinite(value):
-                raise ValueError(f"Task {name!r} cannot have a log-variance of {value}.")
+            index = self.task_names.index(name)
+            if not floor[index] <= value <= ceiling[index]:
+                raise ValueError(
+                    f"Task {name!r} cannot have a log-variance of {value}: its bounds are {floor[index]:g} and "
+                    f"{ceiling[index]:g}."
+                )
             values[name] = value
         chosen = torch.tensor([name in log_vars for name in self.tasks], device=self.device)
         self._log_vars.assign(chosen, torch.tensor(list(values.values()), device=self.device))
@@ -448,10 +406,11 @@ class UncertaintyWeighting:
 
     # ------------------------------------------------------------------------------------------------ moving
 
+    @torch.inference_mode(False)
     def to(self, device: torch.device | str | int) -> UncertaintyWeighting:
         """Move to ``device``, as copies: nothing is shared with other processes afterwards. The dtypes stay."""
         target = torch.device(device)
-        for holder in (self, self._likelihoods, self._log_vars, self._log_vars.adam):
+        for holder in (self, self._likelihoods, self._log_vars, self._log_vars.adam, self._window):
             for name, value in vars(holder).items():
                 if isinstance(value, Tensor):
                     setattr(holder, name, value.to(target, copy=True))
@@ -462,15 +421,9 @@ class UncertaintyWeighting:
 
         The losses since the last step are not part of it, as gradients are not part of a model's.
         """
-        return {
-            "version": VERSION,
-            "tasks": list(self.tasks),
-            "likelihoods": [task.likelihood.name for task in self.tasks.values()],
-            "steps": self.steps,
-            "frozen": self._frozen,
-            **{key: tensor.detach().to("cpu", copy=True) for key, tensor in self._state().items()},
-        }
+        return write_state(self._short_forms(), self.regularizer.name, self.steps, self._frozen, self._state())
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``. Tasks are matched by name: new ones start from the data, vanished ones are dropped.
@@ -480,11 +433,10 @@ class UncertaintyWeighting:
         """
         own = self._state()
         saved = read_state(state, list(own))
-        known = dict(zip(saved.tasks, saved.likelihoods, strict=True))
-        matched = [name for name, task in self.tasks.items() if known.get(name) == task.likelihood.name]
-        self._report_unmatched(known, matched)
+        self._warn_of_differences(saved)
+        matched = [name for name, form in self._short_forms().items() if saved.tasks.get(name) == form]
         here = torch.tensor([self.task_names.index(name) for name in matched], dtype=torch.long)
-        there = torch.tensor([saved.tasks.index(name) for name in matched], dtype=torch.long)
+        there = torch.tensor([list(saved.tasks).index(name) for name in matched], dtype=torch.long)
         for key, tensor in own.items():
             tensor[here.to(tensor.device)] = saved.tensors[key].cpu()[there].to(tensor)
         self.steps, self._frozen = saved.steps, saved.frozen
@@ -492,23 +444,35 @@ class UncertaintyWeighting:
         self._settle(bool(self._log_vars.started.all()))
         self._derive()
 
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> UncertaintyWeighting:
+        """An engine with the tasks, the regulariser and the values of ``state``, and otherwise default options.
+
+        Raises:
+            ValueError: if ``state`` is not usable, or has a likelihood that is not one of this package.
+        """
+        saved = read_state(state, ())
+        weighting = cls(saved.tasks, regularizer=saved.regularizer)
+        weighting.load_state_dict(state)
+        return weighting
+
     def _state(self) -> dict[str, Tensor]:
         return {**self._log_vars.state(), "raw_loss": self._raw_loss, "nonfinite": self._nonfinite_count}
 
-    def _report_unmatched(self, known: Mapping[str, str], matched: list[str]) -> None:
-        for name in dict.fromkeys([*known, *self.tasks]):
-            if name in matched:
-                continue
-            if name not in self.tasks:
-                what = "is in the checkpoint but not among the tasks: its sigma was dropped"
-            elif name not in known:
-                what = "is not in the checkpoint: its sigma starts from the beginning"
-            else:
-                what = (
-                    f"was {known[name]!r} in the checkpoint and is {self.tasks[name].likelihood.name!r} now: "
-                    "its sigma starts from the beginning"
-                )
-            self._notices.warn(f"unmatched {name}", f"Task {name!r} {what}.")
+    def _short_forms(self) -> dict[str, str | float]:
+        """What :func:`parse_tasks` would make these tasks of."""
+        kinds = {name: task.likelihood for name, task in self.tasks.items()}
+        return {name: kind.name if kind.learned else float(kind.coefficient) for name, kind in kinds.items()}
+
+    def _warn_of_differences(self, saved: SavedState) -> None:
+        for name, sentence in unmatched(saved.tasks, self._short_forms()).items():
+            self._notices.warn(f"unmatched {name}", sentence)
+        if saved.regularizer != self.regularizer.name:
+            self._notices.warn(
+                "regularizer",
+                f"The checkpoint was trained with regularizer={saved.regularizer!r}, and this is "
+                f"{self.regularizer.name!r}: sigma will move to another optimum.",
+            )
 
 
 def _initial(task: Task, default: float | Literal["auto"], bounds: tuple[float, float]) -> float | None:
@@ -521,19 +485,3 @@ def _initial(task: Task, default: float | Literal["auto"], bounds: tuple[float, 
     if not bounds[0] <= init <= bounds[1]:
         raise ValueError(f"The initial log-variance of task {task.name!r}, {init}, lies outside its bounds {bounds}.")
     return init
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
-
-
-def _check_steps(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be a number of steps that is not negative; got {value!r}.")
-
-
-def _log(what: str, name: str, value: float) -> float:
-    if not value > 0.0:
-        raise ValueError(f"The {what} of task {name!r} must be positive; got {value}.")
-    return math.log(value)

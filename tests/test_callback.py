@@ -1,3 +1,5 @@
+import contextlib
+import copy
 import math
 import pickle
 
@@ -64,6 +66,37 @@ def test_training_step_is_restored_when_training_fails(tmp_path):
     with pytest.raises(OSError, match="mine"):
         fit(tmp_path, module, callback=UncertaintyCallback(TASKS))
     assert "training_step" not in vars(module)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["after training", "after a failure"])
+def test_the_engine_works_without_a_trainer_afterwards(tmp_path, fails):
+    class Maybe(Weighed):
+        def on_train_epoch_end(self):
+            if fails:
+                raise OSError("mine")
+
+    module = Maybe()
+    with pytest.raises(OSError, match="mine") if fails else contextlib.nullcontext():
+        fit(tmp_path, module)
+    before = module.uncertainty.log_vars
+    module.weigh({"a": torch.tensor(1e3, requires_grad=True), "b": torch.tensor(1e3, requires_grad=True)})
+    module.uncertainty.step()
+    assert module.uncertainty.log_vars != before
+
+
+def test_a_deep_copy_made_during_training_has_a_step_of_its_own(tmp_path):
+    class Copies(Callback):
+        def on_train_end(self, trainer, module):
+            self.copy = copy.deepcopy(module)
+
+    copies = Copies()
+    module = Returned()
+    fit(tmp_path, module, callback=UncertaintyCallback(TASKS), callbacks=[copies])
+    before = module.net.weight.clone()
+    output = copies.copy.training_step(batches().batches[0], 0)
+    output["loss"].backward()
+    assert copies.copy.net.weight.grad.abs().sum() > 0.0
+    assert module.net.weight.grad is None or torch.equal(module.net.weight, before)
 
 
 def test_returned_losses_may_hold_logits(tmp_path):
@@ -285,6 +318,38 @@ def test_manual_optimisation_without_the_mixin_is_refused(tmp_path):
     module.automatic_optimization = False
     with pytest.raises(ValueError, match="Derive it from UncertaintyMixin"):
         fit(tmp_path, module, callback=UncertaintyCallback(TASKS))
+
+
+def test_optimizers_that_the_trainer_does_not_count_are_told(tmp_path):
+    class Raw(Weighed):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            optimizer.zero_grad()
+            self.manual_backward(self.weigh(self.losses(batch)))
+            optimizer.step()
+
+    with pytest.warns(UncertaintyWarning, match=r"no optimizer has stepped.*`self.uncertainty.step\(\)`"):
+        fit(tmp_path, Raw())
+
+    class Own(Raw):
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            self.uncertainty.step()
+
+    module, _ = fit(tmp_path, Own())
+    assert module.uncertainty.steps == 48
+
+
+@pytest.mark.filterwarnings("ignore:The loss of task '.' was NaN")
+def test_losses_that_are_all_nan_are_not_taken_for_losses_that_never_came(tmp_path):
+    class Diverged(Weighed):
+        def losses(self, batch):
+            return {name: loss * math.nan for name, loss in super().losses(batch).items()}
+
+    module, _ = fit(tmp_path, Diverged())  # any other warning is an error
+    assert module.uncertainty.snapshot().tasks["a"].nonfinite == 48
 
 
 def test_a_module_that_never_weighs_is_told(tmp_path):

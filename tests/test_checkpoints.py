@@ -3,7 +3,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyWarning
+from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWarning
 from tests.models import TASKS, Plain, Returned, Validated, Weighed, batches, fit, trainer
 from tests.test_logging import rows
 
@@ -71,6 +71,39 @@ def test_load_from_checkpoint_without_a_trainer_gives_sigma_back(checkpoint):
     module, path = checkpoint
     loaded = Weighed.load_from_checkpoint(path, weights_only=True)
     assert loaded.uncertainty.sigmas == module.uncertainty.sigmas
+
+
+def test_load_from_checkpoint_knows_the_tasks_and_the_regularizer_that_only_the_callback_had(tmp_path):
+    class NoTasks(UncertaintyMixin, Plain):
+        def training_step(self, batch, batch_idx):
+            return self.weigh(self.losses(batch))
+
+    callback = UncertaintyCallback({"a": "gaussian", "b": 0.3}, regularizer="sigma")
+    module, runner = fit(tmp_path, NoTasks(), callback=callback)
+    runner.save_checkpoint(tmp_path / "run.ckpt")
+    loaded = NoTasks.load_from_checkpoint(tmp_path / "run.ckpt")
+    losses = {name: torch.tensor(2.0) for name in TASKS}
+    with torch.no_grad():
+        assert torch.equal(loaded.weigh(losses), module.weigh(losses))
+
+
+def test_saving_between_two_manual_steps_of_a_batch_makes_no_step_of_ours(tmp_path):
+    class Saves(Weighed):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            one, two = self.optimizers()
+            self.manual_backward(self.weigh(self.losses(batch)))
+            one.step()
+            if batch_idx == 3:
+                self.trainer.save_checkpoint(tmp_path / "between.ckpt")
+            two.step()
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD([parameter], lr=0.01) for parameter in self.parameters()]
+
+    module, _ = fit(tmp_path, Saves(), max_epochs=1)
+    assert module.uncertainty.steps == 24
 
 
 def test_save_weights_only_keeps_sigma(tmp_path):

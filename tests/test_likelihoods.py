@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
+from lightning_uncertainty import UncertaintyWeighting
 from lightning_uncertainty.likelihood_vector import LikelihoodVector
-from lightning_uncertainty.likelihoods import Fixed, SoftmaxExact, get_likelihood
+from lightning_uncertainty.likelihoods import Fixed, Likelihood, SoftmaxExact, get_likelihood
 from lightning_uncertainty.regularizers import get_regularizer
 from tests import oracle
 
@@ -30,7 +31,7 @@ def test_closed_form_derivatives_are_those_of_autograd(likelihood, regularizer, 
     kind, penalty = get_likelihood(likelihood), get_regularizer(regularizer)
     at = torch.tensor(s, dtype=torch.float64)
     expected = oracle.derivative(lambda x: oracle.term(likelihood, regularizer, x, loss), s)
-    torch.testing.assert_close(kind.weight_derivative(at) * loss + penalty.derivative(at), expected)
+    torch.testing.assert_close(kind.derivative(torch.tensor(loss, dtype=torch.float64), at, penalty), expected)
     torch.testing.assert_close(
         kind.weight_derivative(at), oracle.derivative(lambda x: oracle.TERMS[likelihood](x, 1.0), s)
     )
@@ -93,29 +94,41 @@ def test_scaling_a_loss_moves_its_optimum_by_a_multiple_of_log_c(likelihood, reg
 
 
 def test_the_vector_of_likelihoods_agrees_with_each_of_them():
-    names = [*oracle.TERMS, "softmax_exact", 0.3]
-    kinds = [get_likelihood(name) for name in names]
-    s, loss = torch.linspace(-2, 2, len(names)), torch.linspace(0.1, 5, len(names))
-    for name in oracle.REGULARIZERS:
-        penalty = get_regularizer(name)
-        vector = LikelihoodVector(kinds, penalty)
-        total = vector.weight(s) * loss + vector.offset(s)
-        gradient = vector.gradient(s, loss, torch.zeros_like(s))
+    kinds = [get_likelihood(name) for name in [*oracle.TERMS, "softmax_exact", 0.3]]
+    vector = LikelihoodVector(kinds)
+    s, loss = torch.linspace(-2, 2, len(kinds)), torch.linspace(0.1, 5, len(kinds))
+    for penalty in map(get_regularizer, oracle.REGULARIZERS):
         for k, kind in enumerate(kinds):
-            torch.testing.assert_close(total[k], kind.term(loss[k], s[k], penalty))
+            torch.testing.assert_close(vector.term(loss, s, penalty)[k], kind.term(loss[k], s[k], penalty))
+            torch.testing.assert_close(vector.derivative(loss, s, penalty)[k], kind.derivative(loss[k], s[k], penalty))
             torch.testing.assert_close(vector.precision(s)[k], kind.precision(s[k]))
             if kind.regularized:
-                torch.testing.assert_close(vector.optimum(loss)[k], kind.optimum(loss[k], penalty))
-                expected = kind.weight_derivative(s[k]) * loss[k] + penalty.derivative(s[k])
-                torch.testing.assert_close(gradient[k], expected)
-            else:
-                assert gradient[k] == 0.0
+                torch.testing.assert_close(vector.optimum(loss, penalty)[k], kind.optimum(loss[k], penalty))
 
 
-@pytest.mark.parametrize("kind", [Fixed(2.0), SoftmaxExact()])
-def test_no_optimum_where_none_follows_from_the_loss(kind):
-    with pytest.raises(ValueError, match="no optimum"):
-        kind.optimum(torch.tensor(1.0))
+@pytest.mark.parametrize("kind", [Fixed(2.0), SoftmaxExact()], ids=str)
+def test_where_nothing_is_weighed_by_s_the_loss_moves_nothing_and_has_no_optimum(kind):
+    assert kind.derivative(torch.tensor(3.0), torch.tensor(0.7)) == 0.0
+    assert not torch.isfinite(kind.optimum(torch.tensor(3.0)))
+
+
+def test_a_likelihood_of_ones_own_is_given_by_its_attributes():
+    class Exponential(Likelihood):
+        """-log p = L / mu + log mu for s = log mu^2."""
+
+        name = "exponential"
+        rate = 0.5
+        precision_rate = 0.5
+
+    weighting = UncertaintyWeighting({"a": Exponential()})
+    weighting({"a": torch.tensor(3.0, requires_grad=True)})
+    weighting.step()
+    assert weighting.sigmas["a"] == pytest.approx(3.0)
+    with pytest.raises(TypeError, match="Wrong redefines weight"):
+
+        class Wrong(Likelihood):
+            def weight(self, log_var):
+                return log_var
 
 
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])

@@ -145,6 +145,7 @@ def test_barebones_trains_and_logs_nothing(tmp_path):
     runner = trainer(tmp_path, UncertaintyCallback(), **BAREBONES)
     runner.fit(module, batches())
     assert module.uncertainty.steps == 48
+    assert not runner.loggers
 
 
 BAREBONES = {"barebones": True, "logger": None, "enable_checkpointing": None, "enable_progress_bar": None}

@@ -67,6 +67,30 @@ def test_warmup_freezing_and_counts_are_resumed():
     assert one.state_dict()["nonfinite"].item() == 1
 
 
+def test_a_frozen_engine_stays_frozen():
+    one, two = (UncertaintyWeighting({"a": "gaussian"}, init=0.0) for _ in range(2))
+    one.freeze()
+    two.load_state_dict(one.state_dict())
+    two({"a": torch.tensor(9.0, requires_grad=True)})
+    two.step()
+    assert two.frozen
+    assert two.log_vars["a"] == 0.0
+
+
+def test_an_engine_can_be_made_of_its_state_alone(trained):
+    weighting = UncertaintyWeighting({**TASKS, "aux": 0.25}, regularizer="sigma")
+    weighting.log_vars = trained.log_vars
+    twin = UncertaintyWeighting.from_state_dict(weighting.state_dict())
+    losses = {name: torch.tensor(2.0, requires_grad=True) for name in weighting.tasks}
+    assert torch.equal(twin(losses), weighting(losses))
+
+
+def test_another_regularizer_than_that_of_the_checkpoint_is_named(trained):
+    other = UncertaintyWeighting(TASKS, regularizer="sigma")
+    with pytest.warns(UncertaintyWarning, match="trained with regularizer='log_sigma', and this is 'sigma'"):
+        other.load_state_dict(trained.state_dict())
+
+
 def test_a_state_is_not_changed_by_what_comes_after(trained, values):
     state = trained.state_dict()
     kept = {key: value.clone() for key, value in state.items() if isinstance(value, torch.Tensor)}
