@@ -128,7 +128,8 @@ class UncertaintyCallback(CallbackBase):
             raise ValueError(
                 f"This Trainer has {len(names)} UncertaintyCallbacks ({', '.join(map(repr, names))}), and each would "
                 "weigh the losses of the same module again. Name all tasks in one of them. For a module with several "
-                "totals, as in adversarial training, give each total its own UncertaintyWeighting and call its `step()`."
+                "totals, as in adversarial training, give each further total an UncertaintyWeighting of its own, and "
+                "call its `step()`."
             )
 
     def _weighting_for(self, pl_module: LightningModule) -> UncertaintyWeighting:

@@ -142,7 +142,7 @@ def test_it_warns_before_torch_makes_no_more_graphs(eager_backend, limit):
             call(losses_of(KEY_SETS[limit - 2]))
         call(losses_of(KEY_SETS[limit - 1]))
         assert eager_backend.frame_count == limit
-        with pytest.raises(Exception, match="limit|fullgraph=True"):
+        with pytest.raises(Exception, match=r"limit|fullgraph=True"):
             call(losses_of(KEY_SETS[limit]))
 
 

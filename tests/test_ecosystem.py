@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import (
     Callback,
     LearningRateFinder,
     LearningRateMonitor,
-    ModelCheckpoint,
     StochasticWeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger
@@ -305,9 +304,7 @@ def test_both_packages_train_the_same(tmp_path, package):
         return module
 
     checkpoint = package.pytorch.callbacks.ModelCheckpoint if package is L else pl.callbacks.ModelCheckpoint
-    whole = train(
-        UncertaintyCallback(), checkpoint(tmp_path, filename="{step}", every_n_train_steps=7, save_top_k=-1)
-    )
+    whole = train(UncertaintyCallback(), checkpoint(tmp_path, filename="{step}", every_n_train_steps=7, save_top_k=-1))
     assert_same_run(whole, train(ckpt_path=tmp_path / "step=7.ckpt"))  # the mixin alone: a callback of its own
     assert_same_run(whole, fit(tmp_path)[0])
     assert Net.load_from_checkpoint(tmp_path / "step=7.ckpt").uncertainty.steps == 7
