@@ -10,10 +10,11 @@ import yaml
 from lightning_uncertainty import UncertaintyMixin
 from tests.models import Plain, batches
 
-# jsonargparse's word to Lightning, which still calls it by an older name
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:jsonargparse", "ignore:(?s).*JsonargparseDeprecation"
-)
+
+@pytest.fixture(autouse=True)
+def _no_word_of_jsonargparse_to_lightning(monkeypatch):
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
 
 PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
 
