@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint format clean
+LOWEST := .venv-lowest
+
+.PHONY: demo test test-lowest lint format clean
 
 demo: $(READY)  ## three runs on real data: plain sum, standardised by hand, learned weights
 	$(BIN)/lightning-uncertainty demo
 
 test: $(READY)  ## all tests, the doctests and the README's code
 	$(BIN)/python -m pytest
+
+# Old packages warn about what newer ones changed; only our own warnings stay errors.
+test-lowest: $(LOWEST)/.ready  ## all tests with the lowest versions that pyproject.toml allows (about 5 GB of torch)
+	$(LOWEST)/bin/python -m pytest -W default -W error::lightning_uncertainty.UncertaintyWarning
 
 lint: $(READY)  ## style, types, import contracts
 	$(BIN)/ruff check .
@@ -22,7 +28,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv demo_output
+	rm -rf .venv $(LOWEST) demo_output
 
 # torch goes first and alone: asked for together with the rest, pip may look for another build of it.
 $(READY): pyproject.toml constraints.txt
@@ -30,3 +36,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(READY)
+
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt torch
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable ".[dev]"
+	touch $(LOWEST)/.ready

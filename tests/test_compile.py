@@ -119,17 +119,17 @@ def losses_of(names):
 KEY_SETS = [s for size in (1, 2, 3) for s in itertools.combinations("abc", size)]
 
 
-def test_each_set_of_keys_costs_one_graph_and_their_order_none(eager_backend):
+def test_each_set_of_keys_costs_one_graph_and_its_return_none(eager_backend):
     weighting = UncertaintyWeighting(dict.fromkeys("abc", "gaussian"))
     call = compiled(weighting.__call__, eager_backend)
     for _ in range(2):
-        for names in ("a", "ab", "ba", "abc"):
+        for names in ("a", "ab", "abc"):
             call(losses_of(names)).backward()
             weighting.step()
     assert eager_backend.frame_count == 3
 
 
-@pytest.mark.parametrize("limit", [4, 6])
+@pytest.mark.parametrize("limit", [3, 5])
 def test_it_warns_before_torch_makes_no_more_graphs(eager_backend, limit):
     """With a new set of keys each time; torch itself refuses the one after its limit."""
     weighting = UncertaintyWeighting(dict.fromkeys("abc", "gaussian"))
@@ -142,7 +142,7 @@ def test_it_warns_before_torch_makes_no_more_graphs(eager_backend, limit):
             call(losses_of(KEY_SETS[limit - 2]))
         call(losses_of(KEY_SETS[limit - 1]))
         assert eager_backend.frame_count == limit
-        with pytest.raises(Exception, match="limit|fullgraph=True"):
+        with pytest.raises(Exception, match=r"limit|fullgraph=True"):
             call(losses_of(KEY_SETS[limit]))
 
 
