@@ -110,7 +110,7 @@ class UncertaintyWeighting:
         self.training = True
         self.steps = 0
         self._frozen = False
-        self._settled = self._opening = False
+        self._settled = False
         self._host_flag = HostFlag()
         self._notices = Notices()
 
@@ -187,7 +187,7 @@ class UncertaintyWeighting:
         if not torch.compiler.is_compiling():
             if self._settled:
                 return self._weight, self._offset
-            if recording and self._opening and not self._warming_up_equal:
+            if recording and self._opening:
                 raw_loss = self._mean_over_ranks(raw_loss)
         log_var, fresh = self._log_vars.provisional(raw_loss.to(torch.float32), self._held)
         weight = torch.where(fresh, self._likelihoods.weight(log_var), self._weight)
@@ -249,7 +249,6 @@ class UncertaintyWeighting:
         if not self._settled and not self._warming_up_equal:
             # At the optimum the gradient is zero but for rounding, which Adam would turn into a full step.
             present = present & ~self._log_vars.begin(raw_loss, present)
-            self._opening = False
             self._settled = self._host_flag.poll(self._log_vars.started.all())
         if self.learning:
             self._log_vars.learn(raw_loss, slope, present)
@@ -265,6 +264,15 @@ class UncertaintyWeighting:
     @property
     def _warming_up_equal(self) -> bool:
         return self.warmup == "equal" and self.steps < self.warmup_steps
+
+    @property
+    def _opening(self) -> bool:
+        """Whether this is the first window in which an ``s`` can get a value.
+
+        In it the ranks agree on the mean loss of each call, so that they all start with the same weights. It follows
+        from the state, so that a resumed run reduces what the uninterrupted one reduces.
+        """
+        return self.steps == (self.warmup_steps if self.warmup == "equal" else 0)
 
     @property
     def frozen(self) -> bool:
@@ -293,13 +301,8 @@ class UncertaintyWeighting:
         return self.train(False)
 
     def _settle(self, settled: bool) -> None:
-        """Remember on the host whether every ``s`` has a value.
-
-        Until then each call looks, and in the first window the ranks agree on the mean loss, so that they all start
-        with the same weights.
-        """
+        """Remember on the host whether every ``s`` has a value. Until then each call looks."""
         self._settled = settled
-        self._opening = not settled
         self._host_flag = HostFlag()
 
     def _derive(self) -> None:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin
+from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
 from tests.models import Loader, trainer
 
 TASKS = {"a": "gaussian", "b": "laplace", "c": "softmax", "late": "gaussian"}
@@ -317,3 +317,33 @@ def resumable(folder, epochs, kill_at=None, *, module=None, loader=None, every=5
         "engine": module.uncertainty.state_dict(),
         "network": [parameter.detach().clone() for parameter in module.parameters()],
     }
+
+
+def engine_steps(weighting, steps, *, tasks=TASKS, losses=None):
+    """A loop in plain torch, with losses that differ per rank; the totals of this rank."""
+    totals = []
+    for step in steps:
+        generator = torch.Generator().manual_seed(1000 * step + dist.get_rank())
+        here = losses(step) if losses else tasks
+        parameters = {name: (torch.rand((), generator=generator) + 0.5).requires_grad_() for name in tasks}
+        total = weighting({name: parameters[name] for name in here})
+        total.backward()
+        weighting.step()
+        totals.append(total.item())
+    return totals
+
+
+def late_task_after_a_resume():
+    """A task that first appears in the step after the resume, on both ranks."""
+    dist.init_process_group("gloo")
+    tasks = {"a": "gaussian", "late": "gaussian"}
+
+    def losses(step):
+        return ["a"] if step < 3 else ["a", "late"]
+
+    whole, first, rest = (UncertaintyWeighting(tasks) for _ in range(3))
+    totals = engine_steps(whole, range(6), tasks=tasks, losses=losses)
+    engine_steps(first, range(3), tasks=tasks, losses=losses)
+    rest.load_state_dict(first.state_dict())
+    resumed = engine_steps(rest, range(3, 6), tasks=tasks, losses=losses)
+    return {"whole": totals[3:], "resumed": resumed, "same": torch.equal(whole.log_var, rest.log_var)}
