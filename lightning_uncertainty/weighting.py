@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -455,6 +456,14 @@ class UncertaintyWeighting:
                 if isinstance(value, Tensor):
                     setattr(holder, name, value.to(target, copy=True))
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> UncertaintyWeighting:
+        """A copy that shares nothing but the process group, which cannot be copied. Moving averages copy modules."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        memo[id(self.process_group)] = self.process_group
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, by task name, on the CPU; loads with ``weights_only=True``.
