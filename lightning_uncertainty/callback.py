@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lightning_uncertainty.collective import world_size
 from lightning_uncertainty.lightning_bases import CallbackBase
 from lightning_uncertainty.mixin import (
     UncertaintyMixin,
@@ -122,13 +123,36 @@ class UncertaintyCallback(CallbackBase):
     # ------------------------------------------------------------------------------------------------ attaching
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Attach the weights, in every stage, on the device of the strategy."""
+        """Attach the weights, in every stage, on the device of the strategy.
+
+        Raises:
+            ValueError: if the losses of all processes are not to be averaged, or cannot be.
+        """
+        if stage == "fit":
+            self._check_processes(trainer, pl_module)
         self._weighting = self._weighting_for(pl_module)
         attach_weighting(pl_module, self._weighting)
         # A copy on the strategy's device: spawned ranks would share CPU tensors with the process that started them.
         self._weighting.eval().to(trainer.strategy.root_device)
         if stage == "fit" and not isinstance(pl_module, UncertaintyMixin):
             self._weigh_returned_losses(pl_module)
+
+    def _check_processes(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a strategy in which the mean over all processes would be wrong, or none at all."""
+        strategy = type(trainer.strategy).__name__
+        if trainer.world_size > 1 and world_size() == 1:
+            raise ValueError(
+                f"{strategy} runs {trainer.world_size} processes without torch.distributed, so that sigma would differ "
+                "from one to the other. Use a strategy that has it: DDP, FSDP, ModelParallel or DeepSpeed; or "
+                "train with one process."
+            )
+        mesh = getattr(pl_module, "_device_mesh", None)  # the property raises without one
+        stages = [name for name in getattr(mesh, "mesh_dim_names", None) or () if name.startswith(("pp", "pipe"))]
+        if stages and self._options["process_group"] is None:
+            raise ValueError(
+                f"{strategy} has pipeline stages (mesh dimension {stages[0]!r}), and only the last one sees the "
+                "losses. Give UncertaintyCallback the processes of that stage: process_group=..."
+            )
 
     def _weighting_for(self, pl_module: LightningModule) -> UncertaintyWeighting:
         """The engine that the user gave to the module; or that of the last fit; or a new one with its state."""
