@@ -64,4 +64,4 @@ def test_soak_of_5000_steps_with_five_tasks_missing_at_random(tmp_path):
     learned = dict(zip(ranks.FIVE, one["engine"]["log_var"].exp().tolist(), strict=True))
     assert learned == pytest.approx(expected, rel=0.35)
     for record in (one, other):
-        assert record["resident"][-1] - record["resident"][0] < 2 * 2**20
+        assert record["resident"][-1] - record["resident"][4] < 2**20  # bytes, since half of the way
