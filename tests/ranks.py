@@ -1,19 +1,25 @@
 """What the processes of the distributed tests run. Each function returns what its rank has seen."""
 
+import copy
+import gc
 import os
+import pickle
+import random
+import runpy
 import signal
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin
+from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
 from tests.models import Loader, trainer
 
 TASKS = {"a": "gaussian", "b": "laplace", "c": "softmax", "late": "gaussian"}
@@ -317,3 +323,118 @@ def resumable(folder, epochs, kill_at=None, *, module=None, loader=None, every=5
         "engine": module.uncertainty.state_dict(),
         "network": [parameter.detach().clone() for parameter in module.parameters()],
     }
+
+
+def engine_steps(weighting, steps, *, tasks=TASKS, losses=None):
+    """A loop in plain torch, with losses that differ per rank; the totals of this rank."""
+    totals = []
+    for step in steps:
+        generator = torch.Generator().manual_seed(1000 * step + dist.get_rank())
+        here = losses(step) if losses else tasks
+        parameters = {name: (torch.rand((), generator=generator) + 0.5).requires_grad_() for name in tasks}
+        total = weighting({name: parameters[name] for name in here})
+        total.backward()
+        weighting.step()
+        totals.append(total.item())
+    return totals
+
+
+def late_task_after_a_resume():
+    """A task that first appears in the step after the resume, on both ranks."""
+    dist.init_process_group("gloo")
+    tasks = {"a": "gaussian", "late": "gaussian"}
+
+    def losses(step):
+        return ["a"] if step < 3 else ["a", "late"]
+
+    whole, first, rest = (UncertaintyWeighting(tasks) for _ in range(3))
+    totals = engine_steps(whole, range(6), tasks=tasks, losses=losses)
+    engine_steps(first, range(3), tasks=tasks, losses=losses)
+    rest.load_state_dict(first.state_dict())
+    resumed = engine_steps(rest, range(3, 6), tasks=tasks, losses=losses)
+    return {"whole": totals[3:], "resumed": resumed, "same": torch.equal(whole.log_var, rest.log_var)}
+
+
+FIVE = {"a": "gaussian", "b": "laplace", "c": "softmax", "d": "bernoulli", "e": "gaussian"}
+
+
+def soak(steps):
+    """Five tasks missing at random, on each rank in its own way; memory and time at a tenth of the way and at the end.
+
+    Returns ``s``, the numbers of resident bytes, and seconds per step.
+    """
+    dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
+    weighting, chance = UncertaintyWeighting(FIVE), random.Random(rank())
+    level = dict(zip(FIVE, (0.1, 3.0, 0.7, 0.3, 50.0), strict=True))
+    resident, seconds, part = [], [], steps // 10
+    begin = time.perf_counter()
+    for step in range(1, steps + 1):
+        here = [name for name in FIVE if chance.random() < 0.6]
+        losses = {name: torch.tensor(level[name] * chance.expovariate(1.0), requires_grad=True) for name in here}
+        weighting(losses).backward()
+        weighting.step()
+        if step % part == 0:
+            seconds.append((time.perf_counter() - begin) / part)
+            gc.collect()
+            resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+            begin = time.perf_counter()
+    return {"engine": weighting.state_dict(), "resident": resident, "seconds": seconds}
+
+
+def example(path, *args):
+    """The engines that an example of the documentation ends with."""
+    result = runpy.run_path(str(path))["main"](*args)
+    engines = result if isinstance(result, tuple) else (result,)
+    return [engine.state_dict() for engine in engines]
+
+
+def groups():
+    """Ranks 0 and 1 in one group, rank 2 in another: what each learns, and what copies and checkpoints keep."""
+    dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
+    mine = [dist.new_group([0, 1]), dist.new_group([2])][rank() // 2]
+    weighting = UncertaintyWeighting(FIVE, process_group=mine)
+    engine_steps(weighting, range(5), tasks=FIVE)
+    twin, loaded = copy.deepcopy(weighting), UncertaintyWeighting(FIVE, process_group=mine)
+    loaded.load_state_dict(pickle.loads(pickle.dumps(weighting.state_dict())))
+    engine_steps(weighting, range(5, 9), tasks=FIVE)
+    before = twin.log_var
+    engine_steps(twin, range(5, 9), tasks=FIVE)
+    engine_steps(loaded, range(5, 9), tasks=FIVE)
+    return {
+        "s": weighting.log_var,
+        "moved": not torch.equal(before, twin.log_var),
+        "twin": twin.log_var,
+        "loaded": loaded.log_var,
+        "same group": twin.process_group is mine,
+    }
+
+
+def averaged(folder):
+    """A callback that copies the module for its moving average, and a group that was given by the user."""
+    dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
+    module = Tasks()
+    callback = UncertaintyCallback(process_group=dist.new_group([0, 1]))
+    average = EMAWeightAveraging(decay=0.9)
+    fit(folder, module, callback, average, max_epochs=2)
+    return {"s": module.uncertainty.log_var, "steps": module.uncertainty.steps}
+
+
+class Unweighed(Tasks):
+    """The same without the package."""
+
+    configure_callbacks = L.LightningModule.configure_callbacks
+
+    def weigh(self, losses):
+        return sum(losses.values())
+
+
+def uneven(folder, weighed):
+    """Twelve batches on rank 0 and ten on rank 1. How far each came is in a file, since it may not end well."""
+
+    class Steps(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            Path(folder, f"steps{rank()}").write_text(str(trainer.global_step))
+
+    module = Tasks("always") if weighed else Unweighed("always")
+    options = {"strategy": ddp(timeout=5.0), "max_epochs": 1, "loader": data(rank(), count=COUNT - 2 * rank())}
+    fit(folder, module, Steps(), **options)

@@ -24,10 +24,75 @@ class Sharded(Tasks):
             return
         mesh = self.device_mesh["data_parallel"]
         fully_shard(self.trunk, mesh=mesh)
-        if self.part == "all":
-            for head in self.heads.values():
-                fully_shard(head, mesh=mesh)
+        if self.part == "root":
             fully_shard(self, mesh=mesh)
 
-    def forward(self, batch, here):  # FSDP gathers the parameters of the root in its forward
-        return self.losses(batch, here)
+    def forward(self, batch, here):  # FSDP gathers the parameters of the root when it is called
+        losses, features = self.losses(batch, here)
+        return losses, sum(0.0 * head(features).sum() for head in self.heads.values())
+
+    def training_step(self, batch, batch_idx):
+        losses, nothing = self(batch, present(self.pattern, self.data_rank, self.trainer.global_step))
+        self.raw.append({name: loss.item() for name, loss in losses.items()})
+        return self.weigh(losses) + nothing
+
+    @property
+    def data_rank(self):
+        return self.device_mesh["data_parallel"].get_local_rank()
+
+
+def full(module):
+    """The network as it is, wherever its parts are."""
+    whole = (p.full_tensor() if hasattr(p, "full_tensor") else p for p in module.parameters())
+    return [parameter.detach().clone() for parameter in whole]
+
+
+class FullRecorder(Recorder):
+    def on_train_epoch_end(self, trainer, module):
+        super().on_train_epoch_end(trainer, module)
+        self.epochs[-1]["network"] = full(module)
+
+
+CASES = {
+    "part": {"part": "trunk"},
+    "root": {"part": "root"},
+    "clipping": {"part": "root", "gradient_clip_val": 0.1},
+    "bf16-true": {"part": "root", "precision": "bf16-true"},
+    "bf16-mixed": {"part": "root", "precision": "bf16-mixed"},
+    "tensor parallel": {"part": "tensor parallel"},
+}
+
+
+def strategy(part, *, distributed=True):
+    tensor = 2 if part == "tensor parallel" else 1
+    return ModelParallelStrategy(
+        data_parallel_size=2 // tensor,
+        tensor_parallel_size=tensor,
+        save_distributed_checkpoint=distributed,
+        process_group_backend="gloo",
+        timeout=timedelta(seconds=TIMEOUT),
+    )
+
+
+def fit(folder, collectives, *, part, distributed=True, ckpt_path=None, max_epochs=2, save=None, **options):
+    collectives.phase, collectives.calls = "outside", []
+    module, recorder = Sharded(part), FullRecorder()
+    callbacks = [Phases(collectives), UncertaintyCallback(), recorder]
+    chosen = strategy(part, distributed=distributed)
+    runner = trainer(folder, *callbacks, strategy=chosen, devices=2, max_epochs=max_epochs, **options)
+    runner.fit(module, data(0 if part == "tensor parallel" else rank()), ckpt_path=ckpt_path)
+    if save:
+        runner.save_checkpoint(save)
+    return {"epochs": recorder.epochs, "raw": module.raw, "calls": collectives.calls, "steps": runner.global_step}
+
+
+def train_all_cases(folder):
+    collectives = Collectives()
+    results = {name: fit(folder, collectives, **case) for name, case in CASES.items()}
+    for kind in ("full", "distributed"):
+        options = {"part": "root", "distributed": kind == "distributed"}
+        path = Path(folder, kind)
+        fit(folder, collectives, max_epochs=1, save=path, **options)
+        results[kind] = fit(folder, collectives, ckpt_path=path, **options)
+        results[kind]["is_folder"] = path.is_dir()
+    return results

@@ -2,11 +2,13 @@ import contextlib
 import copy
 import math
 import pickle
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lightning_uncertainty import (
     CrossEntropy,
@@ -368,3 +370,24 @@ def test_it_can_be_pickled_before_and_after_training(tmp_path):
     twin, model = pickle.loads(pickle.dumps((callback, module)))
     assert twin.weighting is model.uncertainty
     assert twin.weighting.log_vars == callback.weighting.log_vars
+
+
+class Several(SingleDeviceStrategy):
+    """Claims to have more processes than torch.distributed knows of, as a strategy for other hardware might."""
+
+    def __init__(self, device):
+        super().__init__(device)
+        self.world_size = 2
+
+
+def test_processes_that_cannot_agree_are_refused_by_the_name_of_the_strategy(tmp_path):
+    runner = trainer(tmp_path, UncertaintyCallback(), strategy=Several(torch.device("cpu")))
+    with pytest.raises(ValueError, match=r"Several runs 2 processes without torch\.distributed"):
+        runner.fit(Weighed(), batches())
+
+
+def test_pipeline_stages_are_refused_unless_a_group_is_given(tmp_path):
+    module = Weighed()
+    module._device_mesh = SimpleNamespace(mesh_dim_names=("pipeline_parallel", "data_parallel"))
+    with pytest.raises(ValueError, match=r"SingleDeviceStrategy has pipeline stages .*'pipeline_parallel'.*group="):
+        fit(tmp_path, module)

@@ -149,3 +149,9 @@ def test_processes_that_the_trainer_starts_agree_and_the_end_reaches_the_main_pr
     assert not [key for key in main["keys"] if "uncertainty" in key]
     if strategy == "ddp_notebook":  # a second job goes on where the first ended
         assert torch.equal(torch.load(tmp_path / "again.pt")["engine"]["log_var"], last["engine"]["log_var"])
+
+
+def test_a_resumed_run_gives_a_late_task_the_weight_that_the_uninterrupted_one_gives_it(tmp_path):
+    for record in run_ranks(ranks.late_task_after_a_resume, folder=tmp_path):
+        assert record["resumed"] == record["whole"]
+        assert record["same"]

@@ -1,0 +1,75 @@
+"""Sharded parameters: FSDP2 and tensor parallelism through ModelParallelStrategy, on two processes."""
+
+import pytest
+import torch
+
+from tests import sharded
+from tests.processes import run_ranks
+from tests.ranks import COUNT, TASKS
+
+SIZE = 4 * len(TASKS)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Both ranks' records of all cases."""
+    folder = tmp_path_factory.mktemp("sharded")
+    return run_ranks(sharded.train_all_cases, folder, folder=folder, timeout=240.0)
+
+
+def assert_same_engine(one, other):
+    for key, value in one.items():
+        same = other[key]
+        assert torch.equal(value.nan_to_num(), same.nan_to_num()) if isinstance(value, torch.Tensor) else value == same
+
+
+@pytest.mark.parametrize("case", sharded.CASES)
+def test_the_ranks_are_bit_identical_after_every_epoch(trained, case):
+    one, other = (record[case]["epochs"] for record in trained)
+    assert len(one) == 2
+    for ours, theirs in zip(one, other, strict=True):
+        assert_same_engine(ours["engine"], theirs["engine"])
+        assert repr(ours["metrics"]) == repr(theirs["metrics"])
+        assert ours["engine"]["log_var"].dtype == torch.float32
+        assert ours["engine"]["count"].max() == ours["engine"]["steps"] - 1  # all but the first step learn
+
+
+@pytest.mark.parametrize("case", sharded.CASES)
+def test_each_step_adds_one_all_reduce(trained, case):
+    for record in trained:
+        first, *others = record[case]["calls"]
+        assert first == ("step 0", "all_reduce", SIZE // 2)
+        assert others == [(f"step {step}", "all_reduce", SIZE) for step in range(2 * COUNT)]
+
+
+def test_clipping_and_half_precision_reach_the_network_and_s_only_through_the_losses(trained):
+    """The first losses are those of the same network, so s starts from the same values, to the precision of these."""
+    start = {case: trained[0][case]["epochs"][0]["engine"]["start"] for case in sharded.CASES}
+    started = trained[0]["root"]["epochs"][0]["engine"]["started"]
+    torch.testing.assert_close(start["clipping"], start["root"], rtol=0, atol=1e-6)
+    for case in ("bf16-true", "bf16-mixed"):
+        torch.testing.assert_close(start[case][started], start["root"][started], rtol=0, atol=0.1)
+    ends = [trained[0][case]["epochs"][-1]["network"][0] for case in ("root", "clipping")]
+    assert not torch.equal(*ends)
+
+
+def test_with_tensor_parallelism_the_ranks_have_the_same_losses_and_their_mean_is_that_loss(trained):
+    one, other = (record["tensor parallel"] for record in trained)
+    assert one["raw"] == other["raw"]
+    last = [losses["a"] for losses in one["raw"]][-1]
+    assert one["epochs"][-1]["metrics"]["uncertainty/loss/a"] == pytest.approx(last, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["full", "distributed"])
+def test_resumed_equals_uninterrupted_bit_for_bit(trained, kind):
+    """From a checkpoint in one file, and from one with a file per rank."""
+    for record in trained:
+        assert record[kind]["is_folder"] == (kind == "distributed")
+        assert record[kind]["steps"] == record["root"]["steps"] == 2 * COUNT
+        (rest,), whole = record[kind]["epochs"], record["root"]["epochs"][-1]
+        assert_same_engine(rest["engine"], whole["engine"])
+        assert repr(rest["metrics"]) == repr(whole["metrics"])
+        for ours, theirs in zip(rest["network"], whole["network"], strict=True):
+            assert torch.equal(ours, theirs)
+        again = range(COUNT, 2 * COUNT)
+        assert record[kind]["calls"] == [(f"step {step}", "all_reduce", SIZE) for step in again]
