@@ -96,6 +96,7 @@ class UncertaintyCallback(CallbackBase):
         self._weighting: UncertaintyWeighting | None = None
         self._notices = Notices()
         self._global_step = 0
+        self._stepped = False  # in this batch
         self._wrapped: tuple[LightningModule, Any] | None = None
 
     @property
@@ -200,6 +201,7 @@ class UncertaintyCallback(CallbackBase):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Losses count from here..."""
+        self._stepped = False
         self.weighting.train()
 
     def on_train_batch_end(
@@ -207,16 +209,22 @@ class UncertaintyCallback(CallbackBase):
     ) -> None:
         """...to here; learn if an optimizer has stepped, log if the Trainer logs."""
         self.weighting.eval()
-        # Right for accumulation, for several optimizers under manual optimisation, and for DeepSpeed, where
-        # on_before_optimizer_step is called for every micro-batch.
-        stepped = trainer.global_step != self._global_step
-        if stepped:
-            self._global_step = trainer.global_step
-            self.weighting.step()
-        if self._should_log(trainer, pl_module, stepped):
+        self._step_with(trainer)
+        if self._should_log(trainer, pl_module, self._stepped):
             self._log(trainer, self._logged_step(trainer, pl_module))
         elif trainer.is_last_batch:
             self._publish_current(trainer)
+
+    def _step_with(self, trainer: Trainer) -> None:
+        """Learn if an optimizer has stepped since the last look.
+
+        Right for accumulation, for several optimizers under manual optimisation, and for DeepSpeed, where
+        on_before_optimizer_step is called for every micro-batch.
+        """
+        if trainer.global_step != self._global_step:
+            self._global_step = trainer.global_step
+            self._stepped = True
+            self.weighting.step()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Whoever decides after a validation, decides on current weights."""
@@ -286,6 +294,12 @@ class UncertaintyCallback(CallbackBase):
     def state_dict(self) -> dict[str, Any]:
         """The state of the engine."""
         return {} if self._weighting is None else self._weighting.state_dict()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Catch up with the network first, if a callback that stands before this one saves at the end of a batch."""
+        if trainer.training and self._weighting is not None:
+            self._step_with(trainer)
+            checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint.
