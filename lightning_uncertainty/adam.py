@@ -35,9 +35,10 @@ class MaskedAdam:
         if not eps > 0.0:
             raise ValueError(f"eps must be positive; got {eps}.")
         self.lr, self.betas, self.eps = lr, betas, eps
-        self.exp_avg = torch.zeros(size)
-        self.exp_avg_sq = torch.zeros(size)
-        self.count = torch.zeros(size)
+        # Lightning sets the default dtype to that of the model: what is meant to be single precision says so.
+        self.exp_avg = torch.zeros(size, dtype=torch.float32)
+        self.exp_avg_sq = torch.zeros(size, dtype=torch.float32)
+        self.count = torch.zeros(size, dtype=torch.float32)
 
     def update(self, gradient: Tensor, present: Tensor) -> Tensor:
         """What to subtract from the vector: zero where ``present`` is False, whatever the gradient is there.

@@ -23,10 +23,10 @@ class LikelihoodVector:
 
     def __init__(self, likelihoods: Sequence[Likelihood], regularizer: Regularizer) -> None:
         self.regularizer = regularizer
-        self.coefficient = torch.tensor([likelihood.coefficient for likelihood in likelihoods])
-        self.rate = torch.tensor([likelihood.rate for likelihood in likelihoods])
-        self.precision_rate = torch.tensor([likelihood.precision_rate for likelihood in likelihoods])
-        self.regularized = torch.tensor([float(likelihood.regularized) for likelihood in likelihoods])
+        self.coefficient = _single([likelihood.coefficient for likelihood in likelihoods])
+        self.rate = _single([likelihood.rate for likelihood in likelihoods])
+        self.precision_rate = _single([likelihood.precision_rate for likelihood in likelihoods])
+        self.regularized = _single([float(likelihood.regularized) for likelihood in likelihoods])
         self.learned = torch.tensor([likelihood.learned for likelihood in likelihoods])
 
     def weight(self, log_var: Tensor) -> Tensor:
@@ -49,3 +49,8 @@ class LikelihoodVector:
     def precision(self, log_var: Tensor) -> Tensor:
         """The effective ``sigma^-2``; the weight itself where it is fixed."""
         return torch.where(self.learned, torch.exp(-self.precision_rate * log_var), self.coefficient)
+
+
+def _single(values: list[float]) -> Tensor:
+    """In single precision, whatever the default dtype is."""
+    return torch.tensor(values, dtype=torch.float32)

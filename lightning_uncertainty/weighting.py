@@ -126,11 +126,12 @@ class UncertaintyWeighting:
             min_variance_ratio=min_variance_ratio,
             adam=MaskedAdam(size, lr=lr, betas=betas, eps=eps),
         )
-        self._raw_loss = torch.full((size,), math.nan)
-        self._lowest_loss = torch.zeros(size)
+        self._raw_loss = torch.full((size,), math.nan, dtype=torch.float32)
+        self._lowest_loss = torch.zeros(size, dtype=torch.float32)
         self._nonfinite_count = torch.zeros(size, dtype=torch.long)
-        self._window = torch.zeros(4, size)  # since the last step: losses, calls, slopes, refused losses
-        self._zero, self._nan = torch.tensor(0.0), torch.tensor(math.nan)
+        # Since the last step: losses, calls, slopes, refused losses.
+        self._window = torch.zeros(4, size, dtype=torch.float32)
+        self._zero, self._nan = (torch.tensor(value, dtype=torch.float32) for value in (0.0, math.nan))
         self._settle(all(value is not None for value in inits))
         self._derive()
 
@@ -434,7 +435,7 @@ class UncertaintyWeighting:
                 raise ValueError(f"Task {name!r} cannot have a log-variance of {value}.")
             values[name] = value
         chosen = torch.tensor([name in log_vars for name in self.tasks], device=self.device)
-        self._log_vars.assign(chosen, torch.tensor(list(values.values()), device=self.device))
+        self._log_vars.assign(chosen, torch.tensor(list(values.values()), dtype=torch.float32, device=self.device))
         self._settle(bool(self._log_vars.started.all()))
         self._derive()
 
