@@ -132,6 +132,9 @@ class UncertaintyWeighting:
         # Since the last step: losses, calls, slopes, refused losses.
         self._window = torch.zeros(4, size, dtype=torch.float32)
         self._zero, self._nan = (torch.tensor(value, dtype=torch.float32) for value in (0.0, math.nan))
+        self._half_max = torch.tensor(torch.finfo(torch.float16).max, dtype=torch.float32)
+        self._infinity = torch.tensor(math.inf, dtype=torch.float32)
+        self._cut = torch.zeros(size, dtype=torch.bool)  # weights that were beyond the range of their loss
         self._settle(all(value is not None for value in inits))
         self._derive()
 
@@ -158,6 +161,7 @@ class UncertaintyWeighting:
         if recording:
             self._check_graph(losses, raw_loss)
         weight, offset = self._weights_for(raw_loss.detach(), recording)
+        weight = self._within_half(weight, losses)
         terms = weight * raw_loss + offset
         present = torch.isfinite(terms.detach())
         if recording:
@@ -193,6 +197,16 @@ class UncertaintyWeighting:
         log_var, fresh = self._log_vars.provisional(raw_loss.to(torch.float32), self._held)
         weight = torch.where(fresh, self._likelihoods.weight(log_var), self._weight)
         return weight, torch.where(fresh, self._likelihoods.offset(log_var), self._offset)
+
+    def _within_half(self, weight: Tensor, losses: Mapping[str, Tensor | CrossEntropy]) -> Tensor:
+        """The weights, those of losses in fp16 cut at its largest number: beyond, their gradient would be infinite."""
+        half = {n for n, loss in losses.items() if isinstance(loss, Tensor) and loss.dtype == torch.float16}
+        if not half:
+            return weight
+        limit = torch.stack([self._half_max if name in half else self._infinity for name in self.tasks])
+        if self.training:
+            self._cut |= weight > limit
+        return torch.minimum(weight, limit)
 
     def _mean_over_ranks(self, raw_loss: Tensor) -> Tensor:
         if world_size(self.process_group) == 1:
@@ -383,11 +397,12 @@ class UncertaintyWeighting:
             s.value <= s.lower,
             s.value >= s.ceiling,
             s.started,
+            self._cut,
         )
         rows = torch.stack([column.to(torch.float64) for column in columns], dim=1).tolist()
         tasks = {}
         for (name, task), row in zip(self.tasks.items(), rows, strict=True):
-            log_var, precision, weight, raw_loss, lowest, nonfinite, at_lower, at_upper, started = row
+            log_var, precision, weight, raw_loss, lowest, nonfinite, at_lower, at_upper, started, cut = row
             learned = task.likelihood.learned
             tasks[name] = TaskSnapshot(
                 likelihood=task.likelihood.name,
@@ -400,10 +415,10 @@ class UncertaintyWeighting:
                 at_bound=("lower" if at_lower else "upper" if at_upper else None) if learned else None,
                 started=bool(started),
             )
-            self._remark(name, tasks[name], lowest)
+            self._remark(name, tasks[name], lowest, bool(cut))
         return Snapshot(self.steps, tasks)
 
-    def _remark(self, name: str, task: TaskSnapshot, lowest_loss: float) -> None:
+    def _remark(self, name: str, task: TaskSnapshot, lowest_loss: float, cut: bool) -> None:
         if task.nonfinite:
             self._notices.warn(
                 f"nonfinite {name}",
@@ -417,6 +432,13 @@ class UncertaintyWeighting:
                 f"The loss of task {name!r} was negative (mean of a step: {lowest_loss:.3g}), which the "
                 f"{task.likelihood} likelihood does not allow for: its weight then only grows. If the loss is already "
                 f"a log-likelihood, give it a fixed weight: tasks={{{name!r}: 1.0}}.",
+            )
+        if cut:
+            self._notices.warn(
+                f"cut {name}",
+                f"The loss of task {name!r} is in fp16, and its weight was beyond 65504, the largest number of fp16, "
+                "so that its gradient was cut there. Compute that loss in single precision, from `.float()` of what "
+                "goes into it.",
             )
         if task.at_bound and task.started:
             self._notices.warn(

@@ -1,5 +1,7 @@
 """Mixed and low precision: s stays fp32, agrees with full precision, and an overflow of one task stays its own."""
 
+import math
+import warnings
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from torch.nn import functional as F
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import CrossEntropy, UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
 from tests.compatibility import PRECISIONS, Case, precision_options
 from tests.models import batches, trainer
 from tests.test_matrix import Weighed
@@ -194,11 +196,76 @@ def test_an_overflow_inside_the_network_is_the_scalers_and_moves_neither_s(tmp_p
             return {"a": F.mse_loss(prediction[:, 0], target[:, 0]), "b": F.mse_loss(prediction[:, 1], target[:, 1])}
 
     module, watch = Inside(sgd(0.01)), Watch()
+    runner = trainer(tmp_path, UncertaintyCallback(), watch, max_epochs=1, **fp16_mixed(2.0**4))
     with pytest.warns(UncertaintyWarning, match="was NaN or infinite in 2 calls"):
-        runner = trainer(tmp_path, UncertaintyCallback(), watch, max_epochs=1, **fp16_mixed(2.0**4))
         runner.fit(module, batches(12))
     later = [index for index in range(12) if index not in (4, 7)]
     assert watch.changed("scale") == [4, 7]
     assert watch.changed("net") == later
     assert module.uncertainty.state_dict()["count"].tolist() == [9.0, 9.0]
     assert module.uncertainty.steps == 12
+
+
+# ---------------------------------------------------------------------------------------------------- fp16's range
+
+
+def fp16_weighting(value):
+    weighting = UncertaintyWeighting({"a": "gaussian", "b": "gaussian"}, min_variance_ratio=0.0)
+    parameter = torch.tensor([value, 1.0], dtype=torch.float16, requires_grad=True)
+    return weighting, parameter
+
+
+@pytest.mark.parametrize("value", [6e-8, 4.5e-6, 7.6e-6, 1e-3, 1.0, 6e4])
+def test_the_gradient_of_an_fp16_loss_is_finite_however_small_the_loss(value):
+    """The weight 1 / 2L of a loss below 7.6e-6 lies beyond 65504, the largest number of fp16."""
+    weighting, losses = fp16_weighting(value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncertaintyWarning)
+        weighting({"a": losses[0], "b": losses[1]}).backward()
+        weighting.step()
+        expected = 0.5 / losses[0].item()
+        assert losses.grad[0].item() == pytest.approx(min(expected, 65504.0), rel=1e-3, abs=6e-8)
+        assert losses.grad[1].item() == 0.5
+        assert weighting.log_vars["a"] == pytest.approx(math.log(losses[0].item()), rel=1e-5)  # s is not capped
+
+
+def test_targets_in_a_large_unit_train_in_16_true(tmp_path):
+    """Errors of 1e-3 have a mean square of 1e-6: its weight of 5e5 used to make the network infinite in one step."""
+
+    class Small(Weighed):
+        tasks = {"a": "gaussian", "b": "gaussian"}
+
+        def configure_model(self):
+            super().configure_model()
+            torch.nn.init.zeros_(self.net.weight)
+            torch.nn.init.zeros_(self.net.bias)
+
+    module = Small(sgd(1e-6))  # with that weight it is a step of 0.5
+    with pytest.warns(UncertaintyWarning, match="'a' is in fp16"):
+        train(tmp_path, module, "16-true", epochs=4, data=batches(12, scale=(1e-3, 1.0)))
+    assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+    assert module.net.weight[0].abs().min() > 0.0
+    assert module.uncertainty.sigmas["a"] < 3e-3
+
+
+def test_a_weight_beyond_fp16_is_reported_by_name():
+    weighting, losses = fp16_weighting(4.5e-6)
+    weighting({"a": losses[0], "b": losses[1]})
+    weighting.step()
+    with pytest.warns(UncertaintyWarning, match="'a' is in fp16, .* beyond 65504"):
+        weighting.snapshot()
+
+
+def test_a_weight_beyond_fp16_is_whole_for_a_loss_in_single_precision():
+    weighting = UncertaintyWeighting({"a": "gaussian", "b": "gaussian"}, min_variance_ratio=0.0)
+    a = torch.tensor(4.5e-6, requires_grad=True)
+    b = torch.tensor(1.0, dtype=torch.float16, requires_grad=True)
+    weighting({"a": a, "b": b}).backward()
+    assert a.grad.item() == pytest.approx(0.5 / 4.5e-6, rel=1e-6)
+
+
+def test_exact_logits_in_fp16_are_not_capped():
+    weighting = UncertaintyWeighting({"a": "softmax_exact"}, init=0.0)
+    logits = torch.randn(4, 3).half().requires_grad_()
+    weighting({"a": CrossEntropy(logits, torch.tensor([0, 1, 2, 0]))}).backward()
+    assert torch.isfinite(logits.grad).all()
