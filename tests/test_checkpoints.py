@@ -39,6 +39,25 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, step, accumulate):
     assert all(later[s] == table[s] for s in later)
 
 
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_a_callback_that_saves_at_the_end_of_a_batch_may_stand_before_or_after_ours(tmp_path, order):
+    """The checkpoint holds the step of s that belongs to the network's; without the mixin's help ours comes last."""
+
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == 7:
+                trainer.save_checkpoint(tmp_path / "seven.ckpt")
+
+    callbacks = [Saves(), UncertaintyCallback()]
+    whole = Weighed()
+    trainer(tmp_path, *(callbacks if order == "before" else callbacks[::-1])).fit(whole, batches())
+    content = torch.load(tmp_path / "seven.ckpt", weights_only=True)
+    assert content["callbacks"]["UncertaintyCallback(uncertainty)"]["steps"] == 7
+    assert content["lightning_uncertainty"]["steps"] == 7
+    rest, _ = fit(tmp_path, ckpt_path=tmp_path / "seven.ckpt")
+    assert_same_run(whole, rest)
+
+
 def test_resuming_without_the_mixin_is_exact_too(tmp_path):
     one, two = UncertaintyCallback(TASKS), UncertaintyCallback(TASKS)
     whole, _ = fit(tmp_path, Returned(), callback=one, callbacks=[save_at(tmp_path, 7)], enable_checkpointing=True)

@@ -1,0 +1,351 @@
+"""What works with what: the one table from which the matrix is tested and docs/compatibility.md is written.
+
+To write the page again: ``python -m tests.compatibility``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.plugins import MixedPrecision
+from lion_pytorch import Lion
+from torch.optim import lr_scheduler as schedulers
+from torch.optim.swa_utils import SWALR
+
+PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
+
+# ---------------------------------------------------------------------------------------------------- columns
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+
+# Autocast and the kernels of half precision are others on a GPU; single and double precision do the same there.
+_DIFFERS_ON_GPU = {"bf16-mixed", "16-mixed", "bf16-true", "16-true"}
+
+
+def precision_options(precision: str) -> dict[str, Any]:
+    """The options of a Trainer on the CPU; fp16 needs a scaler that Lightning makes by itself only on a GPU."""
+    if precision == "16-mixed":
+        return {"plugins": MixedPrecision("16-mixed", device="cpu", scaler=torch.amp.GradScaler("cpu"))}
+    return {"precision": precision}
+
+
+# ---------------------------------------------------------------------------------------------------- rows
+
+Configure = Callable[[torch.nn.Linear], Any]
+
+
+def sgd(net: torch.nn.Linear) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=0.01)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train.
+
+    Args:
+        configure: what the module's ``configure_optimizers`` does with its layer.
+        trainer: options of the Trainer.
+        callbacks: makes callbacks of the Trainer.
+        manual: the module steps all its optimizers by hand.
+        reads_loss: the optimizer reads the value of the loss, which this package does not round to half precision: a
+            run without it equals one with it if its sum is not rounded either.
+        inexact: why Lightning itself does not resume exactly in the middle of an epoch; empty if it does.
+    """
+
+    configure: Configure = sgd
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: Callable[[], list[Any]] = list
+    manual: bool = False
+    reads_loss: bool = False
+    inexact: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A feature of Lightning or torch.
+
+    Args:
+        title: as in the page.
+        cases: by readable name; all of them are tested in every precision that is not in ``refused``.
+        refused: by precision, the error of Lightning or torch, with or without the plugin.
+        device_bound: other code runs on a GPU, whatever the precision.
+    """
+
+    title: str
+    cases: Mapping[str, Case]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    device_bound: bool = False
+
+    def status(self, precision: str) -> str:
+        if precision in self.refused:
+            return "not run"
+        return "tested on CPU only" if self.device_bound or precision in _DIFFERS_ON_GPU else "tested"
+
+
+# Both measured without the plugin; the tests measure them again.
+_NO_FACTOR = "GradientAccumulationScheduler sets its factor when an epoch starts, which a resumed one does not"
+_NO_PLATEAU_STEP = "Lightning restores one scheduler step too few for ReduceLROnPlateau"
+
+
+def _with(optimizer: type[torch.optim.Optimizer], **options: Any) -> Case:
+    return Case(lambda net: optimizer(net.parameters(), **options))
+
+
+def _adamw(**options: Any) -> Case:
+    # The default eps of 1e-8 is zero in fp16, and Adam then divides by it: 16-true needs a larger one.
+    return _with(torch.optim.AdamW, lr=0.01, eps=1e-4, weight_decay=0.1, **options)
+
+
+def _two_optimizers(net: torch.nn.Linear) -> list[torch.optim.Optimizer]:
+    return [torch.optim.SGD([net.weight], lr=0.01, momentum=0.9), torch.optim.AdamW([net.bias], lr=0.01, eps=1e-4)]
+
+
+def _two_groups(net: torch.nn.Linear) -> torch.optim.Optimizer:
+    groups = [{"params": [net.weight], "lr": 0.01}, {"params": [net.bias], "lr": 0.02}]
+    return torch.optim.SGD(groups, lr=0.01, momentum=0.9)
+
+
+def _scheduled(make: Callable[[torch.optim.Optimizer], Any], *, inexact: str = "", **config: Any) -> Case:
+    def configure(net: torch.nn.Linear) -> dict[str, Any]:
+        optimizer = _two_groups(net)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": make(optimizer), "interval": "step", **config},
+        }
+
+    return Case(configure, inexact=inexact)
+
+
+def _in_list(net: torch.nn.Linear) -> tuple[list[Any], list[Any]]:
+    optimizer = sgd(net)
+    return [optimizer], [schedulers.StepLR(optimizer, 1)]
+
+
+def _in_config(net: torch.nn.Linear) -> dict[str, Any]:
+    optimizer = sgd(net)
+    scheduler = schedulers.ReduceLROnPlateau(optimizer, patience=0)
+    config = {"scheduler": scheduler, "monitor": "raw_a", "interval": "epoch", "frequency": 1}
+    return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+def half(step: int) -> float:
+    return 0.5**step
+
+
+SCHEDULERS = {
+    "LambdaLR": _scheduled(lambda o: schedulers.LambdaLR(o, half)),
+    "LambdaLR, list": _scheduled(lambda o: schedulers.LambdaLR(o, [half, half])),
+    "MultiplicativeLR": _scheduled(lambda o: schedulers.MultiplicativeLR(o, lambda _: 0.9)),
+    "MultiplicativeLR, list": _scheduled(lambda o: schedulers.MultiplicativeLR(o, [lambda _: 0.9, lambda _: 0.8])),
+    "StepLR": _scheduled(lambda o: schedulers.StepLR(o, 3)),
+    "MultiStepLR": _scheduled(lambda o: schedulers.MultiStepLR(o, [2, 5])),
+    "ConstantLR": _scheduled(lambda o: schedulers.ConstantLR(o, total_iters=3)),
+    "LinearLR": _scheduled(lambda o: schedulers.LinearLR(o, total_iters=5)),
+    "ExponentialLR": _scheduled(lambda o: schedulers.ExponentialLR(o, 0.9)),
+    "PolynomialLR": _scheduled(lambda o: schedulers.PolynomialLR(o, 9)),
+    "CosineAnnealingLR": _scheduled(lambda o: schedulers.CosineAnnealingLR(o, 9)),
+    "CosineAnnealingWarmRestarts": _scheduled(lambda o: schedulers.CosineAnnealingWarmRestarts(o, 4)),
+    "SequentialLR": _scheduled(
+        lambda o: schedulers.SequentialLR(
+            o, [schedulers.LinearLR(o, total_iters=3), schedulers.ExponentialLR(o, 0.9)], milestones=[3]
+        )
+    ),
+    "ChainedScheduler": _scheduled(
+        lambda o: schedulers.ChainedScheduler([schedulers.ConstantLR(o, total_iters=3), schedulers.StepLR(o, 4)])
+    ),
+    "CyclicLR": _scheduled(lambda o: schedulers.CyclicLR(o, 0.001, 0.01, step_size_up=3)),
+    "CyclicLR, list": _scheduled(lambda o: schedulers.CyclicLR(o, [0.001, 0.002], [0.01, 0.02], step_size_up=3)),
+    "OneCycleLR": _scheduled(lambda o: schedulers.OneCycleLR(o, 0.01, total_steps=30)),
+    "OneCycleLR, list": _scheduled(lambda o: schedulers.OneCycleLR(o, [0.01, 0.02], total_steps=30)),
+    "ReduceLROnPlateau": _scheduled(
+        lambda o: schedulers.ReduceLROnPlateau(o, patience=0), monitor="raw_a", inexact=_NO_PLATEAU_STEP
+    ),
+    "ReduceLROnPlateau, list": _scheduled(
+        lambda o: schedulers.ReduceLROnPlateau(o, patience=0, min_lr=[1e-3, 2e-3]),
+        monitor="raw_a",
+        inexact=_NO_PLATEAU_STEP,
+    ),
+    "SWALR": _scheduled(lambda o: SWALR(o, 0.001, anneal_epochs=4)),
+    "SWALR, list": _scheduled(lambda o: SWALR(o, [0.001, 0.002], anneal_epochs=4)),
+}
+
+_NO_LBFGS = "AMP and the LBFGS optimizer are not compatible"
+_NO_MOCK = "No inf checks were recorded for this optimizer"
+
+ROWS = {
+    "plain": Row("One optimizer, automatic optimisation", {"sgd": Case()}),
+    "accumulation": Row(
+        "Gradient accumulation: 3, 4, a short last window, `GradientAccumulationScheduler`",
+        {
+            "3": Case(trainer={"accumulate_grad_batches": 3}),
+            "4, short last window": Case(trainer={"accumulate_grad_batches": 4}),
+            "scheduled": Case(callbacks=lambda: [GradientAccumulationScheduler({0: 1, 1: 3})], inexact=_NO_FACTOR),
+        },
+    ),
+    "clipping": Row(
+        "Gradient clipping by norm and by value",
+        {
+            "norm": Case(trainer={"gradient_clip_val": 0.1}),
+            "value": Case(trainer={"gradient_clip_val": 0.05, "gradient_clip_algorithm": "value"}),
+        },
+    ),
+    "sgd": Row(
+        "SGD with momentum, Adam, AdamW (`foreach`)",
+        {
+            "momentum": _with(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True),
+            "adam": _with(torch.optim.Adam, lr=0.01, eps=1e-4),
+            "adamw": _adamw(),
+            "foreach": _adamw(foreach=True),
+        },
+    ),
+    "fused": Row("AdamW (`fused`)", {"fused": _adamw(fused=True)}, device_bound=True),
+    "lbfgs": Row(
+        "LBFGS",
+        {
+            "lbfgs": Case(
+                lambda net: torch.optim.LBFGS(net.parameters(), lr=0.1, max_iter=3, history_size=3), reads_loss=True
+            )
+        },
+        refused={"16-mixed": _NO_LBFGS},
+    ),
+    "lion": Row("A third party's optimizer (`lion-pytorch`)", {"lion": _with(Lion, lr=0.01)}),
+    "configure_optimizers": Row(
+        "`configure_optimizers` returns one, a list, a tuple, a dict, a scheduler configuration",
+        {
+            "one": Case(),
+            "list": Case(lambda net: [sgd(net)]),
+            "tuple": Case(lambda net: (sgd(net),)),
+            "lists": Case(_in_list),
+            "dict": Case(lambda net: {"optimizer": sgd(net)}),
+            "config": Case(_in_config, inexact=_NO_PLATEAU_STEP),
+        },
+    ),
+    "none": Row(
+        "`configure_optimizers` returns `None`", {"none": Case(lambda _: None)}, refused={"16-mixed": _NO_MOCK}
+    ),
+    "manual": Row(
+        "Manual optimisation, one and two optimizers",
+        {"one": Case(sgd, manual=True), "two": Case(_two_optimizers, manual=True)},
+    ),
+    "schedulers": Row("Every scheduler of torch, with and without lists per parameter group", SCHEDULERS),
+}
+
+
+def cells(rows: Mapping[str, Row] = ROWS) -> dict[str, tuple[Case, str]]:
+    """Every tested combination, by its readable name."""
+    return {
+        f"{name}: {label}, {precision}": (case, precision)
+        for name, row in rows.items()
+        for label, case in row.cases.items()
+        for precision in PRECISIONS
+        if precision not in row.refused
+    }
+
+
+def refused_cells() -> dict[str, tuple[Case, str, str]]:
+    """Every combination that is said to be impossible, with the error that says so."""
+    return {
+        f"{name}: {label}, {precision}": (case, precision, error)
+        for name, row in ROWS.items()
+        for label, case in row.cases.items()
+        for precision, error in row.refused.items()
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- beyond the matrix
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Something that is not tested per precision.
+
+    Args:
+        title: as in the page.
+        status: ``"tested"``, ``"tested on CPU only"`` or ``"not run"``.
+        proof: the file whose tests show it, from the root of the repository.
+    """
+
+    title: str
+    status: str
+    proof: str
+
+
+FEATURES = [
+    Feature("Checkpoints with and without the plugin, tasks added and removed", "tested", "tests/test_checkpoints.py"),
+    Feature("`kill -9` at any moment, then resume: bit for bit the same end", "tested", "tests/test_faults.py"),
+    Feature("Truncated and foreign checkpoint entries are refused by name", "tested", "tests/test_faults.py"),
+    Feature("NaN, infinite, missing, extra and ill-shaped losses", "tested", "tests/test_faults.py"),
+    Feature(
+        "Overflow of one task in fp16, steps skipped by the scaler", "tested on CPU only", "tests/test_precision.py"
+    ),
+]
+
+# ---------------------------------------------------------------------------------------------------- the page
+
+STATUSES = ("tested", "tested on CPU only", "not run")
+
+_INTRODUCTION = """\
+<!-- Written by `python -m tests.compatibility` from tests/compatibility.py; tests/test_matrix.py checks it. -->
+# What works with what
+
+In every tested cell, through a real Trainer: with weights fixed at 1 the whole checkpoint (network, optimizers,
+parameter groups, schedulers, scaler, progress) is bit for bit that of a run without the plugin; with learned weights
+`s` and its moments are fp32 and take one step per optimizer step; and a run that is resumed in the middle of an epoch
+ends bit for bit like one that was not interrupted.
+
+- **tested**: run on a CPU, and nothing in it depends on the device.
+- **tested on CPU only**: run on a CPU; on a GPU other kernels do the same work.
+- **not run**: Lightning or torch refuses the combination, with or without the plugin.
+"""
+
+_PROMISES = """\
+## What resuming promises
+- Layers made in `configure_model` resume exactly in every precision. Layers made in `__init__` do not in 64-true:
+  Lightning restores them in single precision first. The weights of this package resume exactly either way.
+- A checkpoint taken between two optimizer steps of gradient accumulation: Lightning saves no gradients, so the
+  micro-batches before it are lost to the network, and their losses are dropped by `s` in the same way.
+- `s` counts the Trainer's optimizer steps, including those that a gradient scaler skips for the network.
+"""
+
+
+def render() -> str:
+    """The page."""
+    matrix = [["", *PRECISIONS]]
+    notes: list[str] = []
+    for row in ROWS.values():
+        line = [row.title]
+        for precision in PRECISIONS:
+            line.append(row.status(precision))
+            if precision in row.refused:
+                notes.append(f"{row.title}, {precision}: {row.refused[precision]}.")
+                line[-1] += f" ({len(notes)})"
+        matrix.append(line)
+    features = [["", "status", "shown by"], *([f.title, f.status, f"`{f.proof}`"] for f in FEATURES)]
+    return "\n".join(
+        [
+            _INTRODUCTION,
+            *_table(matrix),
+            "",
+            *(f"({number}) {note}" for number, note in enumerate(notes, 1)),
+            "",
+            _PROMISES,
+            "## Everything else",
+            *_table(features),
+            "",
+        ]
+    )
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(render())
