@@ -33,9 +33,10 @@ class MaskedAdam:
         self.lr = check_number("lr", lr, above=0.0)
         self.betas = tuple(check_number("betas", beta, above=0.0, below=1.0) for beta in betas)
         self.eps = check_number("eps", eps, above=1e-30)
-        self.exp_avg = torch.zeros(size)
-        self.exp_avg_sq = torch.zeros(size)
-        self.count = torch.zeros(size)
+        # Lightning sets the default dtype to that of the model: what is meant to be single precision says so.
+        self.exp_avg = torch.zeros(size, dtype=torch.float32)
+        self.exp_avg_sq = torch.zeros(size, dtype=torch.float32)
+        self.count = torch.zeros(size, dtype=torch.float32)
 
     def update(self, gradient: Tensor, present: Tensor) -> Tensor:
         """What to subtract from the vector: zero where ``present`` is False, whatever the gradient is there.

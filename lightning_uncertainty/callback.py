@@ -17,6 +17,7 @@ from lightning_uncertainty.mixin import (
     was_given,
 )
 from lightning_uncertainty.notices import Notices
+from lightning_uncertainty.processes import check_processes
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.tasks import Task, parse_tasks
 from lightning_uncertainty.weighed_step import WeighedStep
@@ -129,7 +130,13 @@ class UncertaintyCallback(CallbackBase):
     # ------------------------------------------------------------------------------------------------ attaching
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Attach the weights, in every stage, on the device of the strategy."""
+        """Attach the weights, in every stage, on the device of the strategy.
+
+        Raises:
+            ValueError: if there are two of these callbacks, no tasks, or a strategy whose processes cannot agree.
+        """
+        if stage == "fit":
+            check_processes(trainer, pl_module, self._options["process_group"])
         self._check_alone(trainer)
         self._weighting = self._weighting_for(pl_module)
         attach_weighting(pl_module, self._weighting)

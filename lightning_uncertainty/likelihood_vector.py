@@ -22,4 +22,6 @@ class LikelihoodVector(Likelihood):
 
     def __init__(self, likelihoods: Sequence[Likelihood]) -> None:
         for attribute in ("coefficient", "rate", "precision_coefficient", "precision_rate", "regularized", "learned"):
-            setattr(self, attribute, torch.tensor([getattr(likelihood, attribute) for likelihood in likelihoods]))
+            values = torch.tensor([getattr(likelihood, attribute) for likelihood in likelihoods])
+            # Not the default dtype, which Lightning sets to that of the model.
+            setattr(self, attribute, values if values.dtype == torch.bool else values.to(torch.float32))

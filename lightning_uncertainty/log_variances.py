@@ -46,9 +46,10 @@ class LogVariances:
     ) -> None:
         self.likelihoods, self.regularizer, self.adam = likelihoods, regularizer, adam
         self.min_log_ratio = math.log(min_variance_ratio) if min_variance_ratio else -math.inf
-        self.floor = torch.tensor([lowest for lowest, _ in bounds])
-        self.ceiling = torch.tensor([highest for _, highest in bounds])
-        self.value = torch.tensor([init or 0.0 for init in inits]).clamp(self.floor, self.ceiling)
+        self.floor = torch.tensor([lowest for lowest, _ in bounds], dtype=torch.float32)
+        self.ceiling = torch.tensor([highest for _, highest in bounds], dtype=torch.float32)
+        values = torch.tensor([init or 0.0 for init in inits], dtype=torch.float32)
+        self.value = values.clamp(self.floor, self.ceiling)
         self.start = self.value.clone()
         self.started = torch.tensor([init is not None for init in inits])
 

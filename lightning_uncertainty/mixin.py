@@ -136,7 +136,7 @@ class UncertaintyMixin(_Base):
 
 def attached_weighting(module: Any) -> UncertaintyWeighting | None:
     """The engine of a module, None if it has none yet."""
-    weighting: UncertaintyWeighting | None = vars(module).get("_uncertainty")
+    weighting: UncertaintyWeighting | None = getattr(module, "_uncertainty", None)
     return weighting
 
 

@@ -9,13 +9,14 @@ from lightning_uncertainty.snapshot import TaskSnapshot
 __all__ = ["remarks"]
 
 
-def remarks(name: str, task: TaskSnapshot, lowest_loss: float) -> Iterator[tuple[str, str]]:
+def remarks(name: str, task: TaskSnapshot, lowest_loss: float, *, weight_cut: bool) -> Iterator[tuple[str, str]]:
     """Subject and sentence of each remark on a task.
 
     Args:
         name: of the task.
         task: as it is now.
         lowest_loss: the lowest mean of a step so far, 0 if none was negative.
+        weight_cut: whether the weight was too large for a loss in fp16.
     """
     if task.nonfinite:
         yield (
@@ -30,6 +31,13 @@ def remarks(name: str, task: TaskSnapshot, lowest_loss: float) -> Iterator[tuple
             f"The loss of task {name!r} was negative (mean of a step: {lowest_loss:.3g}), which the {task.likelihood} "
             "likelihood does not allow for: its weight then only grows. If the loss is already a log-likelihood, give "
             f"it a fixed weight: tasks={{{name!r}: 1.0}}.",
+        )
+    if weight_cut:
+        yield (
+            f"cut {name}",
+            f"The loss of task {name!r} is in fp16, and its weight was beyond 65504, the largest number of fp16, so "
+            "that its gradient was cut there. Compute that loss in single precision, from `.float()` of what goes into "
+            "it.",
         )
     if task.at_bound and task.started:
         yield (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -118,7 +119,7 @@ class UncertaintyWeighting(NamedValues):
         self.training = True
         self.steps = 0
         self._frozen = False
-        self._settled = self._opening = self._trouble_seen = False
+        self._settled = self._trouble_seen = False
         self._started_flag, self._trouble_flag = HostFlag(), HostFlag()
         self._notices = Notices()
         self._compiled_keys = CompiledKeys(self._notices)
@@ -135,11 +136,14 @@ class UncertaintyWeighting(NamedValues):
             regularizer=self.regularizer,
             adam=MaskedAdam(size, lr=lr, betas=betas, eps=eps),
         )
-        self._raw_loss = torch.full((size,), math.nan)
-        self._lowest_loss = torch.zeros(size)
+        self._raw_loss = torch.full((size,), math.nan, dtype=torch.float32)
+        self._lowest_loss = torch.zeros(size, dtype=torch.float32)
         self._nonfinite_count = torch.zeros(size, dtype=torch.long)
         self._window = LossWindow(size)
-        self._zero, self._nan = torch.tensor(0.0), torch.tensor(math.nan)
+        self._cut = torch.zeros(size, dtype=torch.bool)  # weights that were beyond the range of their fp16 loss
+        self._zero, self._nan, self._infinity, self._half_max = torch.tensor(
+            [0.0, math.nan, math.inf, torch.finfo(torch.float16).max], dtype=torch.float32
+        )
         self._settle(all(value is not None for value in inits))
         self._derive()
 
@@ -168,6 +172,7 @@ class UncertaintyWeighting(NamedValues):
             check_graph(losses, self._notices)
         raw_loss, slope = self._gather(losses)
         weight, offset = self._weights_for(raw_loss.detach(), recording)
+        weight = self._within_half(weight, losses)
         terms = weight * raw_loss + offset
         present = torch.isfinite(terms.detach())
         if self.nonfinite == "raise":
@@ -203,11 +208,21 @@ class UncertaintyWeighting(NamedValues):
         if not torch.compiler.is_compiling():
             if self._settled:
                 return self._weight, self._offset
-            if recording and self._opening and not self._warming_up_equal:
+            if recording and self._opening:
                 raw_loss = self._mean_over_ranks(raw_loss)
         log_var, fresh = self._log_vars.provisional(raw_loss.to(torch.float32), self._held)
         weight = torch.where(fresh, self._likelihoods.weight(log_var), self._weight)
         return weight, torch.where(fresh, self._offset_at(log_var), self._offset)
+
+    def _within_half(self, weight: Tensor, losses: Mapping[str, Tensor | CrossEntropy]) -> Tensor:
+        """The weights, those of losses in fp16 cut at its largest number: beyond, their gradient would be infinite."""
+        half = {n for n, loss in losses.items() if isinstance(loss, Tensor) and loss.dtype == torch.float16}
+        if not half:
+            return weight
+        limit = torch.stack([self._half_max if name in half else self._infinity for name in self.tasks])
+        if self.training:
+            self._cut |= weight > limit
+        return torch.minimum(weight, limit)
 
     def _mean_over_ranks(self, raw_loss: Tensor) -> Tensor:
         if world_size(self.process_group) == 1:
@@ -247,7 +262,6 @@ class UncertaintyWeighting(NamedValues):
         if not self._settled and not self._warming_up_equal:
             # At the optimum the gradient is zero but for rounding, which Adam would turn into a full step.
             present = present & ~self._log_vars.begin(means.raw_loss, present)
-            self._opening = False
             self._settled = self._started_flag.poll(self._log_vars.started.all())
         if self.learning:
             self._log_vars.learn(means.raw_loss, means.slope, present)
@@ -271,6 +285,15 @@ class UncertaintyWeighting(NamedValues):
     @property
     def _warming_up_equal(self) -> bool:
         return self.warmup == "equal" and self.steps < self.warmup_steps
+
+    @property
+    def _opening(self) -> bool:
+        """Whether this is the first window in which an ``s`` can get a value.
+
+        In it the ranks agree on the mean loss of each call, so that they all start with the same weights. It follows
+        from the state, so that a resumed run reduces what the uninterrupted one reduces.
+        """
+        return self.steps == (self.warmup_steps if self.warmup == "equal" else 0)
 
     @property
     def frozen(self) -> bool:
@@ -307,13 +330,8 @@ class UncertaintyWeighting(NamedValues):
         return self.train(False)
 
     def _settle(self, settled: bool) -> None:
-        """Remember on the host whether every ``s`` has a value.
-
-        Until then each call looks, and in the first window the ranks agree on the mean loss, so that they all start
-        with the same weights.
-        """
+        """Remember on the host whether every ``s`` has a value. Until then each call looks."""
         self._settled = settled
-        self._opening = not settled
         self._started_flag = HostFlag()
 
     @torch.inference_mode(False)
@@ -360,11 +378,12 @@ class UncertaintyWeighting(NamedValues):
             s.value <= s.lower,
             s.value >= s.ceiling,
             s.started,
+            self._cut,
         )
         rows = torch.stack([column.to(torch.float32) for column in columns], dim=1).tolist()
         tasks = {}
         for (name, task), row in zip(self.tasks.items(), rows, strict=True):
-            log_var, precision, weight, raw_loss, lowest, nonfinite, at_lower, at_upper, started = row
+            log_var, precision, weight, raw_loss, lowest, nonfinite, at_lower, at_upper, started, cut = row
             learned = task.likelihood.learned
             tasks[name] = TaskSnapshot(
                 likelihood=task.likelihood.name,
@@ -377,7 +396,7 @@ class UncertaintyWeighting(NamedValues):
                 at_bound=("lower" if at_lower else "upper" if at_upper else None) if learned else None,
                 started=bool(started),
             )
-            for subject, sentence in remarks(name, tasks[name], lowest):
+            for subject, sentence in remarks(name, tasks[name], lowest, weight_cut=bool(cut)):
                 self._notices.warn(subject, sentence)
         return Snapshot(self.steps, tasks)
 
@@ -396,7 +415,7 @@ class UncertaintyWeighting(NamedValues):
                 )
             values[name] = value
         chosen = torch.tensor([name in log_vars for name in self.tasks], device=self.device)
-        self._log_vars.assign(chosen, torch.tensor(list(values.values()), device=self.device))
+        self._log_vars.assign(chosen, torch.tensor(list(values.values()), dtype=torch.float32, device=self.device))
         self._settle(bool(self._log_vars.started.all()))
         self._derive()
 
@@ -415,6 +434,14 @@ class UncertaintyWeighting(NamedValues):
                 if isinstance(value, Tensor):
                     setattr(holder, name, value.to(target, copy=True))
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> UncertaintyWeighting:
+        """A copy that shares nothing but the process group, which cannot be copied. Moving averages copy modules."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        memo[id(self.process_group)] = self.process_group
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, by task name, on the CPU; loads with ``weights_only=True``.

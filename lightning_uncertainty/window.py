@@ -38,7 +38,7 @@ class LossWindow:
     """
 
     def __init__(self, size: int) -> None:
-        self.sums = torch.zeros(4, size)  # raw losses, calls, slopes, refused losses
+        self.sums = torch.zeros(4, size, dtype=torch.float32)  # raw losses, calls, slopes, refused losses
 
     def record(self, raw_loss: Tensor, present: Tensor, slope: Tensor | None, refused: Tensor) -> None:
         """Add one call; ``raw_loss`` and ``slope`` count where ``present``."""

@@ -1,10 +1,18 @@
 """What the processes of the sharded tests run."""
 
+from datetime import timedelta
+from pathlib import Path
+
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from tests.ranks import Tasks
+from lightning_uncertainty import UncertaintyCallback
+from tests.models import trainer
+from tests.ranks import COUNT, TIMEOUT, Collectives, Phases, Recorder, Tasks, data, present, rank
+
+HALF = COUNT // 2
 
 
 class Sharded(Tasks):

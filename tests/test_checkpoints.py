@@ -66,18 +66,6 @@ def test_resuming_without_the_mixin_is_exact_too(tmp_path):
     assert one.weighting.log_vars == two.weighting.log_vars
 
 
-def test_a_checkpoint_saved_by_a_callback_that_runs_before_ours_resumes_exactly_too(tmp_path):
-    class Early(Callback):
-        def on_train_batch_end(self, trainer, *args):
-            if trainer.global_step == 7:
-                trainer.save_checkpoint(tmp_path / "early.ckpt")
-
-    whole = Weighed()
-    trainer(tmp_path, Early(), UncertaintyCallback()).fit(whole, batches())
-    rest, _ = fit(tmp_path, ckpt_path=tmp_path / "early.ckpt")
-    assert_same_run(whole, rest)
-
-
 @pytest.fixture
 def checkpoint(tmp_path):
     """A run of one epoch and its checkpoint."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.processes import ROOT
-from tests.test_faults import assert_same_end
+from tests.test_faults_distributed import assert_same_end
 from tests.two_hosts import BATCH, EPOCHS, ROWS, Diamonds
 
 STEPS = EPOCHS * ROWS // BATCH // 4
