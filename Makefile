@@ -13,13 +13,9 @@ demo: $(READY)  ## three runs on real data: plain sum, standardised by hand, lea
 test: $(READY)  ## all tests, the doctests and the README's code
 	$(BIN)/python -m pytest
 
-# Old packages warn about what newer ones changed; only our own warnings stay errors. Apart, because the code that
-# inductor of torch 2.5 compiles with -ffast-math turns subnormal numbers off for the whole process.
-OWN_WARNINGS := -W default -W error::lightning_uncertainty.UncertaintyWarning
-
+# Old packages warn about what newer ones changed; only our own warnings stay errors.
 test-lowest: $(LOWEST)/.ready  ## all tests with the lowest versions that pyproject.toml allows (about 5 GB of torch)
-	$(LOWEST)/bin/python -m pytest $(OWN_WARNINGS) --ignore tests/test_compile.py
-	$(LOWEST)/bin/python -m pytest $(OWN_WARNINGS) tests/test_compile.py
+	$(LOWEST)/bin/python -m pytest -W default -W error::lightning_uncertainty.UncertaintyWarning
 
 lint: $(READY)  ## style, types, import contracts
 	$(BIN)/ruff check .
