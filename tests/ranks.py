@@ -304,7 +304,7 @@ def step_of(path):
     return int(path.stem.split("=")[1])
 
 
-def resumable(folder, epochs, kill_at=None, *, module=None, loader=None, every=5):
+def resumable(folder, epochs, kill_at=None, *, module=None, loader=None, every=5, strategy=None):
     """Train, or go on from the newest checkpoint, until the end or until rank 1 kills itself."""
     checkpoints = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=every, save_top_k=-1)
     module = module or Tasks()
@@ -312,7 +312,7 @@ def resumable(folder, epochs, kill_at=None, *, module=None, loader=None, every=5
     if kill_at is not None:
         callbacks.append(Fault("killed", 1, kill_at))
     runner = trainer(
-        folder, *callbacks, strategy=ddp(), devices=int(os.environ["LOCAL_WORLD_SIZE"]), max_epochs=epochs,
+        folder, *callbacks, strategy=strategy or ddp(), devices=int(os.environ["LOCAL_WORLD_SIZE"]), max_epochs=epochs,
         num_nodes=int(os.environ["WORLD_SIZE"]) // int(os.environ["LOCAL_WORLD_SIZE"]), enable_checkpointing=True,
     )  # fmt: skip
     start = newest_checkpoint(folder)
