@@ -283,6 +283,41 @@ FEATURES = [
     Feature(
         "Overflow of one task in fp16, steps skipped by the scaler", "tested on CPU only", "tests/test_precision.py"
     ),
+    Feature(
+        "`torch.compile`: the module, parts of it, the engine; one graph, no break, a missing task as NaN",
+        "tested on CPU only",
+        "tests/test_compile.py",
+    ),
+    Feature(
+        "`torch.compile`, keys that come and go: a graph per set, a warning before torch's limit",
+        "tested on CPU only",
+        "tests/test_compile.py",
+    ),
+    Feature(
+        "No host synchronisation on steps that do not log, one transfer on those that do",
+        "tested on CPU only",
+        "tests/test_host_sync.py",
+    ),
+    Feature(
+        "`EMAWeightAveraging` before and after ours, `StochasticWeightAveraging`", "tested", "tests/test_ecosystem.py"
+    ),
+    Feature(
+        "`BaseFinetuning` with resume, `LearningRateMonitor`, `lr_find`, batch-size finder",
+        "tested",
+        "tests/test_ecosystem.py",
+    ),
+    Feature(
+        "`ModelCheckpoint` and `EarlyStopping` on a weight or on `uncertainty/loss`", "tested", "tests/test_callback.py"
+    ),
+    Feature("`import pytorch_lightning` in the user's code", "tested", "tests/test_ecosystem.py"),
+    Feature("LightningCLI with YAML, both packages", "tested", "tests/test_cli_lightning.py"),
+    Feature(
+        "Fabric (32-true, bf16-mixed) and a plain torch loop, with save and load",
+        "tested on CPU only",
+        "tests/test_ecosystem.py",
+    ),
+    Feature("Two UncertaintyCallbacks in one Trainer: refused by name", "tested", "tests/test_ecosystem.py"),
+    Feature("CUDA autocast and GradScaler, sync debug mode, inductor on a GPU", "not run", "benchmarks/gpu_checks.py"),
 ]
 
 # ---------------------------------------------------------------------------------------------------- the page
@@ -301,7 +336,10 @@ optimizer that reads the loss can notice: LBFGS in bf16-true and 16-true is comp
 
 - **tested**: run on a CPU, and nothing in it depends on the device.
 - **tested on CPU only**: run on a CPU; on a GPU other kernels do the same work.
-- **not run**: Lightning or torch refuses the combination, with or without the plugin.
+- **not run**: in the first table, Lightning or torch refuses the combination, with or without the plugin; in the last,
+  no GPU was at hand, and the script named is ready to be run on one.
+
+Strategies with several processes are in [distributed.md](distributed.md).
 """
 
 _PROMISES = """\
