@@ -230,7 +230,7 @@ def test_the_gradient_of_an_fp16_loss_is_finite_however_small_the_loss(value):
 
 
 def test_targets_in_a_large_unit_train_in_16_true(tmp_path):
-    """Errors of 1e-3 have a mean square of 1e-6: its weight of 5e5 is beyond fp16, and its gradient would be infinite."""
+    """Errors of 1e-3 have a mean square of 1e-6: its weight of 5e5, as a gradient in fp16, is infinite."""
 
     class Small(Weighed):
         tasks = {"a": "gaussian", "b": "gaussian"}

@@ -31,8 +31,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     collectives = Collectives()
     module, batches = module_and_batches()
-    # By default DDP puts gradients into other buckets after its first step. From three processes on, that changes the
-    # order of their sums, so that no resumed run, with or without this package, equals the whole one in the last bit.
+    # With the default, no resumed run of four processes equals the whole one in the last bit, with or without this
+    # package: probably because DDP puts gradients into other buckets after its first step, and sums in another order.
     strategy = ddp(find_unused_parameters=True)
     result = resumable(sys.argv[1], EPOCHS, module=module, loader=batches, every=10, strategy=strategy)
     torch.save({**result, "calls": [call[1:] for call in collectives.calls]}, f"{sys.argv[1]}/rank{rank()}.pt")
