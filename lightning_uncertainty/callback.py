@@ -136,7 +136,8 @@ class UncertaintyCallback(CallbackBase):
             ValueError: if there are two of these callbacks, no tasks, or a strategy whose processes cannot agree.
         """
         if stage == "fit":
-            check_processes(trainer, pl_module, self._options["process_group"])
+            given = attached_weighting(pl_module) if was_given(pl_module) else None
+            check_processes(trainer, pl_module, given.process_group if given else self._options["process_group"])
         self._check_alone(trainer)
         self._weighting = self._weighting_for(pl_module)
         attach_weighting(pl_module, self._weighting)
@@ -308,10 +309,14 @@ class UncertaintyCallback(CallbackBase):
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the engine, as far as the network is: also for a callback that saves before ours has run."""
+        self.catch_up()
+        return {} if self._weighting is None else self._weighting.state_dict()
+
+    def catch_up(self) -> None:
+        """Step now if only the network has: something is saved before our turn at the end of a batch."""
         # Under manual optimisation an optimizer may have stepped while the batch still goes on.
         if self._trainer is not None and self._trainer.lightning_module.automatic_optimization:
             self._step_if_due(self._trainer)
-        return {} if self._weighting is None else self._weighting.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint.

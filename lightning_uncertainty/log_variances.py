@@ -102,6 +102,13 @@ class LogVariances:
         # Projected after the step, not clamped in the formula: at a bound the gradient still points the way back.
         self.value.clamp_(self.lower, self.ceiling)
 
+    def project(self) -> Tensor:
+        """Move ``s`` and its start into the bounds, and tell where that changed ``s`` (bool, of shape (K,))."""
+        before = self.value.clone()
+        self.start.clamp_(self.floor, self.ceiling)
+        self.value.clamp_(self.lower, self.ceiling)
+        return before != self.value
+
     def assign(self, chosen: Tensor, value: Tensor) -> None:
         """Set ``s`` on purpose, where ``chosen`` (bool, of shape (K,)) is True: a new start, without memory."""
         for tensor in (self.value, self.start):

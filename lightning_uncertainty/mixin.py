@@ -105,7 +105,12 @@ class UncertaintyMixin(_Base):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Also save the weights with the module, for ``save_weights_only`` and ``load_from_checkpoint``."""
+        from lightning_uncertainty.callback import UncertaintyCallback
+
         super().on_save_checkpoint(checkpoint)
+        for callback in getattr(self._trainer, "callbacks", ()):  # without callbacks' states if only weights are saved
+            if isinstance(callback, UncertaintyCallback):
+                callback.catch_up()
         if (weighting := attached_weighting(self)) is not None:
             checkpoint[CHECKPOINT_KEY] = weighting.state_dict()
 

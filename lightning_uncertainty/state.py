@@ -13,6 +13,7 @@ __all__ = ["SavedState", "read_state", "unmatched", "write_state"]
 
 VERSION = 1
 
+_NOT_NEGATIVE = {"count", "exp_avg_sq", "nonfinite"}
 _MAY_BE_NAN = {"raw_loss"}  # a task that was not seen yet has none
 
 
@@ -70,20 +71,39 @@ def read_state(state: Any, tensors: Sequence[str]) -> SavedState:
     expected = ("version", "tasks", "likelihoods", "regularizer", "steps", "frozen", *tensors)
     if missing := [key for key in expected if key not in state]:
         raise _error(f"it lacks {', '.join(map(repr, missing))}")
-    if not isinstance(state["version"], int) or state["version"] > VERSION:
-        raise _error(f"its version is {state['version']!r}, newer than {VERSION}: update lightning_uncertainty")
-    names, likelihoods = list(state["tasks"]), list(state["likelihoods"])
-    if len(likelihoods) != len(names) or len(set(names)) != len(names):
-        raise _error(f"its task list {names} does not fit its likelihoods {likelihoods}")
+    if not _is_count(state["version"]) or not 1 <= state["version"] <= VERSION:
+        raise _error(f"its version is {state['version']!r}, and this package reads up to {VERSION}")
+    names, likelihoods = state["tasks"], state["likelihoods"]
+    if not _are_tasks(names, likelihoods):
+        raise _error(f"its task list {names!r} does not fit its likelihoods {likelihoods!r}")
+    if not _is_count(state["steps"]) or not isinstance(state["frozen"], bool):
+        raise _error(f"its steps are {state['steps']!r} and frozen is {state['frozen']!r}")
+    if not isinstance(state["regularizer"], str):
+        raise _error(f"its regularizer is {state['regularizer']!r}")
     checked = {key: _read_tensor(key, state[key], names) for key in tensors}
     tasks = dict(zip(names, likelihoods, strict=True))
-    return SavedState(tasks, state["regularizer"], int(state["steps"]), bool(state["frozen"]), checked)
+    return SavedState(tasks, state["regularizer"], state["steps"], state["frozen"], checked)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_tasks(names: Any, likelihoods: Any) -> bool:
+    if not (isinstance(names, list) and isinstance(likelihoods, list) and len(names) == len(likelihoods)):
+        return False
+    known = all(isinstance(likelihood, (str, float, int)) for likelihood in likelihoods)
+    return known and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
 
 
 def _read_tensor(key: str, value: Any, names: list[str]) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != (len(names),):
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise _error(f"{key!r} should be a tensor of shape ({len(names)},), one entry per task, and is {found}")
+    if value.is_complex():
+        raise _error(f"{key!r} is complex")
+    if key in _NOT_NEGATIVE and bool((value < 0).any()):
+        raise _error(f"{key!r} is negative: {value.tolist()}")
     if key not in _MAY_BE_NAN:
         broken = [name for name, fine in zip(names, torch.isfinite(value).tolist(), strict=True) if not fine]
         if broken:

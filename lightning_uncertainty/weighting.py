@@ -164,17 +164,19 @@ class UncertaintyWeighting(NamedValues):
                 training.
             FloatingPointError: if a loss is not finite and ``nonfinite="raise"``.
         """
-        if torch.compiler.is_compiling():
-            self._compiled_keys.note(tuple(losses))
-        check_losses(losses, self.tasks, self.device)
         recording = self.training and torch.is_grad_enabled()
+        if torch.compiler.is_compiling():
+            self._compiled_keys.note(tuple(losses), recording)
+        check_losses(losses, self.tasks, self.device)
         if recording:
             check_graph(losses, self._notices)
         raw_loss, slope = self._gather(losses)
         weight, offset = self._weights_for(raw_loss.detach(), recording)
-        weight = self._within_half(weight, losses)
+        weight = self._within_half(weight, losses, recording)
         terms = weight * raw_loss + offset
         present = torch.isfinite(terms.detach())
+        if raw_loss.dtype == torch.float64:  # s is learned in single precision
+            present = present & torch.isfinite(raw_loss.detach().to(torch.float32))
         if self.nonfinite == "raise":
             self._raise_if_refused(losses, present)
         if recording:
@@ -214,13 +216,13 @@ class UncertaintyWeighting(NamedValues):
         weight = torch.where(fresh, self._likelihoods.weight(log_var), self._weight)
         return weight, torch.where(fresh, self._offset_at(log_var), self._offset)
 
-    def _within_half(self, weight: Tensor, losses: Mapping[str, Tensor | CrossEntropy]) -> Tensor:
+    def _within_half(self, weight: Tensor, losses: Mapping[str, Tensor | CrossEntropy], recording: bool) -> Tensor:
         """The weights, those of losses in fp16 cut at its largest number: beyond, their gradient would be infinite."""
         half = {n for n, loss in losses.items() if isinstance(loss, Tensor) and loss.dtype == torch.float16}
         if not half:
             return weight
         limit = torch.stack([self._half_max if name in half else self._infinity for name in self.tasks])
-        if self.training:
+        if recording:
             self._cut |= weight > limit
         return torch.minimum(weight, limit)
 
@@ -466,6 +468,13 @@ class UncertaintyWeighting(NamedValues):
         there = torch.tensor([list(saved.tasks).index(name) for name in matched], dtype=torch.long)
         for key, tensor in own.items():
             tensor[here.to(tensor.device)] = saved.tensors[key].cpu()[there].to(tensor)
+        if outside := self._log_vars.project().tolist():
+            for name in (name for name, moved in zip(self.tasks, outside, strict=True) if moved):
+                self._notices.warn(
+                    f"projected {name}",
+                    f"The log-variance of task {name!r} in the checkpoint lies outside its bounds, and was "
+                    "moved to the nearest one.",
+                )
         self.steps, self._frozen = saved.steps, saved.frozen
         self.discard()
         self._settle(bool(self._log_vars.started.all()))

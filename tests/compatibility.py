@@ -277,7 +277,11 @@ class Feature:
 
 FEATURES = [
     Feature("Checkpoints with and without the plugin, tasks added and removed", "tested", "tests/test_checkpoints.py"),
-    Feature("`kill -9` at any moment, then resume: bit for bit the same end", "tested", "tests/test_faults.py"),
+    Feature(
+        "`kill -9` at any moment, then resume from inside an epoch: bit for bit the same end",
+        "tested",
+        "tests/test_faults.py",
+    ),
     Feature("Truncated and foreign checkpoint entries are refused by name", "tested", "tests/test_faults.py"),
     Feature("NaN, infinite, missing, extra and ill-shaped losses", "tested", "tests/test_faults.py"),
     Feature(
@@ -312,7 +316,7 @@ FEATURES = [
     Feature("`import pytorch_lightning` in the user's code", "tested", "tests/test_ecosystem.py"),
     Feature("LightningCLI with YAML, both packages", "tested", "tests/test_cli_lightning.py"),
     Feature(
-        "Fabric (32-true, bf16-mixed) and a plain torch loop, with save and load",
+        "Fabric (32-true, bf16-mixed) with save and load; a plain torch loop with a GradScaler",
         "tested on CPU only",
         "tests/test_ecosystem.py",
     ),
@@ -334,8 +338,8 @@ parameter groups, schedulers, scaler, progress) is bit for bit that of a run wit
 ends bit for bit like one that was not interrupted. The total is never rounded to half precision, which only an
 optimizer that reads the loss can notice: LBFGS in bf16-true and 16-true is compared with a sum in fp32.
 
-- **tested**: run on a CPU, and nothing in it depends on the device.
-- **tested on CPU only**: run on a CPU; on a GPU other kernels do the same work.
+- **tested**: run on a CPU; the precision is the same on every device. No cell was run on a GPU yet.
+- **tested on CPU only**: run on a CPU; on a GPU autocast, the scaler or the kernels are other ones.
 - **not run**: in the first table, Lightning or torch refuses the combination, with or without the plugin; in the last,
   no GPU was at hand, and the script named is ready to be run on one.
 

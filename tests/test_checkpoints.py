@@ -39,6 +39,17 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, step, accumulate):
     assert all(later[s] == table[s] for s in later)
 
 
+def test_weights_only_saved_before_our_turn_are_those_of_the_network_too(tmp_path):
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == 7:
+                trainer.save_checkpoint(tmp_path / "seven.ckpt", weights_only=True)
+
+    trainer(tmp_path, Saves(), UncertaintyCallback()).fit(Weighed(), batches())
+    content = torch.load(tmp_path / "seven.ckpt", weights_only=True)
+    assert content["lightning_uncertainty"]["steps"] == content["global_step"] == 7
+
+
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_a_callback_that_saves_at_the_end_of_a_batch_may_stand_before_or_after_ours(tmp_path, order):
     """The checkpoint holds the step of s that belongs to the network's; without the mixin's help ours comes last."""

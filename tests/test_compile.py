@@ -132,6 +132,18 @@ def test_each_set_of_keys_costs_one_graph_and_its_return_none(eager_backend):
     assert eager_backend.frame_count == 3
 
 
+def test_graphs_for_evaluation_count_towards_the_limit_too(eager_backend):
+    weighting = UncertaintyWeighting(dict.fromkeys("abc", "gaussian"))
+    call = compiled(weighting.__call__, eager_backend)
+    name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    with torch._dynamo.config.patch(name, 4):
+        call(losses_of("a"))
+        with torch.no_grad():
+            call(losses_of("a"))
+        with pytest.warns(UncertaintyWarning, match="It has made 3, and after 4 it falls back"):
+            call(losses_of("ab"))
+
+
 @pytest.mark.parametrize("limit", [3, 5])
 def test_it_warns_before_torch_makes_no_more_graphs(eager_backend, limit):
     """With a new set of keys each time; torch itself refuses the one after its limit."""

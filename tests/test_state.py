@@ -138,6 +138,16 @@ DAMAGE = {
     "nan": (lambda s: {**s, "log_var": torch.tensor([0.0, math.nan, 0.0])}, "'log_var' is not finite for 'b'"),
     "nan moment": (lambda s: {**s, "exp_avg_sq": torch.tensor([0.0, 0.0, math.inf])}, "not finite for 'c'"),
     "twice": (lambda s: {**s, "tasks": ["a", "a", "b"]}, "task list"),
+    "negative moment": (lambda s: {**s, "exp_avg_sq": torch.tensor([1.0, -1.0, 0.0])}, "'exp_avg_sq' is negative"),
+    "negative count": (lambda s: {**s, "count": torch.tensor([1.0, -1.0, 0.0])}, "'count' is negative"),
+    "complex": (lambda s: {**s, "log_var": torch.zeros(3, dtype=torch.complex64)}, "'log_var' is complex"),
+    "no steps": (lambda s: {**s, "steps": None}, "its steps are None"),
+    "negative steps": (lambda s: {**s, "steps": -5}, "its steps are -5"),
+    "steps in words": (lambda s: {**s, "steps": "x"}, "its steps are 'x'"),
+    "no tasks": (lambda s: {**s, "tasks": None}, "its task list None"),
+    "nested tasks": (lambda s: {**s, "tasks": [["a"], "b", "c"]}, "its task list"),
+    "no regularizer": (lambda s: {**s, "regularizer": None}, "its regularizer is None"),
+    "version 0": (lambda s: {**s, "version": 0}, "its version is 0"),
     "short": (lambda s: {**s, "likelihoods": ["gaussian"]}, "task list"),
 }
 
@@ -150,6 +160,20 @@ def test_a_damaged_state_is_refused_whole(trained, damage):
     with pytest.raises(ValueError, match=message):
         weighting.load_state_dict(spoil(trained.state_dict()))
     assert same(before, weighting.state_dict())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("log_var", [-500.0, -30.0])
+def test_a_loaded_s_outside_of_the_bounds_is_moved_to_the_nearest_one_and_named(trained, log_var, frozen):
+    state = {**trained.state_dict(), "frozen": frozen}
+    state["log_var"] = state["start"] = torch.tensor([0.0, log_var, 0.0])
+    weighting = UncertaintyWeighting(TASKS, bounds=(-2.0, 2.0))
+    with pytest.warns(UncertaintyWarning, match="task 'b' in the checkpoint lies outside its bounds"):
+        weighting.load_state_dict(state)
+    assert weighting.log_var.tolist() == [0.0, -2.0, 0.0]
+    loss = torch.tensor(2.0, requires_grad=True)
+    weighting({"b": loss}).backward()
+    assert loss.grad.item() == pytest.approx(math.exp(1.0))
 
 
 def test_moving_copies_and_keeps_single_precision(trained):

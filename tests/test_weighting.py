@@ -398,6 +398,17 @@ def test_a_loss_that_is_not_finite_sits_out_is_counted_and_named_once(value):
     weighting.snapshot()  # said once
 
 
+def test_a_float64_loss_beyond_single_precision_sits_out_and_is_counted():
+    weighting = UncertaintyWeighting({"a": "gaussian"}, init=0.0)
+    loss = leaf(1e39, torch.float64)
+    weighting({"a": loss}).backward()
+    weighting(losses_of(a=3.0)).backward()
+    weighting.step()
+    assert loss.grad.item() == 0.0
+    with pytest.warns(UncertaintyWarning, match="'a' was NaN or infinite in 1 calls"):
+        assert weighting.snapshot().tasks["a"].raw_loss == 3.0
+
+
 def test_nonfinite_raise_names_the_task():
     weighting = UncertaintyWeighting({"a": "gaussian", "b": "gaussian", "c": "gaussian"}, nonfinite="raise")
     train(weighting, a=1.0, b=1.0)
