@@ -72,7 +72,10 @@ def read_state(state: Any, tensors: Sequence[str]) -> SavedState:
     if missing := [key for key in expected if key not in state]:
         raise _error(f"it lacks {', '.join(map(repr, missing))}")
     if not _is_count(state["version"]) or not 1 <= state["version"] <= VERSION:
-        raise _error(f"its version is {state['version']!r}, and this package reads up to {VERSION}")
+        raise _error(
+            f"its version is {state['version']!r}, and this package reads up to {VERSION}: if it is newer, "
+            "update lightning_uncertainty"
+        )
     names, likelihoods = state["tasks"], state["likelihoods"]
     if not _are_tasks(names, likelihoods):
         raise _error(f"its task list {names!r} does not fit its likelihoods {likelihoods!r}")
