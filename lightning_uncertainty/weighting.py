@@ -468,8 +468,8 @@ class UncertaintyWeighting(NamedValues):
         there = torch.tensor([list(saved.tasks).index(name) for name in matched], dtype=torch.long)
         for key, tensor in own.items():
             tensor[here.to(tensor.device)] = saved.tensors[key].cpu()[there].to(tensor)
-        if outside := self._log_vars.project().tolist():
-            for name in (name for name, moved in zip(self.tasks, outside, strict=True) if moved):
+        for name, moved in zip(self.tasks, self._log_vars.project().tolist(), strict=True):
+            if moved:
                 self._notices.warn(
                     f"projected {name}",
                     f"The log-variance of task {name!r} in the checkpoint lies outside its bounds, and was "
