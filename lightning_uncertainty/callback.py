@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -259,7 +260,9 @@ class UncertaintyCallback(CallbackBase):
             self._notices.warn("nothing learned", _nothing_learned(snapshot, self.weighting.waiting))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As after training: Lightning calls no teardown then."""
+        """As after training: Lightning calls no teardown then. A checkpoint of this moment is saved after it."""
+        with contextlib.suppress(Exception):  # what the user has to see is what went wrong first
+            self.catch_up()
         self._detach()
 
     # ------------------------------------------------------------------------------------------------ logging
