@@ -20,6 +20,8 @@ from lightning_uncertainty.mixin import (
 from lightning_uncertainty.names import suggest
 from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.processes import check_processes
+from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.run_report import RunReport
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.tasks import Task, parse_tasks
 from lightning_uncertainty.weighed_step import WeighedStep
@@ -59,6 +61,9 @@ class UncertaintyCallback(CallbackBase):
         log_prefix: first part of all keys.
         prog_bar: show the weights in the progress bar, as of the last logging step.
         name: part of its key in checkpoints; keep it when resuming.
+        summary: print what became of each task at the end of ``fit``.
+        report: write the history of the weights, a picture and a page beside the logger's files at the end of ``fit``,
+            and give the picture to the loggers that take one. Without a logger nothing is written.
         lr, betas, eps, init, regularizer, bounds, min_variance_ratio, warmup_steps, warmup, freeze_after, nonfinite,
             process_group: as in :class:`~lightning_uncertainty.UncertaintyWeighting`.
 
@@ -81,6 +86,8 @@ class UncertaintyCallback(CallbackBase):
         log_prefix: str = "uncertainty",
         prog_bar: bool = False,
         name: str = "uncertainty",
+        summary: bool = True,
+        report: bool = True,
         lr: float = 1e-2,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -120,6 +127,7 @@ class UncertaintyCallback(CallbackBase):
         self._trainer: Trainer | None = None  # while it trains
         self._stepped_at = self._batch_began_at = 0  # values of trainer.global_step
         self._wrapped: tuple[LightningModule, Any] | None = None
+        self._report = RunReport(log_prefix, summary=summary, report=report)
 
     @property
     def weighting(self) -> UncertaintyWeighting:
@@ -136,6 +144,11 @@ class UncertaintyCallback(CallbackBase):
             )
         return self._weighting
 
+    @property
+    def history(self) -> History:
+        """The weights and losses of this run so far, those before a resume included."""
+        return self._report.history
+
     # ------------------------------------------------------------------------------------------------ attaching
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -150,7 +163,9 @@ class UncertaintyCallback(CallbackBase):
             given = attached_weighting(module) if was_given(module) else None
             check_processes(trainer, pl_module, given.process_group if given else self._options["process_group"])
         self._check_apart(trainer, pl_module)
-        self._weighting = self._weighting_for(module)
+        before, self._weighting = self._weighting, self._weighting_for(module)
+        if self._weighting is not before:
+            self._report.begin()
         attach_weighting(module, self._weighting)
         # A copy on the strategy's device: spawned ranks would share CPU tensors with the process that started them.
         self._weighting.eval().to(trainer.strategy.root_device)
@@ -270,8 +285,12 @@ class UncertaintyCallback(CallbackBase):
         self._step_if_due(trainer)
         if self._should_log(trainer, pl_module, stepped=trainer.global_step != self._batch_began_at):
             self._log(trainer, self._logged_step(trainer, pl_module))
-        elif trainer.is_last_batch:
-            self._publish_current(trainer)
+        elif self._should_record(trainer):
+            self._report.record(self._publish_current(trainer))
+
+    def _should_record(self, trainer: Trainer) -> bool:
+        """Between logging steps: at the very first one, where the run starts, and at the last of an epoch."""
+        return trainer.is_last_batch or (self.weighting.steps > 0 and not len(self.history))
 
     def _step_if_due(self, trainer: Trainer) -> None:
         """Learn if the network has learned.
@@ -293,10 +312,22 @@ class UncertaintyCallback(CallbackBase):
         if not any(task.seen for task in snapshot.tasks.values()):
             self._notices.warn("nothing learned", _nothing_learned(snapshot, self.weighting.waiting))
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last point of the history."""
+        self._report.end(self.weighting.snapshot())
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say and write what became of the tasks; progress bars are closed by now."""
+        self._report.deliver(trainer)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """As after training: Lightning calls no teardown then. A checkpoint of this moment is saved after it."""
         with contextlib.suppress(Exception):  # what the user has to see is what went wrong first
             self.catch_up()
+            if isinstance(exception, KeyboardInterrupt) and self._trainer is not None:
+                # Who interrupts a run wants to know how it stands.
+                self._report.end(self.weighting.snapshot())
+                self._report.deliver(trainer)
         self._detach()
 
     # ------------------------------------------------------------------------------------------------ logging
@@ -317,6 +348,7 @@ class UncertaintyCallback(CallbackBase):
     def _log(self, trainer: Trainer, step: int) -> None:
         # Not self.log: it costs 0.3 ms per key and step whether it logs or not, and copies each value to the device.
         snapshot = self.weighting.snapshot()
+        self._report.record(snapshot)
         metrics = snapshot.metrics(self.log_prefix)
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
@@ -348,13 +380,22 @@ class UncertaintyCallback(CallbackBase):
     def state_dict(self) -> dict[str, Any]:
         """The state of the engine, as far as the network is: also for a callback that saves before ours has run."""
         self.catch_up()
-        return {} if self._weighting is None else self._weighting.state_dict()
+        if self._weighting is None:
+            return {}
+        return {**self._weighting.state_dict(), "history": self.history.state_dict()}
 
     def catch_up(self) -> None:
         """Step now if only the network has: something is saved before our turn at the end of a batch."""
         # Under manual optimisation an optimizer may have stepped while the batch still goes on.
         if self._trainer is not None and self._trainer.lightning_module.automatic_optimization:
             self._step_if_due(self._trainer)
+            self._record_if_due(self._trainer)
+
+    def _record_if_due(self, trainer: Trainer) -> None:
+        stepped = trainer.global_step != self._batch_began_at
+        due = self._should_log(trainer, trainer.lightning_module, stepped) or self._should_record(trainer)
+        if stepped and due and self.weighting.steps > self.history.newest:
+            self._report.record(self.weighting.snapshot())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint.
@@ -364,6 +405,7 @@ class UncertaintyCallback(CallbackBase):
         """
         if state_dict:
             self.weighting.load_state_dict(state_dict)
+            self._report.load(state_dict.get("history"))
 
 
 def _nothing_learned(snapshot: Snapshot, waiting: bool) -> str:

@@ -139,6 +139,7 @@ class UncertaintyWeighting(NamedValues):
         self._raw_loss = torch.full((size,), math.nan, dtype=torch.float32)
         self._lowest_loss = torch.zeros(size, dtype=torch.float32)
         self._nonfinite_count = torch.zeros(size, dtype=torch.long)
+        self._absent_count = torch.zeros(size, dtype=torch.long)  # steps
         self._window = LossWindow(size)
         self._cut = torch.zeros(size, dtype=torch.bool)  # weights that were beyond the range of their fp16 loss
         self._zero, self._nan, self._infinity, self._half_max = torch.tensor(
@@ -261,6 +262,7 @@ class UncertaintyWeighting(NamedValues):
         self._raw_loss = torch.where(present, means.raw_loss, self._raw_loss)
         self._lowest_loss = torch.minimum(self._lowest_loss, means.raw_loss)
         self._nonfinite_count += means.refused.to(torch.long)
+        self._absent_count += ~present
         if not self._settled and not self._warming_up_equal:
             # At the optimum the gradient is zero but for rounding, which Adam would turn into a full step.
             present = present & ~self._log_vars.begin(means.raw_loss, present)
@@ -381,11 +383,13 @@ class UncertaintyWeighting(NamedValues):
             s.value >= s.ceiling,
             s.started,
             self._cut,
+            self._offset,
+            self._absent_count,
         )
         rows = torch.stack([column.to(torch.float32) for column in columns], dim=1).tolist()
         tasks = {}
         for (name, task), row in zip(self.tasks.items(), rows, strict=True):
-            log_var, precision, weight, raw_loss, lowest, nonfinite, at_lower, at_upper, started, cut = row
+            log_var, precision, weight, raw_loss, lowest, nonfinite, at_lower, at_upper, started, cut, *rest = row
             learned = task.likelihood.learned
             tasks[name] = TaskSnapshot(
                 likelihood=task.likelihood.name,
@@ -397,6 +401,9 @@ class UncertaintyWeighting(NamedValues):
                 nonfinite=int(nonfinite),
                 at_bound=("lower" if at_lower else "upper" if at_upper else None) if learned else None,
                 started=bool(started),
+                offset=rest[0],
+                absent=int(rest[1]),
+                unit=task.unit,
             )
             for subject, sentence in remarks(name, tasks[name], lowest, weight_cut=bool(cut)):
                 self._notices.warn(subject, sentence)
@@ -493,7 +500,8 @@ class UncertaintyWeighting(NamedValues):
         return weighting
 
     def _state(self) -> dict[str, Tensor]:
-        return {**self._log_vars.state(), "raw_loss": self._raw_loss, "nonfinite": self._nonfinite_count}
+        counts = {"nonfinite": self._nonfinite_count, "absent": self._absent_count}
+        return {**self._log_vars.state(), "raw_loss": self._raw_loss, **counts}
 
     def _short_forms(self) -> dict[str, str | float]:
         """What :func:`parse_tasks` would make these tasks of."""
