@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 
 from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
-from tests.models import TASKS, Plain, Returned, Validated, Weighed, batches, fit, trainer
+from tests.models import TASKS, Plain, Recorded, Returned, Validated, Weighed, batches, fit, learned_from, trainer
 from tests.test_checkpoints import assert_same_run, save_at
 from tests.test_matrix import difference
 
@@ -63,30 +63,6 @@ def test_averaged_weights_leave_s_alone_and_resume_exactly(tmp_path, ours_first)
     assert_same_run(whole, train(ckpt_path=tmp_path / "step=14.ckpt"))
     loaded = Validated.load_from_checkpoint(tmp_path / "step=14.ckpt")
     assert loaded.uncertainty.steps == 14
-
-
-class Recorded(Weighed):
-    """Remembers its losses, from which s follows."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def losses(self, batch):
-        losses = super().losses(batch)
-        self.seen.append({name: loss.detach().clone().requires_grad_() for name, loss in losses.items()})
-        return losses
-
-
-def learned_from(seen, state=None):
-    """The state of an engine by itself, after these losses, a step for each."""
-    weighting = UncertaintyWeighting(TASKS)
-    if state is not None:
-        weighting.load_state_dict(state)
-    for losses in seen:
-        weighting(losses)
-        weighting.step()
-    return weighting.state_dict()
 
 
 def fit_with_averaging(folder, cls, step, *, resume=False):

@@ -10,16 +10,12 @@ from torch.optim import lr_scheduler
 
 from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWarning, UncertaintyWeighting
 from tests.compatibility import (
-    FEATURES,
-    PAGE,
     PRECISIONS,
     SCHEDULERS,
-    STATUSES,
     Case,
     cells,
     precision_options,
     refused_cells,
-    render,
 )
 from tests.models import batches, trainer
 
@@ -319,17 +315,3 @@ def test_a_layer_made_early_resumes_inexactly_in_64_true_without_the_plugin_too_
     run(tmp_path, EarlyWeighed(case), "64-true", resumption, ckpt_path=tmp_path / "pause.ckpt")
     saved = torch.load(tmp_path / "pause.ckpt", weights_only=True)
     assert difference(saved["lightning_uncertainty"], resumption.state) is None
-
-
-# ---------------------------------------------------------------------------------------------------- the page
-
-
-def test_the_page_is_what_the_table_says():
-    assert PAGE.read_text() == render(), "Write it again with `python -m tests.compatibility`."
-
-
-def test_every_feature_names_a_known_status_and_a_file_of_tests():
-    for feature in FEATURES:
-        assert feature.status in STATUSES
-        has_tests = "def test_" in (PAGE.parent.parent / feature.proof).read_text()
-        assert has_tests == (feature.status != "not run"), feature.title
