@@ -15,7 +15,8 @@ from pathlib import Path
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -414,7 +415,10 @@ def averaged(folder):
     dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
     module = Tasks()
     callback = UncertaintyCallback(process_group=dist.new_group([0, 1]))
-    average = EMAWeightAveraging(decay=0.9)
+    if hasattr(lightning_callbacks, "EMAWeightAveraging"):  # since Lightning 2.6
+        average = lightning_callbacks.EMAWeightAveraging(decay=0.9)
+    else:  # which copies the module too
+        average = lightning_callbacks.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
     fit(folder, module, callback, average, max_epochs=2)
     return {"s": module.uncertainty.log_var, "steps": module.uncertainty.steps}
 
