@@ -1,4 +1,4 @@
-"""What every data set of scenes serves, and every network of scenes reads."""
+"""What every data set of scenes yields: images with the labels of three tasks and what of them is known."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ from typing import TypedDict
 
 from torch import Tensor
 
-__all__ = ["IGNORE", "SceneBatch"]
+__all__ = ["IGNORE", "TASKS", "SceneBatch"]
 
 IGNORE = 255
-"""The class of pixels without a label."""
+"""Class of a pixel without a label."""
+
+TASKS = ("semantic", "instance", "depth")
+"""The tasks, in the order of the article."""
 
 
 class SceneBatch(TypedDict):
-    """A batch of scenes with all their labels; a single scene has no first dimension.
+    """B scenes of H by W pixels.
 
     Attributes:
-        image: (B, 3, H, W) float32, red, green, blue from 0 to 1.
-        classes: (B, H, W) int64, 255 where there is no label.
-        instances: (B, H, W) int64, a number per object within an image, 0 where there is none.
-        offsets: (B, 2, H, W) float32, the vector (x, y) in pixels from a pixel to the centre of its object; 0 off
-            objects.
-        inverse_depth: (B, 1, H, W) float32, 0 where it is not known.
-        instance_mask: (B, H, W) bool, where ``offsets`` counts.
-        depth_mask: (B, H, W) bool, where ``inverse_depth`` counts.
+        image: RGB from 0 to 1, float32, of shape (B, 3, H, W).
+        classes: class of each pixel, int64, of shape (B, H, W); 255 where there is none.
+        instances: number of the instance within its image, int64, of shape (B, H, W); 0 where there is none.
+        offsets: vector (x, y) in pixels from the pixel to the centre of its instance, which is the mean position of
+            the instance's visible pixels; float32, of shape (B, 2, H, W), 0 off instances.
+        inverse_depth: float32, of shape (B, 1, H, W), 0 where it is not known.
+        instance_mask: where ``offsets`` is known, bool, of shape (B, H, W).
+        depth_mask: where ``inverse_depth`` is known, bool, of shape (B, H, W).
     """
 
     image: Tensor
