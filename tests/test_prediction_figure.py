@@ -5,7 +5,7 @@ from torch.nn.functional import one_hot
 
 from lightning_uncertainty.scenes.batch import SceneBatch
 from lightning_uncertainty.scenes.centres import centre_offsets
-from lightning_uncertainty.scenes.prediction_figure import Palette, Prediction, prediction_figure
+from lightning_uncertainty.scenes.prediction_figure import Palette, prediction_figure
 from tests.test_instances import CAR, PERSON, ROAD, VOID, street
 
 PALETTE = Palette(("road", "car", "person"), ((128, 64, 128), (0, 0, 142), (220, 20, 60)), (CAR, PERSON))
@@ -28,8 +28,8 @@ def perfect(count=3):
     }
     batch: SceneBatch = {name: tensor.expand(count, *tensor.shape) for name, tensor in scene.items()}
     logits = 9.0 * one_hot(classes, 3).permute(2, 0, 1).float()
-    outputs = (tensor.expand(count, *tensor.shape) for tensor in (logits, offsets, depth[None]))
-    return batch, Prediction(*outputs)
+    outputs = {"semantic": logits, "instance": offsets, "depth": depth[None]}
+    return batch, {task: tensor.expand(count, *tensor.shape) for task, tensor in outputs.items()}
 
 
 def shown(axis):
@@ -83,7 +83,7 @@ def test_the_votes_lie_on_the_true_centres():
 def test_a_picture_without_any_object_or_depth_can_be_drawn():
     batch, prediction = perfect(1)
     batch = {**batch, "instances": torch.zeros_like(batch["instances"]), "depth_mask": batch["depth_mask"] & False}
-    empty = Prediction(torch.randn(1, 1, 40, 80), prediction.offsets, prediction.inverse_depth)
+    empty = {**prediction, "semantic": torch.randn(1, 1, 40, 80)}
     figure = prediction_figure(batch, empty, PALETTE)
     FigureCanvasAgg(figure).draw()
     assert shown(figure.axes[5]).flatten(0, 1).unique(dim=0).shape[0] == 1

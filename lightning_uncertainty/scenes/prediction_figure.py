@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Palette", "Prediction", "prediction_figure"]
+__all__ = ["Palette", "prediction_figure"]
 
 _COLUMNS = (
     "image",
@@ -49,23 +49,8 @@ class Palette:
     instance_classes: Collection[int]
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a network gives for a batch.
-
-    Attributes:
-        class_logits: (B, classes, H, W).
-        offsets: (B, 2, H, W), the vector (x, y) to the centre in pixels.
-        inverse_depth: (B, 1, H, W).
-    """
-
-    class_logits: Tensor
-    offsets: Tensor
-    inverse_depth: Tensor
-
-
 def prediction_figure(
-    batch: SceneBatch, prediction: Prediction, palette: Palette, *, rows: int = 4, **grouping: Any
+    batch: SceneBatch, outputs: Mapping[str, Tensor], palette: Palette, *, rows: int = 4, **grouping: Any
 ) -> Figure:
     """A figure with a row per scene: image, true and predicted classes, instances and inverse depth.
 
@@ -75,7 +60,8 @@ def prediction_figure(
 
     Args:
         batch: the scenes.
-        prediction: of the same batch.
+        outputs: of the network for that batch: ``"semantic"``, logits (B, classes, H, W), ``"instance"``, vectors (x, y)
+            to centres in pixels (B, 2, H, W), and ``"depth"``, inverse depth (B, 1, H, W).
         palette: names and colours of the classes.
         rows: how many scenes of the batch are drawn at most.
         grouping: options of ``group_instances``.
@@ -88,8 +74,10 @@ def prediction_figure(
 
     scenes: Any = {name: tensor[:rows].detach().cpu() for name, tensor in batch.items() if isinstance(tensor, Tensor)}
     count, _, height, width = scenes["image"].shape
-    probability, classes = prediction.class_logits[:rows].detach().cpu().float().softmax(1).max(1)
-    offsets, depth = (part[:rows].detach().cpu().float() for part in (prediction.offsets, prediction.inverse_depth))
+    semantic, offsets, depth = (
+        outputs[task][:rows].detach().cpu().float() for task in ("semantic", "instance", "depth")
+    )
+    probability, classes = semantic.softmax(1).max(1)
 
     side = 2.1  # inches wide is a picture
     figure = Figure(figsize=(len(_COLUMNS) * side, count * side * height / width + 0.9), layout="constrained")
