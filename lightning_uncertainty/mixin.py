@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lightning_uncertainty.cross_entropy import CrossEntropy
+from lightning_uncertainty.samples import SampleCounts
 from lightning_uncertainty.tasks import TaskSpecs
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
@@ -55,19 +56,21 @@ class UncertaintyMixin(_Base):
                 f"Write `class {cls.__name__}(UncertaintyMixin, LightningModule)`."
             )
 
-    def weigh(self, losses: Mapping[str, Tensor | CrossEntropy]) -> Tensor:
+    def weigh(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
         """The weighted total of ``losses``, to be returned from ``training_step``.
 
         In validation and test steps it gives the total with the weights as they are, and changes nothing.
 
         Args:
             losses: scalar loss by task name; a task without labels in this batch is left out, or NaN.
+            samples: how many samples the losses are means of, if s and the logged losses are to be means over samples
+                and not over batches: see :meth:`UncertaintyWeighting.__call__`.
 
         Raises:
             RuntimeError: if nothing attached the weights yet.
             TypeError, ValueError, FloatingPointError: see :meth:`UncertaintyWeighting.__call__`.
         """
-        return self.uncertainty(losses)
+        return self.uncertainty(losses, samples=samples)
 
     @property
     def uncertainty(self) -> UncertaintyWeighting:

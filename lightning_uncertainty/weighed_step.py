@@ -16,6 +16,8 @@ __all__ = ["WeighedStep"]
 class WeighedStep:
     """Calls ``training_step`` and sets ``"loss"`` to the weighted sum of the ``"losses"`` that it returns.
 
+    If it also returns ``"samples"``, the means are over samples.
+
     An object and not a closure: a deep copy of the module, as EMA callbacks make it, then has a step of its own.
 
     Args:
@@ -45,4 +47,4 @@ class WeighedStep:
             )
         losses = output["losses"]
         tensors = {name: loss for name, loss in losses.items() if isinstance(loss, Tensor)}
-        return {**output, "losses": tensors, "loss": self._weighting(losses)}
+        return {**output, "losses": tensors, "loss": self._weighting(losses, samples=output.get("samples"))}

@@ -25,6 +25,7 @@ from lightning_uncertainty.names import lookup
 from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.remarks import remarks
+from lightning_uncertainty.samples import SampleCounts, sample_counts
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 from lightning_uncertainty.state import SavedState, read_state, unmatched, write_state
 from lightning_uncertainty.tasks import Task, TaskSpecs, parse_tasks
@@ -150,7 +151,7 @@ class UncertaintyWeighting(NamedValues):
 
     # ------------------------------------------------------------------------------------------------ weighing
 
-    def __call__(self, losses: Mapping[str, Tensor | CrossEntropy]) -> Tensor:
+    def __call__(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
         """The weighted total, a scalar of at least single precision, ready for ``backward()``.
 
         In training (:attr:`training` is True and gradients are enabled) the losses are remembered for the next
@@ -158,11 +159,14 @@ class UncertaintyWeighting(NamedValues):
 
         Args:
             losses: scalar loss by task name, in any order; ``CrossEntropy(logits, target)`` for an exact softmax.
+            samples: how many samples the losses are means of, one number for all or one for each task. The mean that
+                ``s`` learns from, which is also the logged one, is then over samples and not over calls, in every
+                micro-batch and on every rank; so give it always or never. The total and its gradient are the same.
 
         Raises:
-            TypeError: if a loss is not a tensor, or not of floating point.
+            TypeError: if a loss is not a tensor, or not of floating point, or a sample count is no number.
             ValueError: if a task is unknown, or a loss is not scalar, on another device, or without a graph while
-                training.
+                training; or if a sample count is missing, negative, not finite or no scalar.
             FloatingPointError: if a loss is not finite and ``nonfinite="raise"``.
         """
         recording = self.training and torch.is_grad_enabled()
@@ -172,7 +176,8 @@ class UncertaintyWeighting(NamedValues):
         if recording:
             check_graph(losses, self._notices)
         raw_loss, slope = self._gather(losses)
-        weight, offset = self._weights_for(raw_loss.detach(), recording)
+        counts = None if samples is None else sample_counts(samples, losses, self.tasks, self.device)
+        weight, offset = self._weights_for(raw_loss.detach(), recording, counts)
         weight = self._within_half(weight, losses, recording)
         terms = weight * raw_loss + offset
         present = torch.isfinite(terms.detach())
@@ -181,7 +186,7 @@ class UncertaintyWeighting(NamedValues):
         if self.nonfinite == "raise":
             self._raise_if_refused(losses, present)
         if recording:
-            self._record(losses, raw_loss.detach(), slope, present)
+            self._record(losses, raw_loss.detach(), slope, present, counts)
         total = torch.where(present, terms, 0.0).sum()
         if recording:
             return total if losses else total.requires_grad_()
@@ -205,14 +210,14 @@ class UncertaintyWeighting(NamedValues):
         raw_loss = raw_loss.to(torch.promote_types(raw_loss.dtype, torch.float32))
         return raw_loss, torch.stack([slopes.get(name, self._zero) for name in self.tasks]) if slopes else None
 
-    def _weights_for(self, raw_loss: Tensor, recording: bool) -> tuple[Tensor, Tensor]:
+    def _weights_for(self, raw_loss: Tensor, recording: bool, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weights and regularisers; of a task that has no ``s`` yet, those that this very loss gives it."""
         # Compiled, the branch would be a guard that fails later on, and the general path costs nothing.
         if not torch.compiler.is_compiling():
             if self._settled:
                 return self._weight, self._offset
             if recording and self._opening:
-                raw_loss = self._mean_over_ranks(raw_loss)
+                raw_loss = self._mean_over_ranks(raw_loss, counts)
         log_var, fresh = self._log_vars.provisional(raw_loss.to(torch.float32), self._held)
         weight = torch.where(fresh, self._likelihoods.weight(log_var), self._weight)
         return weight, torch.where(fresh, self._offset_at(log_var), self._offset)
@@ -227,19 +232,25 @@ class UncertaintyWeighting(NamedValues):
             self._cut |= weight > limit
         return torch.minimum(weight, limit)
 
-    def _mean_over_ranks(self, raw_loss: Tensor) -> Tensor:
+    def _mean_over_ranks(self, raw_loss: Tensor, counts: Tensor | None) -> Tensor:
         if world_size(self.process_group) == 1:
             return raw_loss
         finite = torch.isfinite(raw_loss)
-        stats = torch.stack([torch.where(finite, raw_loss, 0.0), finite.to(raw_loss.dtype)])
+        counts = finite.to(raw_loss.dtype) if counts is None else torch.where(finite, counts, 0.0)
+        stats = torch.stack([torch.where(finite, raw_loss * counts, 0.0), counts.to(raw_loss.dtype)])
         sum_over_ranks(stats, self.process_group)
         return stats[0] / stats[1]
 
     def _record(
-        self, losses: Mapping[str, Tensor | CrossEntropy], raw_loss: Tensor, slope: Tensor | None, present: Tensor
+        self,
+        losses: Mapping[str, Tensor | CrossEntropy],
+        raw_loss: Tensor,
+        slope: Tensor | None,
+        present: Tensor,
+        counts: Tensor | None,
     ) -> None:
         with torch.no_grad():
-            self._window.record(raw_loss.to(torch.float32), present, slope, self._refused(losses, present))
+            self._window.record(raw_loss.to(torch.float32), present, slope, self._refused(losses, present), counts)
 
     def _refused(self, losses: Mapping[str, Tensor | CrossEntropy], present: Tensor) -> Tensor:
         """Which tasks were given and sat out; left out is not refused."""

@@ -19,7 +19,7 @@ class WindowMeans:
 
     Attributes:
         present: bool: the task took part at least once.
-        raw_loss: mean raw loss over the calls in which it took part, 0 where absent.
+        raw_loss: mean raw loss over the calls (or samples) in which it took part, 0 where absent.
         slope: mean derivative of the loss itself with respect to ``s`` (tempered tasks), 0 elsewhere.
         refused: number of calls with a NaN or infinite loss.
     """
@@ -38,12 +38,22 @@ class LossWindow:
     """
 
     def __init__(self, size: int) -> None:
-        self.sums = torch.zeros(4, size, dtype=torch.float32)  # raw losses, calls, slopes, refused losses
+        self.sums = torch.zeros(4, size, dtype=torch.float32)  # raw losses, calls or samples, slopes, refused losses
 
-    def record(self, raw_loss: Tensor, present: Tensor, slope: Tensor | None, refused: Tensor) -> None:
-        """Add one call; ``raw_loss`` and ``slope`` count where ``present``."""
+    def record(
+        self,
+        raw_loss: Tensor,
+        present: Tensor,
+        slope: Tensor | None,
+        refused: Tensor,
+        samples: Tensor | None = None,
+    ) -> None:
+        """Add one call; ``raw_loss`` and ``slope`` count where ``present``, as often as ``samples`` says."""
+        if samples is not None:
+            raw_loss = raw_loss * samples
+            slope = None if slope is None else slope * samples
         self.sums[0] += torch.where(present, raw_loss, 0.0)
-        self.sums[1] += present
+        self.sums[1] += present if samples is None else torch.where(present, samples, 0.0)
         if slope is not None:
             self.sums[2] += torch.where(present, slope, 0.0)
         self.sums[3] += refused

@@ -356,6 +356,37 @@ def late_task_after_a_resume():
     return {"whole": totals[3:], "resumed": resumed, "same": torch.equal(whole.log_var, rest.log_var)}
 
 
+def samples_of_each_rank():
+    """Losses that are means over 4 samples on rank 0 and 6 on rank 1; and one process that has all samples."""
+    dist.init_process_group("gloo")
+    alone = dist.new_group([0]), dist.new_group([1])
+    tasks = {"a": "gaussian", "b": "laplace"}
+    mine, batches = UncertaintyWeighting(tasks), UncertaintyWeighting(tasks)
+    single = UncertaintyWeighting(tasks, process_group=alone[rank()])
+    share, totals, totals_alone = slice(0, 4) if rank() == 0 else slice(4, 10), [], []
+    for step in range(20):
+        values = torch.rand(10, generator=torch.Generator().manual_seed(step)).square()
+        parameter = torch.ones((), requires_grad=True)
+        for weighting, chosen, samples in ((mine, share, len(values[share])), (batches, share, None)):
+            loss = parameter * values[chosen].mean()
+            total = weighting({"a": loss, "b": 3.0 * loss}, samples=samples)
+            totals += [total.detach()] if weighting is mine else []
+            weighting.step()
+        loss = parameter * values.mean()
+        totals_alone.append(single({"a": loss, "b": 3.0 * loss}).item())
+        single.step()
+    # The total of all samples is the mean of those of the ranks, weighted by their samples: it is linear in the losses.
+    totals = torch.stack(totals) * len(values[share]) / 10
+    dist.all_reduce(totals)
+    return {
+        "s": mine.log_vars,
+        "alone": single.log_vars,
+        "batches": batches.log_vars,
+        "totals": totals.tolist(),
+        "totals alone": totals_alone,
+    }
+
+
 FIVE = {"a": "gaussian", "b": "laplace", "c": "softmax", "d": "bernoulli", "e": "gaussian"}
 
 
