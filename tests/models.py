@@ -111,6 +111,11 @@ def learned_from(seen, state=None):
     return weighting.state_dict()
 
 
+def load(path):
+    """A checkpoint, in which nothing is pickled as an object; before torch 2.6 the state of SWALR held a function."""
+    return torch.load(path, weights_only=not torch.__version__.startswith("2.5."))
+
+
 def trainer(folder, *callbacks, **options):
     """A quiet Trainer on the CPU that leaves files only in ``folder``."""
     defaults = {

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 
 from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
-from tests.models import TASKS, Plain, Recorded, Returned, Validated, Weighed, batches, fit, learned_from, trainer
+from tests.models import TASKS, Plain, Recorded, Returned, Validated, Weighed, batches, fit, learned_from, load, trainer
 from tests.test_checkpoints import assert_same_run, save_at
 from tests.test_matrix import difference
 
@@ -81,7 +81,7 @@ def fit_with_averaging(folder, cls, step, *, resume=False):
         enable_checkpointing=not resume,
     )
     runner.save_checkpoint(folder / "end.ckpt")
-    end = torch.load(folder / "end.ckpt", weights_only=True)
+    end = load(folder / "end.ckpt")
     return module, {key: end[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")}
 
 
@@ -107,7 +107,7 @@ def test_resumed_while_lightning_averages_the_network_is_inexact_without_us_too_
     _, other_end = fit_with_averaging(tmp_path / "plain", Plain, 54, resume=True)
     assert difference(end, other_end) is not None  # the yardstick, without the plugin
     whole, _ = fit_with_averaging(tmp_path, Recorded, 54)
-    saved = torch.load(tmp_path / "step=54.ckpt", weights_only=True)["lightning_uncertainty"]
+    saved = load(tmp_path / "step=54.ckpt")["lightning_uncertainty"]
     assert difference(saved, learned_from(whole.seen[:54])) is None
     rest, _ = fit_with_averaging(tmp_path, Recorded, 54, resume=True)
     assert len(rest.seen) == 96 - 54

@@ -213,7 +213,7 @@ class Expected:
     """What a window of calls should come to, task by task, in plain Python."""
 
     def __init__(self):
-        self.raw_loss = dict.fromkeys(NAMES, pytest.approx(math.nan, nan_ok=True))
+        self.raw_loss = dict.fromkeys(NAMES, (math.nan, 0.0))  # and the error that rounding allows
         self.refused = dict.fromkeys(NAMES, 0)
         self.window = {name: [] for name in NAMES}
         self.compared = 0
@@ -245,21 +245,21 @@ class Expected:
         assert math.isfinite(total.item()) or (not double and size > 0.999 * SINGLE_MAX)
         if size < SINGLE_MAX and all(before.tasks[name].started for name in losses):
             self.compared += 1
-            assert total.item() == pytest.approx(math.fsum(terms), rel=0.0, abs=1e-5 * size + 1e-30)
+            assert abs(total.item() - math.fsum(terms)) <= 1e-5 * size + 1e-30
 
     def close(self):
         """The tasks that took part."""
         present = {name: values for name, values in self.window.items() if values}
         for name, values in present.items():
             size = max(map(abs, values))  # losses of both signs may cancel, down to the rounding of the largest
-            self.raw_loss[name] = pytest.approx(math.fsum(values) / len(values), rel=0.0, abs=1e-6 * size + 1e-37)
+            self.raw_loss[name] = math.fsum(values) / len(values), 1e-6 * size + 1e-37
         self.window = {name: [] for name in NAMES}
         return set(present)
 
 
 @pytest.mark.filterwarnings("ignore::lightning_uncertainty.UncertaintyWarning")
 def test_no_dictionary_of_losses_breaks_the_weights_and_every_refusal_names_the_task():
-    """100,000 of them, one to three a step: all finite always, absent tasks untouched, refusals without a trace.
+    """100,000 of them, one to four a step: all finite always, absent tasks untouched, refusals without a trace.
 
     After every step the raw losses that are reported are the means of what took part, and every call that was given and
     sat out was counted; after every call the gradients are the weights, and zero for who sat out.
@@ -281,18 +281,19 @@ def test_no_dictionary_of_losses_breaks_the_weights_and_every_refusal_names_the_
         due -= 1
         if due:
             continue
-        due = chance.choice((1, 1, 2, 3))
+        due = chance.choice((1, 2, 3, 4))
         weighting.step()
         after, present = weighting.snapshot(), expected.close()
         state = torch.stack([weighting._weight, *weighting._log_vars.state().values()])
         assert torch.isfinite(state).all(), (call, losses)
         for name, task in after.tasks.items():
             assert name in present or task.log_var == before.tasks[name].log_var, (call, losses)
-            assert task.raw_loss == expected.raw_loss[name], (call, name)
+            mean, error = expected.raw_loss[name]
+            assert abs(task.raw_loss - mean) <= error or (math.isnan(task.raw_loss) and math.isnan(mean)), (call, name)
             assert task.nonfinite == expected.refused[name], (call, name)
             moved += task.log_var != before.tasks[name].log_var
         before = after
     assert 0.05 * FUZZ < refused < 0.15 * FUZZ
-    assert moved > 0.3 * FUZZ
+    assert moved > 0.5 * weighting.steps
     assert expected.compared > 0.8 * FUZZ
-    assert 0.5 * FUZZ < weighting.steps < 0.6 * FUZZ
+    assert 0.3 * FUZZ < weighting.steps < 0.4 * FUZZ

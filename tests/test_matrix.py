@@ -17,7 +17,7 @@ from tests.compatibility import (
     precision_options,
     refused_cells,
 )
-from tests.models import batches, trainer
+from tests.models import batches, load, trainer
 
 pytestmark = [
     # Lightning's own, with or without the plugin.
@@ -45,7 +45,8 @@ class Matrix(L.LightningModule):
 
     def losses(self, batch):
         prediction, target = self.net(batch[0]), batch[1]
-        return {"a": F.mse_loss(prediction[:, 0], target[:, 0]), "b": F.l1_loss(prediction[:, 1], target[:, 1])}
+        # Written out: torch 2.5 has no mse_loss for half precision on the CPU.
+        return {"a": (prediction[:, 0] - target[:, 0]).square().mean(), "b": F.l1_loss(prediction[:, 1], target[:, 1])}
 
     def total(self, losses):
         return sum(loss.float() if self.case.reads_loss and loss.itemsize < 4 else loss for loss in losses.values())
@@ -85,7 +86,7 @@ def run(folder, module, precision, *callbacks, ckpt_path=None, **options):
     runner = trainer(folder, *case.callbacks(), *callbacks, **options)
     runner.fit(module, batches(BATCHES), ckpt_path=ckpt_path)
     runner.save_checkpoint(folder / "end.ckpt")
-    return torch.load(folder / "end.ckpt", weights_only=True)
+    return load(folder / "end.ckpt")
 
 
 def difference(one, other, where=""):
@@ -189,7 +190,7 @@ def test_s_learns_in_single_precision_and_resumes_bit_for_bit(tmp_path, cell):
     resumption = Resumption()
     again = Weighed(case)
     rest = run(tmp_path, again, precision, UncertaintyCallback(), resumption, ckpt_path=tmp_path / "pause.ckpt")
-    saved = torch.load(tmp_path / "pause.ckpt", weights_only=True)
+    saved = load(tmp_path / "pause.ckpt")
     assert difference(ours(saved), {"UncertaintyCallback(uncertainty)": resumption.state}) is None
     assert case.inexact or difference(whole, rest) is None
 
@@ -286,7 +287,7 @@ def test_between_two_optimizer_steps_the_losses_are_dropped_as_the_gradients_are
     case = Case(lambda net: torch.optim.SGD(net.parameters(), lr=0.0), {"accumulate_grad_batches": 3})
     run(tmp_path, Still(case), precision, Pause(tmp_path / "pause.ckpt", batch=1))
     expected = UncertaintyWeighting(Still.tasks)
-    expected.load_state_dict(next(iter(ours(torch.load(tmp_path / "pause.ckpt", weights_only=True)).values())))
+    expected.load_state_dict(next(iter(ours(load(tmp_path / "pause.ckpt")).values())))
     module = Still(case)
     rest = run(tmp_path, module, precision, ckpt_path=tmp_path / "pause.ckpt")
     assert len(module.seen) == 4
@@ -313,5 +314,5 @@ def test_a_layer_made_early_resumes_inexactly_in_64_true_without_the_plugin_too_
     run(tmp_path, EarlyWeighed(case), "64-true", pause_for(case, tmp_path))
     resumption = Resumption()
     run(tmp_path, EarlyWeighed(case), "64-true", resumption, ckpt_path=tmp_path / "pause.ckpt")
-    saved = torch.load(tmp_path / "pause.ckpt", weights_only=True)
+    saved = load(tmp_path / "pause.ckpt")
     assert difference(saved["lightning_uncertainty"], resumption.state) is None
