@@ -48,7 +48,9 @@ def compare(
     from lightning_uncertainty.comparison.arms import name_arms
     from lightning_uncertainty.comparison.errors import ComparisonError
     from lightning_uncertainty.comparison.lightning_cli import ConfigSource
-    from lightning_uncertainty.comparison.study import Plan, run_plan
+    from lightning_uncertainty.comparison.plan import Plan
+    from lightning_uncertainty.comparison.study import run_plan
+    from lightning_uncertainty.weighed_step import NoLossesError
 
     sys.path.insert(0, "")  # as `python train.py` would have it
     try:
@@ -66,7 +68,7 @@ def compare(
         raise typer.BadParameter(str(error)) from error
     try:
         result = run_plan(plan, source)
-    except ComparisonError as error:  # what goes wrong inside the user's module keeps its traceback
+    except (ComparisonError, NoLossesError) as error:  # what goes wrong inside the user's module keeps its traceback
         raise typer.BadParameter(str(error)) from error
     console = Console()
     result.print(console)

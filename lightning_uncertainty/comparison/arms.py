@@ -82,8 +82,8 @@ def name_arms(fixed: Mapping[str, Mapping[str, float]], baseline: str) -> tuple[
     """The baseline first, then the learned weights, then the others.
 
     Raises:
-        ComparisonError: if given weights have a name that is taken, or are no numbers of at least 0; or if there is no such
-            baseline.
+        ComparisonError: if given weights have a name that is taken, or are no numbers of at least 0; or if there is
+            no such baseline.
     """
     arms = [Arm(LEARNED), Arm(EQUAL)]
     for name, weights in fixed.items():

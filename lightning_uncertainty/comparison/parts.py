@@ -17,7 +17,7 @@ from lightning_uncertainty.names import lookup
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-__all__ = ["Evaluation", "Parts", "PythonSource", "Source", "check_module", "lightning_of"]
+__all__ = ["Evaluation", "Parts", "PythonSource", "Source", "lightning_of"]
 
 Evaluation = Literal["validate", "test"]
 _LOADERS = {"validate": "val", "test": "test"}
@@ -35,10 +35,8 @@ class Parts:
         """Train.
 
         Raises:
-            ComparisonError: if nobody says what to train on.
             KeyboardInterrupt: if the user interrupts, in the Lightnings that do not end the process then.
         """
-        self._check_data("train")
         if isinstance(self.data, Mapping):
             self.trainer.fit(self.module, self.data["train"], self.data.get("val"))
         else:
@@ -47,12 +45,7 @@ class Parts:
             raise KeyboardInterrupt
 
     def evaluate(self, how: Evaluation, *, best: bool = False) -> dict[str, float]:
-        """All scalar metrics of ``trainer.validate`` or ``trainer.test``.
-
-        Raises:
-            ComparisonError: if nobody says what to evaluate on.
-        """
-        self._check_data(_LOADERS[how])
+        """All scalar metrics of ``trainer.validate`` or ``trainer.test``."""
         # Their signatures agree but for the type checker.
         evaluate: Any = self.trainer.validate if how == "validate" else self.trainer.test
         which = {"ckpt_path": "best"} if best else {}
@@ -62,7 +55,12 @@ class Parts:
             evaluate(self.module, datamodule=self.data, verbose=False, **which)
         return {name: float(value) for name, value in self.trainer.callback_metrics.items() if value.numel() == 1}
 
-    def _check_data(self, name: str) -> None:
+    def check_data(self, how: Evaluation) -> None:
+        """Raise ``ComparisonError`` unless there is something to train and to evaluate on."""
+        for name in ("train", _LOADERS[how]):
+            self._check_loader(name)
+
+    def _check_loader(self, name: str) -> None:
         if isinstance(self.data, Mapping):
             found = self.data.get(name) is not None
         else:
@@ -109,6 +107,7 @@ class PythonSource:
                 f"Expected the Trainer's options, for example trainer={{'max_epochs': 10}}; got {_of_type(trainer)}."
             )
         self.make_module, self.data, self.trainer = make_module, data, trainer
+        self._made: LightningModule | None = None
 
     def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
         module = self.module(seed)
@@ -127,7 +126,13 @@ class PythonSource:
         return Parts(module, lightning.Trainer(**options), self._make_data())
 
     def module(self, seed: int) -> LightningModule:
-        return check_module(self.make_module())
+        module = self.make_module()
+        if not _is_module(module):
+            raise TypeError(f"Expected the function to make a LightningModule; it made {_of_type(module)}.")
+        if module is self._made:
+            raise ComparisonError("The function gave the same module twice. It has to make a new one in each call.")
+        self._made = module
+        return module
 
     def settings(self, *, learned: bool) -> Any:
         options = self._options(Path("run"))  # any: where a run logs does not define it
@@ -153,14 +158,6 @@ class PythonSource:
                 f"function that makes one of them; got {_of_type(data)}."
             )
         return data
-
-
-def check_module(module: Any) -> LightningModule:
-    """``module``, or an error that says what was expected."""
-    if not _is_module(module):
-        raise TypeError(f"Expected the function to make a LightningModule; it made {_of_type(module)}.")
-    checked: LightningModule = module
-    return checked
 
 
 def lightning_of(module_class: type) -> Any:

@@ -4,43 +4,46 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning_uncertainty.comparison.arms import LEARNED, Arm, tasks_of
 from lightning_uncertainty.comparison.errors import ComparisonError
-from lightning_uncertainty.comparison.parts import Evaluation, Parts, Source
+from lightning_uncertainty.comparison.parts import Parts, Source
+from lightning_uncertainty.comparison.plan import Plan
 from lightning_uncertainty.comparison.randomness import seed_everything
 from lightning_uncertainty.names import suggest
 
 __all__ = ["rehearse"]
 
 
-def rehearse(source: Source, seed: int, arms: Sequence[Arm], metrics: Mapping[str, str], evaluate: Evaluation) -> None:
+def rehearse(source: Source, plan: Plan) -> None:
     """Train and evaluate on one batch, with the weights learned.
 
     Raises:
-        ComparisonError: if a metric is unknown or depends on the weights, there is no data, or an arm's weights are not
-            those of the module's tasks.
+        ComparisonError: if a metric is unknown or depends on the weights, there is no data or no best state, or an
+            arm's weights are not those of the module's tasks.
     """
     with tempfile.TemporaryDirectory() as folder:
-        parts = source.build(seed, Path(folder), rehearsal=True)
+        parts = source.build(plan.seeds[0], Path(folder), rehearsal=True)
         Arm(LEARNED).apply(parts.module, parts.trainer)
         tasks = tasks_of(parts.module, parts.trainer)
-        for arm in arms:
+        for arm in plan.arms:
             if arm.name != LEARNED:
                 arm.fixed_weights(tasks)
+        parts.check_data(plan.evaluate)
+        _check_state(plan, parts)
         parts.fit()
-        known = _evaluate(parts, evaluate, seed)
-        for name in metrics:
+        known = _evaluate(plan, parts)
+        for name in plan.metrics:
             if name not in known:
-                raise ComparisonError(f"After `trainer.{evaluate}` there is no metric {name!r}. {suggest(name, known)}")
+                hint = suggest(name, known)
+                raise ComparisonError(f"After `trainer.{plan.evaluate}` there is no metric {name!r}. {hint}")
         # No two alike, and none that training would lead to.
-        Arm("rehearsal", {task.name: 1.7 + index for index, task in enumerate(tasks)}).apply(
-            parts.module, parts.trainer
-        )
-        otherwise = _evaluate(parts, evaluate, seed)
-    for name in metrics:
+        others = {task.name: 1.7 + index for index, task in enumerate(tasks)}
+        Arm("rehearsal", others).apply(parts.module, parts.trainer)
+        otherwise = _evaluate(plan, parts)
+    for name in plan.metrics:
         if not _close(known[name], otherwise[name]):
             raise ComparisonError(
                 f"Metric {name!r} depends on the weights of the losses: on one batch, the same network has "
@@ -49,9 +52,18 @@ def rehearse(source: Source, seed: int, arms: Sequence[Arm], metrics: Mapping[st
             )
 
 
-def _evaluate(parts: Parts, evaluate: Evaluation, seed: int) -> dict[str, float]:
-    seed_everything(seed)  # the same noise twice, should there be any
-    return parts.evaluate(evaluate)
+def _check_state(plan: Plan, parts: Parts) -> None:
+    callbacks: list[Any] = parts.trainer.checkpoint_callbacks
+    if plan.state == "best" and not (callbacks and getattr(callbacks[0], "monitor", None)):
+        raise ComparisonError(
+            'state="best" needs a ModelCheckpoint that says what is best, first of its kind among the Trainer\'s '
+            'callbacks: `ModelCheckpoint(monitor="val/loss")`.'
+        )
+
+
+def _evaluate(plan: Plan, parts: Parts) -> dict[str, float]:
+    seed_everything(plan.seeds[0])  # the same noise twice, should there be any
+    return parts.evaluate(plan.evaluate)
 
 
 def _close(one: float, other: float) -> bool:

@@ -67,7 +67,8 @@ class ComparisonResult:
         gains = []
         for seed in self.seeds:
             baseline, own = (self._values[name, seed].metrics for name in (self.baseline, arm))
-            gain = MeanRelativeGain({name: baseline.get(name, math.nan) for name in self.metrics}, self.metrics)
+            reference = {name: baseline.get(name, math.nan) for name in self.metrics}
+            gain = MeanRelativeGain(reference, self.metrics, sync_on_compute=False)  # all ranks have all runs
             gain.update({name: own.get(name, math.nan) for name in self.metrics})
             gains.append(float(gain.compute()))
         return gains

@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 import lightning_uncertainty
-from lightning_uncertainty.arguments import check_choice
 from lightning_uncertainty.collective import is_main_rank
 from lightning_uncertainty.comparison.arms import EQUAL, LEARNED, Arm, name_arms
 from lightning_uncertainty.comparison.description import describe_module
 from lightning_uncertainty.comparison.parts import Evaluation, Parts, PythonSource, Source, lightning_of
+from lightning_uncertainty.comparison.plan import Plan
 from lightning_uncertainty.comparison.progress import NoBar, RunAdvance, progress_bar
 from lightning_uncertainty.comparison.randomness import random_state_kept, seed_everything
 from lightning_uncertainty.comparison.rehearsal import rehearse
-from lightning_uncertainty.comparison.relative_gain import Direction, check_directions
+from lightning_uncertainty.comparison.relative_gain import Direction
 from lightning_uncertainty.comparison.result import ComparisonResult
 from lightning_uncertainty.comparison.start import Start
 from lightning_uncertainty.comparison.store import FinishedRun, RunFolder
@@ -31,7 +30,7 @@ from lightning_uncertainty.quiet import quiet_lightning
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
-__all__ = ["Plan", "compare", "run_plan"]
+__all__ = ["compare", "run_plan"]
 
 
 def compare(
@@ -100,28 +99,6 @@ def compare(
     return run_plan(plan, PythonSource(make_module, data, trainer or {}), progress=progress)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to compare, and how; the attributes are arguments of :func:`compare`, ``arms`` with the baseline first."""
-
-    metrics: Mapping[str, Direction]
-    seeds: Sequence[int]
-    arms: Sequence[Arm]
-    evaluate: Evaluation
-    state: Literal["last", "best"]
-    folder: Path
-    version: str
-
-    def __post_init__(self) -> None:
-        check_directions(self.metrics)
-        check_choice("evaluate", self.evaluate, ("validate", "test"))
-        check_choice("state", self.state, ("last", "best"))
-        seeds = list(self.seeds)
-        whole = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds)
-        if not seeds or not whole or len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds must be different whole numbers from 0 to {2**32 - 1}; got {seeds!r}.")
-
-
 def run_plan(plan: Plan, source: Source, *, progress: bool | None = None) -> ComparisonResult:
     """Run what is not done yet, and write the tables. Arguments and errors are those of :func:`compare`."""
     with random_state_kept(), quiet_lightning():
@@ -144,7 +121,7 @@ def _run_all(plan: Plan, source: Source, progress: bool | None) -> Iterator[Fini
     found = {folder.path: run for folder in folders if (run := folder.read()) is not None}
     if len(found) < len(folders):
         seed_everything(plan.seeds[0])
-        rehearse(source, plan.seeds[0], plan.arms, plan.metrics, plan.evaluate)
+        rehearse(source, plan)
     arms = {arm.name: arm for arm in plan.arms}
     notices, first = Notices(), dict[int, FinishedRun]()
     with progress_bar(len(folders), len(found), wanted=progress) as bar:
@@ -191,6 +168,7 @@ def _run(plan: Plan, source: Source, arm: Arm, folder: RunFolder, bar: NoBar) ->
     run = FinishedRun(folder.arm, folder.seed, metrics, time.perf_counter() - begin, start.seen, engine.weights)
     if is_main_rank():
         folder.write(run)
+    parts.trainer.strategy.barrier("run stored")  # whoever compares next finds it, on every rank
     bar.end()
     return run
 
