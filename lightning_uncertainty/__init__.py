@@ -14,11 +14,13 @@ from lightning_uncertainty.weighting import UncertaintyWeighting
 if TYPE_CHECKING:
     from lightning_uncertainty.callback import UncertaintyCallback
     from lightning_uncertainty.comparison import MeanRelativeGain, compare
+    from lightning_uncertainty.gradient_view import GradientView
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CrossEntropy",
+    "GradientView",
     "MeanRelativeGain",
     "Snapshot",
     "Task",
@@ -37,6 +39,10 @@ def __getattr__(name: str) -> Any:
         from lightning_uncertainty.callback import UncertaintyCallback
 
         return UncertaintyCallback
+    if name == "GradientView":
+        from lightning_uncertainty.gradient_view import GradientView
+
+        return GradientView
     if name in ("MeanRelativeGain", "compare"):
         from lightning_uncertainty import comparison
 

@@ -427,11 +427,11 @@ def test_what_cannot_be_compared_is_refused_before_any_run(tmp_path, module, opt
 
 def test_on_diamonds_in_natural_units_learned_weights_are_told_to_be_better(tmp_path):
     """Dollars, carats and nats: the plain sum trains little but the price, and each seed shows it."""
-    rows = prepare(Options(data="diamonds", rows=4000, epochs=3, seed=0, output=tmp_path, plain_heads=False))
+    rows = prepare(Options(data="diamonds", rows=6000, epochs=6, seed=0, output=tmp_path, plain_heads=False))
 
     def net():
         return MultiTaskNet(
-            data="diamonds", num_inputs=rows.num_inputs, learned=True, output_scales=rows.label_scales(), width=64
+            data="diamonds", num_inputs=rows.num_inputs, learned=True, output_scales=rows.label_scales()
         )
 
     def shuffled():
@@ -439,7 +439,7 @@ def test_on_diamonds_in_natural_units_learned_weights_are_told_to_be_better(tmp_
         return rows
 
     metrics = {f"test/{t.name}": "max" if t.higher_is_better else "min" for t in rows.targets}
-    trainer = {"max_epochs": 3, "accelerator": "cpu", "log_every_n_steps": 5}
+    trainer = {"max_epochs": 6, "accelerator": "cpu", "log_every_n_steps": 5}
     result = compare(net, shuffled, metrics=metrics, trainer=trainer, evaluate="test", folder=tmp_path / "runs")
     assert result.interval("learned").low > 3.0
     assert result.verdict("learned").endswith("larger than the noise between seeds: learned is better.")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-import lightning_uncertainty
 from lightning_uncertainty.collective import is_main_rank
 from lightning_uncertainty.comparison.arms import EQUAL, LEARNED, Arm, name_arms
 from lightning_uncertainty.comparison.description import describe_module
@@ -142,7 +142,7 @@ def _folders(plan: Plan, source: Source, seed: int) -> list[RunFolder]:
         "version": plan.version,
         "torch": torch.__version__,
         "lightning": lightning_of(type(module)).__version__,
-        "lightning_uncertainty": lightning_uncertainty.__version__,
+        "lightning_uncertainty": import_module("lightning_uncertainty").__version__,
     }
     folders = []
     for arm in plan.arms:
