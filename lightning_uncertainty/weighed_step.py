@@ -10,7 +10,11 @@ from torch import Tensor
 
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
-__all__ = ["WeighedStep"]
+__all__ = ["NoLossesError", "WeighedStep"]
+
+
+class NoLossesError(TypeError):
+    """A ``training_step`` returned something else than losses by name."""
 
 
 class WeighedStep:
@@ -33,14 +37,14 @@ class WeighedStep:
         """What ``training_step`` returns, with ``"loss"`` set; None, which skips the batch, stays None.
 
         Raises:
-            TypeError: if it returns no losses by name.
+            NoLossesError: if it returns no losses by name.
         """
         output = self._training_step(*args, **kwargs)
         if output is None:
             return None
         if not isinstance(output, Mapping) or not isinstance(output.get("losses"), Mapping):
             found = f"a mapping with {sorted(output)}" if isinstance(output, Mapping) else type(output).__name__
-            raise TypeError(
+            raise NoLossesError(
                 f"UncertaintyCallback needs the losses by name, and training_step returned {found}. Return "
                 '`{"losses": {"depth": loss, ...}}`; or derive the module from UncertaintyMixin and return '
                 "`self.weigh(losses)`."

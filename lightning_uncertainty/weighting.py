@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -118,6 +118,7 @@ class UncertaintyWeighting(NamedValues):
         self.warmup_steps, self.warmup, self.freeze_after = warmup_steps, warmup, freeze_after
         self.nonfinite, self.process_group = nonfinite, process_group
         self.training = True
+        self.observer: Callable[[Mapping[str, Tensor | CrossEntropy], Tensor], None] | None = None  # of recorded calls
         self.steps = 0
         self._frozen = False
         self._settled = self._trouble_seen = False
@@ -185,6 +186,8 @@ class UncertaintyWeighting(NamedValues):
             present = present & torch.isfinite(raw_loss.detach().to(torch.float32))
         if self.nonfinite == "raise":
             self._raise_if_refused(losses, present)
+        if recording and self.observer is not None:
+            self.observer(losses, weight)
         if recording:
             self._record(losses, raw_loss.detach(), slope, present, counts)
         total = torch.where(present, terms, 0.0).sum()
