@@ -110,7 +110,7 @@ def main() -> int:
                 env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=300,
                 check=False,
             )
             results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
