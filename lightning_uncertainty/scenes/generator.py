@@ -15,7 +15,7 @@ from lightning_uncertainty.scenes.street import ROAD, SKY, Objects, throw_object
 
 __all__ = ["DISPARITY_PER_ROW", "SceneGenerator"]
 
-DISPARITY_PER_ROW = 0.25
+DISPARITY_PER_ROW = 0.1
 """Disparity of the ground by row below the horizon: the baseline of the stereo pair, in heights of the camera."""
 
 _CHUNK = 32  # scenes rendered at once: their buffers fit into the cache of a core
@@ -25,8 +25,8 @@ _CHUNK = 32  # scenes rendered at once: their buffers fit into the cache of a co
 class SceneGenerator:
     """Street-like scenes: a road with lanes, sky, and boxes, cylinders and spheres of six classes, that hide each other.
 
-    Inverse depth is in pixels of disparity, as in the article: that of a stereo pair whose baseline is a quarter of
-    the camera's height. Equal seeds give equal bits, whatever the number of scenes is that were asked for before.
+    Inverse depth is in pixels of disparity, as in the article: that of a stereo pair whose baseline is a tenth of
+    the camera's height (16 cm). Equal seeds give equal bits, whatever the number of scenes is that were asked for before.
 
     Args:
         height: of the images, in pixels.
@@ -74,7 +74,7 @@ class SceneGenerator:
         horizon = self.height * (0.34 + 0.14 * torch.rand(_CHUNK, generator=generator))
         objects = throw_objects(horizon, count=self.objects, generator=generator, **size, **view)
         visible = visible_surfaces(objects, horizon, **size, **view)
-        image = paint(objects, visible, horizon, generator=generator)
+        image = paint(objects, visible, horizon, generator=generator, **view)
         return _label(image, objects, visible)
 
 
