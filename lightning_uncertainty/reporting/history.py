@@ -170,7 +170,7 @@ class History:
             self._realign(facts)
         self.facts = facts
         tasks = snapshot.tasks.values()
-        values = array("f", (_single(getattr(task, column)) for column in _COLUMNS for task in tasks))
+        values = array("f", (_cell(task, column) for column in _COLUMNS for task in tasks))
         return _Point(snapshot.step, snapshot.total, values)
 
     def _realign(self, facts: Mapping[str, TaskFacts]) -> None:
@@ -349,9 +349,12 @@ def _likelihood_from(rows: Sequence[Mapping[str, float]], name: str) -> str:
     return "laplace" if told and all(abs(sigma * weight - 1.0) < 1e-3 for sigma, weight in told) else ""
 
 
-def _single(value: float) -> float:
-    """What fits into single precision: beyond its range, infinity (``array`` would refuse)."""
-    return value if abs(value) < 3.4e38 or value != value else math.copysign(math.inf, value)
+def _cell(task: TaskSnapshot, column: str) -> float:
+    if not task.started and column in ("log_var", "weight"):
+        return math.nan  # what stands there is a placeholder
+    value: float = getattr(task, column)
+    # Beyond the range of single precision, infinity: ``array`` would refuse.
+    return value if abs(value) < 3.4e38 or math.isnan(value) else math.copysign(math.inf, value)
 
 
 def _plain(value: Any) -> Any:
