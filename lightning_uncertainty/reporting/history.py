@@ -310,7 +310,8 @@ class History:
         """The same as plain lists, for a file; what is not finite is None."""
         state = self.state_dict()
         tensors = {key: value.tolist() for key, value in state.items() if isinstance(value, torch.Tensor)}
-        return {key: _plain(value) for key, value in {**state, **tensors}.items()}
+        short = _rounded(tensors["values"])
+        return {key: _plain(value) for key, value in {**state, **tensors, "values": short}.items()}
 
     @classmethod
     def from_json(cls, content: Any) -> History:
@@ -355,6 +356,11 @@ def _cell(task: TaskSnapshot, column: str) -> float:
     value: float = getattr(task, column)
     # Beyond the range of single precision, infinity: ``array`` would refuse.
     return value if abs(value) < 3.4e38 or math.isnan(value) else math.copysign(math.inf, value)
+
+
+def _rounded(value: Any) -> Any:
+    """To nine digits, which tell all numbers of single precision apart."""
+    return [_rounded(each) for each in value] if isinstance(value, list) else float(f"{value:.9g}")
 
 
 def _plain(value: Any) -> Any:
