@@ -125,7 +125,7 @@ def history(count=3, steps=300):
 def test_in_a_terminal_it_is_drawn_by_rich_and_without_rich_it_is_plain(monkeypatch):
     drawn, plain = Terminal(), Terminal()
     print_summary(history(), stream=drawn, closing="Open it")
-    monkeypatch.setattr(summary, "find_spec", lambda name: None)
+    monkeypatch.setattr(summary, "find_spec", lambda _: None)
     print_summary(history(), stream=plain, closing="Open it")
     assert "─" in drawn.text
     assert "─" not in plain.text
