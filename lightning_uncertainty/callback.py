@@ -285,12 +285,10 @@ class UncertaintyCallback(CallbackBase):
         self._step_if_due(trainer)
         if self._should_log(trainer, pl_module, stepped=trainer.global_step != self._batch_began_at):
             self._log(trainer, self._logged_step(trainer, pl_module))
-        elif self._should_record(trainer):
+        elif trainer.is_last_batch:
             self._report.record(self._publish_current(trainer))
-
-    def _should_record(self, trainer: Trainer) -> bool:
-        """Between logging steps: at the very first one, where the run starts, and at the last of an epoch."""
-        return trainer.is_last_batch or (self.weighting.steps > 0 and not len(self.history))
+        elif self.weighting.steps > 0 and not self._report.begun:
+            self._report.record_later(self.weighting.snapshot_later())
 
     def _step_if_due(self, trainer: Trainer) -> None:
         """Learn if the network has learned.
@@ -393,8 +391,8 @@ class UncertaintyCallback(CallbackBase):
 
     def _record_if_due(self, trainer: Trainer) -> None:
         stepped = trainer.global_step != self._batch_began_at
-        due = self._should_log(trainer, trainer.lightning_module, stepped) or self._should_record(trainer)
-        if stepped and due and self.weighting.steps > self.history.newest:
+        due = self._should_log(trainer, trainer.lightning_module, stepped) or trainer.is_last_batch
+        if stepped and (due or not self._report.begun) and self.weighting.steps > self.history.newest:
             self._report.record(self.weighting.snapshot())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
