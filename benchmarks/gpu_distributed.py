@@ -84,7 +84,7 @@ def train(case: str, folder: str) -> None:
         enable_model_summary=False,
         callbacks=[UncertaintyCallback()],
     )
-    trainer.fit(module, list(batches))
+    trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))  # a list would be many loaders
     engine = module.uncertainty
     if trainer.world_size != world or engine.steps != STEPS:
         raise SystemExit(f"{trainer.world_size} of {world} processes, {engine.steps} of {STEPS} steps")

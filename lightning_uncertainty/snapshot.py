@@ -25,6 +25,9 @@ class TaskSnapshot:
         nonfinite: how often the loss was NaN or infinite since training began, over all ranks.
         at_bound: ``"lower"`` or ``"upper"`` where a bound holds ``s``, else None.
         started: whether ``s`` has an initial value yet.
+        offset: the regulariser, which the total has beside the weighted loss.
+        absent: in how many optimizer steps the task took no part: left out, or NaN, on all ranks.
+        unit: of the target, as given to :class:`~lightning_uncertainty.Task`; that of ``sigma`` for a regression.
     """
 
     likelihood: str
@@ -36,6 +39,9 @@ class TaskSnapshot:
     nonfinite: int
     at_bound: str | None
     started: bool
+    offset: float = 0.0
+    absent: int = 0
+    unit: str = ""
 
     @property
     def seen(self) -> bool:
@@ -64,6 +70,11 @@ class Snapshot:
     def loss(self) -> float:
         """The unweighted sum of the raw losses seen so far; NaN before the first."""
         return _sum_of_known(task.raw_loss for task in self.tasks.values())
+
+    @property
+    def total(self) -> float:
+        """The weighted sum with the regularisers of the losses seen so far; NaN before the first. May be negative."""
+        return _sum_of_known(task.weighted_loss + task.offset for task in self.tasks.values())
 
     @property
     def shares(self) -> dict[str, float]:

@@ -13,8 +13,9 @@ __all__ = ["SavedState", "read_state", "unmatched", "write_state"]
 
 VERSION = 1
 
-_NOT_NEGATIVE = {"count", "exp_avg_sq", "nonfinite"}
+_NOT_NEGATIVE = {"count", "exp_avg_sq", "nonfinite", "absent"}
 _MAY_BE_NAN = {"raw_loss"}  # a task that was not seen yet has none
+_MAY_LACK = {"absent"}  # not counted by the first releases: it then counts from here
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def read_state(state: Any, tensors: Sequence[str]) -> SavedState:
     if not isinstance(state, Mapping):
         raise _error(f"it is of type {type(state).__name__}")
     expected = ("version", "tasks", "likelihoods", "regularizer", "steps", "frozen", *tensors)
-    if missing := [key for key in expected if key not in state]:
+    if missing := [key for key in expected if key not in state and key not in _MAY_LACK]:
         raise _error(f"it lacks {', '.join(map(repr, missing))}")
     if not _is_count(state["version"]) or not 1 <= state["version"] <= VERSION:
         raise _error(
@@ -83,7 +84,8 @@ def read_state(state: Any, tensors: Sequence[str]) -> SavedState:
         raise _error(f"its steps are {state['steps']!r} and frozen is {state['frozen']!r}")
     if not isinstance(state["regularizer"], str):
         raise _error(f"its regularizer is {state['regularizer']!r}")
-    checked = {key: _read_tensor(key, state[key], names) for key in tensors}
+    zeros = torch.zeros(len(names), dtype=torch.long)
+    checked = {key: _read_tensor(key, state.get(key, zeros), names) for key in tensors}
     tasks = dict(zip(names, likelihoods, strict=True))
     return SavedState(tasks, state["regularizer"], state["steps"], state["frozen"], checked)
 

@@ -33,19 +33,21 @@ class Task:
         init: initial ``s = log sigma^2``; ``"auto"`` takes the closed-form optimum of the first losses; None leaves it
             to the engine.
         bounds: lowest and highest ``s``; None leaves them to the engine.
+        unit: of the target, for tables and pictures: ``"m"``, ``"$"``.
 
     Raises:
         ValueError: if one of them is not valid.
         TypeError: if ``name`` is not a string.
 
     >>> Task("depth", "laplace")
-    Task(name='depth', likelihood=Laplace(), init=None, bounds=None)
+    Task(name='depth', likelihood=Laplace(), init=None, bounds=None, unit='')
     """
 
     name: str
     likelihood: Likelihood
     init: float | Literal["auto"] | None
     bounds: tuple[float, float] | None
+    unit: str
 
     def __init__(
         self,
@@ -53,12 +55,14 @@ class Task:
         likelihood: str | float | Likelihood = "gaussian",
         init: float | Literal["auto"] | None = None,
         bounds: tuple[float, float] | None = None,
+        unit: str = "",
     ) -> None:
         set_field = partial(object.__setattr__, self)  # the way around frozen, once, at construction
         set_field("name", check_name(name))
         set_field("likelihood", get_likelihood(likelihood))
         set_field("init", None if init is None else check_init(init))
         set_field("bounds", None if bounds is None else check_bounds(bounds))
+        set_field("unit", str(unit))
 
 
 def parse_tasks(specs: TaskSpecs) -> tuple[Task, ...]:

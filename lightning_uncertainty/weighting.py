@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -25,6 +25,7 @@ from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.raw_losses import RawLosses
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.remarks import remarks
+from lightning_uncertainty.samples import SampleCounts, sample_counts
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 from lightning_uncertainty.state import SavedState, read_state, unmatched, write_state
 from lightning_uncertainty.tasks import Task, TaskSpecs, parse_tasks
@@ -119,6 +120,7 @@ class UncertaintyWeighting(NamedValues):
         self.warmup_steps, self.warmup, self.freeze_after = warmup_steps, warmup, freeze_after
         self.nonfinite, self.process_group = nonfinite, process_group
         self.training = True
+        self.observer: Callable[[Mapping[str, Tensor | CrossEntropy], Tensor], None] | None = None  # of recorded calls
         self.steps = 0
         self._frozen = False
         self._settled = self._trouble_seen = False
@@ -140,8 +142,8 @@ class UncertaintyWeighting(NamedValues):
         )
         self._raw_loss = torch.full((size,), math.nan, dtype=torch.float32)
         self._lowest_loss = torch.zeros(size, dtype=torch.float32)
-        self._nonfinite_count = torch.zeros(size, dtype=torch.long)
         self._raw_losses = RawLosses(self.tasks, self._notices)
+        self._counts = torch.zeros(2, size, dtype=torch.long)  # losses that were not finite, steps without the task
         self._window = LossWindow(size)
         self._cut = torch.zeros(size, dtype=torch.bool)  # weights that were beyond the range of their fp16 loss
         self._held = torch.zeros(size, dtype=torch.bool)  # tasks that need no start yet
@@ -150,7 +152,7 @@ class UncertaintyWeighting(NamedValues):
 
     # ------------------------------------------------------------------------------------------------ weighing
 
-    def __call__(self, losses: Mapping[str, Tensor | CrossEntropy]) -> Tensor:
+    def __call__(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
         """The weighted total, a scalar of at least single precision, ready for ``backward()``.
 
         In training (:attr:`training` is True and gradients are enabled) the losses are remembered for the next
@@ -158,18 +160,22 @@ class UncertaintyWeighting(NamedValues):
 
         Args:
             losses: scalar loss by task name, in any order; ``CrossEntropy(logits, target)`` for an exact softmax.
+            samples: how many samples the losses are means of, one number for all or one for each task. The mean that
+                ``s`` learns from, which is also the logged one, is then over samples and not over calls, in every
+                micro-batch and on every rank; so give it always or never. The total and its gradient are the same.
 
         Raises:
-            TypeError: if a loss is not a tensor, or not of floating point.
+            TypeError: if a loss is not a tensor, or not of floating point, or a sample count is no number.
             ValueError: if a task is unknown, or a loss is not scalar, on another device, or without a graph while
-                training.
+                training; or if a sample count is missing, negative, not finite or no scalar.
             FloatingPointError: if a loss is not finite and ``nonfinite="raise"``.
         """
         recording = self.training and torch.is_grad_enabled()
         if torch.compiler.is_compiling():
             self._compiled_keys.note(tuple(losses), recording)
         raw_loss, slope, given, half = self._raw_losses.gather(losses, self._log_vars.value, recording)
-        weight, offset = self._weights_for(raw_loss.detach(), recording)
+        counts = None if samples is None else sample_counts(samples, losses, self.tasks, self.device)
+        weight, offset = self._weights_for(raw_loss.detach(), recording, counts)
         if half is not None:
             weight = self._within_half(weight, half, recording)
         if raw_loss.dtype != torch.float32:  # s is learned in single precision: what lies beyond sits out
@@ -178,19 +184,21 @@ class UncertaintyWeighting(NamedValues):
         if self.nonfinite == "raise":
             self._raise_if_refused(marked, given)
         if recording:
-            self._window.record(raw_loss.detach().to(torch.float32), marked, slope, given)
+            if self.observer is not None:
+                self.observer(losses, weight)
+            self._window.record(raw_loss.detach().to(torch.float32), marked, slope, given, counts)
             return total if losses else total.requires_grad_()
         # A zero here would look like the best validation ever.
         return torch.where(marked.isnan().all(), torch.nan, total) if losses else total
 
-    def _weights_for(self, raw_loss: Tensor, recording: bool) -> tuple[Tensor, Tensor]:
+    def _weights_for(self, raw_loss: Tensor, recording: bool, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weights and regularisers; of a task that has no ``s`` yet, those that this very loss gives it."""
         # Compiled, the branch would be a guard that fails later on, and the general path costs nothing.
         if not torch.compiler.is_compiling():
             if self._settled:
                 return self._weight, self._offset
             if recording and self._opening:
-                raw_loss = self._mean_over_ranks(raw_loss)
+                raw_loss = self._mean_over_ranks(raw_loss, counts)
         log_var, fresh = self._log_vars.provisional(raw_loss.to(torch.float32), self._held)
         weight = torch.where(fresh, self._likelihoods.weight(log_var), self._weight)
         return weight, torch.where(fresh, self._log_vars.offset_at(log_var), self._offset)
@@ -202,11 +210,12 @@ class UncertaintyWeighting(NamedValues):
             self._cut |= beyond
         return torch.where(beyond, _HALF_MAX, weight)
 
-    def _mean_over_ranks(self, raw_loss: Tensor) -> Tensor:
+    def _mean_over_ranks(self, raw_loss: Tensor, counts: Tensor | None) -> Tensor:
         if world_size(self.process_group) == 1:
             return raw_loss
         finite = torch.isfinite(raw_loss)
-        stats = torch.stack([torch.where(finite, raw_loss, 0.0), finite.to(raw_loss.dtype)])
+        counts = finite.to(raw_loss.dtype) if counts is None else torch.where(finite, counts, 0.0)
+        stats = torch.stack([torch.where(finite, raw_loss * counts, 0.0), counts.to(raw_loss.dtype)])
         sum_over_ranks(stats, self.process_group)
         return stats[0] / stats[1]
 
@@ -224,7 +233,7 @@ class UncertaintyWeighting(NamedValues):
         present = means.present
         self._raw_loss = torch.where(present, means.raw_loss, self._raw_loss)
         self._lowest_loss = torch.fmin(self._lowest_loss, self._raw_loss)
-        self._nonfinite_count += means.refused
+        self._counts += torch.stack((means.refused, ~present))
         if not self._settled and not self._warming_up_equal:
             # At the optimum the gradient is zero but for rounding, which Adam would turn into a full step.
             present = present & ~self._log_vars.begin(means.raw_loss, present)
@@ -238,7 +247,7 @@ class UncertaintyWeighting(NamedValues):
     def _look_for_trouble(self) -> None:
         """Now and then, without waiting for the device: a loop that reads nothing should hear of trouble too."""
         if self.steps % _LOOK_EVERY == 0 and not self._trouble_seen:
-            trouble = (self._nonfinite_count > 0) | (self._lowest_loss < 0.0)
+            trouble = (self._counts[0] > 0) | (self._lowest_loss < 0.0)
             self._trouble_seen = self._trouble_flag.poll(trouble.any())
             if self._trouble_seen:
                 self.snapshot()  # which says it
@@ -336,16 +345,18 @@ class UncertaintyWeighting(NamedValues):
             self._weight,
             self._raw_loss,
             self._lowest_loss,
-            self._nonfinite_count,
+            self._counts[0],
             s.value <= s.lower,
             s.value >= s.ceiling,
             s.started,
             self._cut,
+            self._offset,
+            self._counts[1],
         )
         rows = torch.stack([column.to(torch.float32) for column in columns], dim=1).tolist()
         tasks = {}
         for (name, task), row in zip(self.tasks.items(), rows, strict=True):
-            log_var, precision, weight, raw_loss, lowest, nonfinite, at_lower, at_upper, started, cut = row
+            log_var, precision, weight, raw_loss, lowest, nonfinite, at_lower, at_upper, started, cut, *rest = row
             learned = task.likelihood.learned
             tasks[name] = TaskSnapshot(
                 likelihood=task.likelihood.name,
@@ -357,6 +368,9 @@ class UncertaintyWeighting(NamedValues):
                 nonfinite=int(nonfinite),
                 at_bound=("lower" if at_lower else "upper" if at_upper else None) if learned else None,
                 started=bool(started),
+                offset=rest[0],
+                absent=int(rest[1]),
+                unit=task.unit,
             )
             for subject, sentence in remarks(name, tasks[name], lowest, weight_cut=bool(cut)):
                 self._notices.warn(subject, sentence)
@@ -455,7 +469,8 @@ class UncertaintyWeighting(NamedValues):
         return weighting
 
     def _state(self) -> dict[str, Tensor]:
-        return {**self._log_vars.state(), "raw_loss": self._raw_loss, "nonfinite": self._nonfinite_count}
+        counts = {"nonfinite": self._counts[0], "absent": self._counts[1]}
+        return {**self._log_vars.state(), "raw_loss": self._raw_loss, **counts}
 
     def _short_forms(self) -> dict[str, str | float]:
         """What :func:`parse_tasks` would make these tasks of."""

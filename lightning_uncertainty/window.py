@@ -18,7 +18,7 @@ class WindowMeans(NamedTuple):
 
     Attributes:
         present: bool: the task took part at least once.
-        raw_loss: mean raw loss over the calls in which it took part; of no meaning where absent.
+        raw_loss: mean raw loss over the calls (or samples) in which it took part; of no meaning where absent.
         slope: mean derivative of the loss itself with respect to ``s`` (tempered tasks), as ``raw_loss``; None if no
             loss had one.
         refused: number of calls with a NaN or infinite loss, as bool or integer.
@@ -41,11 +41,18 @@ class LossWindow:
     """
 
     def __init__(self, size: int) -> None:
-        self.sums = torch.zeros(4, size, dtype=torch.float32)  # raw losses, calls, slopes, refused losses
+        self.sums = torch.zeros(4, size, dtype=torch.float32)  # raw losses, calls or samples, slopes, refused losses
         self._summed = False  # whether there is anything in the sums
         self._held: _Call | None = None
 
-    def record(self, raw_loss: Tensor, marked: Tensor, slope: Tensor | None, given: Tensor | None) -> None:
+    def record(
+        self,
+        raw_loss: Tensor,
+        marked: Tensor,
+        slope: Tensor | None = None,
+        given: Tensor | None = None,
+        samples: Tensor | None = None,
+    ) -> None:
         """Add one call.
 
         Args:
@@ -53,8 +60,9 @@ class LossWindow:
             marked: NaN where the task sat out, of shape (K,).
             slope: derivative of the loss itself with respect to ``s``, of shape (K,).
             given: bool: tasks whose loss was passed, of shape (K,); None for all.
+            samples: how many samples the losses are means of, of shape (K,); None where a call counts as one.
         """
-        call = _Call(raw_loss, marked, slope, given)
+        call = _Call(raw_loss, marked, slope, given, samples)
         if torch.compiler.is_compiling():  # what a graph leaves behind must be where the next run of it finds it
             self._add(call)
         else:
@@ -68,11 +76,11 @@ class LossWindow:
             self._held = None
 
     def _add(self, call: _Call) -> None:
-        present = call.present
-        self.sums[0] += torch.where(present, call.raw_loss, 0.0)
-        self.sums[1] += present
+        weight = call.present.to(torch.float32) if call.samples is None else call.samples
+        self.sums[0] += torch.where(call.present, weight * call.raw_loss, 0.0)
+        self.sums[1] += torch.where(call.present, weight, 0.0)
         if call.slope is not None:
-            self.sums[2] += torch.where(present, call.slope, 0.0)
+            self.sums[2] += torch.where(call.present, weight * call.slope, 0.0)
         self.sums[3] += call.refused
         self._summed = True
 
@@ -107,6 +115,7 @@ class _Call(NamedTuple):
     marked: Tensor
     slope: Tensor | None
     given: Tensor | None
+    samples: Tensor | None
 
     @property
     def present(self) -> Tensor:
@@ -120,5 +129,9 @@ class _Call(NamedTuple):
 
     def means(self) -> WindowMeans:
         """Of this call alone."""
-        present = self.present if self.slope is None else self.present & torch.isfinite(self.slope)
+        present = self.present
+        if self.slope is not None:
+            present &= torch.isfinite(self.slope)
+        if self.samples is not None:
+            present &= (self.samples > 0.0) & torch.isfinite(self.samples)
         return WindowMeans(present, self.raw_loss, self.slope, self.refused)
