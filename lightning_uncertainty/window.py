@@ -49,8 +49,8 @@ class LossWindow:
         self,
         raw_loss: Tensor,
         marked: Tensor,
-        slope: Tensor | None = None,
-        given: Tensor | None = None,
+        slope: Tensor | None,
+        given: Tensor | None,
         samples: Tensor | None = None,
     ) -> None:
         """Add one call.
@@ -60,7 +60,7 @@ class LossWindow:
             marked: NaN where the task sat out, of shape (K,).
             slope: derivative of the loss itself with respect to ``s``, of shape (K,).
             given: bool: tasks whose loss was passed, of shape (K,); None for all.
-            samples: how many samples the losses are means of, of shape (K,); None where a call counts as one.
+            samples: how often ``raw_loss`` and ``slope`` count, of shape (K,); None for once each.
         """
         call = _Call(raw_loss, marked, slope, given, samples)
         if torch.compiler.is_compiling():  # what a graph leaves behind must be where the next run of it finds it
@@ -76,11 +76,13 @@ class LossWindow:
             self._held = None
 
     def _add(self, call: _Call) -> None:
-        weight = call.present.to(torch.float32) if call.samples is None else call.samples
-        self.sums[0] += torch.where(call.present, weight * call.raw_loss, 0.0)
-        self.sums[1] += torch.where(call.present, weight, 0.0)
+        present, samples = call.present, call.samples
+        raw_loss = call.raw_loss if samples is None else call.raw_loss * samples
+        self.sums[0] += torch.where(present, raw_loss, 0.0)
+        self.sums[1] += present if samples is None else torch.where(present, samples, 0.0)
         if call.slope is not None:
-            self.sums[2] += torch.where(call.present, weight * call.slope, 0.0)
+            slope = call.slope if samples is None else call.slope * samples
+            self.sums[2] += torch.where(present, slope, 0.0)
         self.sums[3] += call.refused
         self._summed = True
 
@@ -97,7 +99,7 @@ class LossWindow:
 
     def close(self, group: dist.ProcessGroup | None) -> WindowMeans:
         """The means over all calls on the ranks of ``group``, for which it takes one all-reduce; then forget them."""
-        if self._held is not None and not self._summed and world_size(group) == 1:
+        if self._held is not None and self._held.samples is None and not self._summed and world_size(group) == 1:
             call, self._held = self._held, None
             return call.means()
         self.flush()
@@ -129,9 +131,5 @@ class _Call(NamedTuple):
 
     def means(self) -> WindowMeans:
         """Of this call alone."""
-        present = self.present
-        if self.slope is not None:
-            present &= torch.isfinite(self.slope)
-        if self.samples is not None:
-            present &= (self.samples > 0.0) & torch.isfinite(self.samples)
+        present = self.present if self.slope is None else self.present & torch.isfinite(self.slope)
         return WindowMeans(present, self.raw_loss, self.slope, self.refused)

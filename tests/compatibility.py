@@ -367,7 +367,7 @@ FEATURES = [
         ),
     ),
     Feature(
-        "No host synchronisation on steps that do not log, one transfer on those that do",
+        "No host synchronisation on steps that do not log, one transfer on those that do and on the very first",
         "tested on CPU only",
         "tests/test_host_sync.py",
         ("a_step_that_does_not_log_reads_nothing_and_one_that_logs_reads_once",),

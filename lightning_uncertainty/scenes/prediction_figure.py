@@ -60,8 +60,8 @@ def prediction_figure(
 
     Args:
         batch: the scenes.
-        outputs: of the network for that batch: ``"semantic"``, logits (B, classes, H, W), ``"instance"``, vectors (x, y)
-            to centres in pixels (B, 2, H, W), and ``"depth"``, inverse depth (B, 1, H, W).
+        outputs: of the network for that batch: ``"semantic"``, logits (B, classes, H, W), ``"instance"``, vectors
+            (x, y) to centres in pixels (B, 2, H, W), and ``"depth"``, inverse depth (B, 1, H, W).
         palette: names and colours of the classes.
         rows: how many scenes of the batch are drawn at most.
         grouping: options of ``group_instances``.

@@ -58,7 +58,9 @@ def visible_surfaces(
     return Visible(owner, disparity, disparity == 0.0)
 
 
-def paint(objects: Objects, visible: Visible, horizon: Tensor, *, generator: torch.Generator) -> Tensor:
+def paint(
+    objects: Objects, visible: Visible, horizon: Tensor, *, disparity_per_row: float, generator: torch.Generator
+) -> Tensor:
     """RGB images from 0 to 1, float32, of shape (B, 3, H, W): textures, one light, haze and noise of the sensor."""
     batch, height, width = visible.owner.shape
 
@@ -71,7 +73,7 @@ def paint(objects: Objects, visible: Visible, horizon: Tensor, *, generator: tor
     surface = _surfaces(objects, visible, noise, light=(uniform(-0.8, 0.8), uniform(-0.9, -0.3)))
     on_object = (visible.owner >= 0)[:, None]
     colour = torch.where(on_object, surface, road[:, None])
-    haze = torch.exp(visible.disparity * -1.2)[:, None] * 0.8
+    haze = torch.exp(visible.disparity * (-0.3 / disparity_per_row))[:, None] * 0.8
     image = torch.lerp(colour, sky_colour, haze)
     rows = torch.linspace(1.15, 0.85, height).view(1, 1, height, 1)
     image = torch.where(visible.sky[:, None], sky_colour * rows, image)
