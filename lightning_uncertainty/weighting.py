@@ -143,9 +143,8 @@ class UncertaintyWeighting(NamedValues):
         )
         self._raw_loss = torch.full((size,), math.nan, dtype=torch.float32)
         self._lowest_loss = torch.zeros(size, dtype=torch.float32)
-        self._nonfinite_count = torch.zeros(size, dtype=torch.long)
-        self._absent_count = torch.zeros(size, dtype=torch.long)  # steps
         self._raw_losses = RawLosses(self.tasks, self._notices)
+        self._counts = torch.zeros(2, size, dtype=torch.long)  # losses that were not finite, steps without the task
         self._window = LossWindow(size)
         self._cut = torch.zeros(size, dtype=torch.bool)  # weights that were beyond the range of their fp16 loss
         self._held = torch.zeros(size, dtype=torch.bool)  # tasks that need no start yet
@@ -235,8 +234,7 @@ class UncertaintyWeighting(NamedValues):
         present = means.present
         self._raw_loss = torch.where(present, means.raw_loss, self._raw_loss)
         self._lowest_loss = torch.fmin(self._lowest_loss, self._raw_loss)
-        self._nonfinite_count += means.refused
-        self._absent_count += ~present
+        self._counts += torch.stack((means.refused, ~present))
         if not self._settled and not self._warming_up_equal:
             # At the optimum the gradient is zero but for rounding, which Adam would turn into a full step.
             present = present & ~self._log_vars.begin(means.raw_loss, present)
@@ -250,7 +248,7 @@ class UncertaintyWeighting(NamedValues):
     def _look_for_trouble(self) -> None:
         """Now and then, without waiting for the device: a loop that reads nothing should hear of trouble too."""
         if self.steps % _LOOK_EVERY == 0 and not self._trouble_seen:
-            trouble = (self._nonfinite_count > 0) | (self._lowest_loss < 0.0)
+            trouble = (self._counts[0] > 0) | (self._lowest_loss < 0.0)
             self._trouble_seen = self._trouble_flag.poll(trouble.any())
             if self._trouble_seen:
                 self.snapshot()  # which says it
@@ -352,13 +350,13 @@ class UncertaintyWeighting(NamedValues):
             self._weight,
             self._raw_loss,
             self._lowest_loss,
-            self._nonfinite_count,
+            self._counts[0],
             s.value <= s.lower,
             s.value >= s.ceiling,
             s.started,
             self._cut,
             self._offset,
-            self._absent_count,
+            self._counts[1],
         )
         table = torch.stack([column.to(torch.float32) for column in columns], dim=1)
         return partial(self._read, self.steps, table)
@@ -479,7 +477,7 @@ class UncertaintyWeighting(NamedValues):
         return weighting
 
     def _state(self) -> dict[str, Tensor]:
-        counts = {"nonfinite": self._nonfinite_count, "absent": self._absent_count}
+        counts = {"nonfinite": self._counts[0], "absent": self._counts[1]}
         return {**self._log_vars.state(), "raw_loss": self._raw_loss, **counts}
 
     def _short_forms(self) -> dict[str, str | float]:
