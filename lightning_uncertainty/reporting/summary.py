@@ -23,8 +23,8 @@ COLUMNS = ("task", "likelihood", "raw loss", "sigma", "weight", "share", "missin
 NOTE = (
     "Raw loss: first -> last. Sigma of a regression has the unit of its target (laplace: b, the mean absolute error); "
     "of a classification sigma^2 is the temperature of the logits. Weight: sigma^-2 (laplace: 1/b). Share: of the "
-    "weighted loss, mean over the last 10% of the steps. Missing: steps in which the task took no part. NaN: calls with a loss that was not "
-    "finite."
+    "weighted loss, mean over the last 10% of the steps. Missing: steps in which the task took no part. NaN: calls "
+    "with a loss that was not finite."
 )
 MOST_ROWS = 40  # in a terminal
 NAMED = 3  # tasks of which a finding is told in full, before the others are only named
