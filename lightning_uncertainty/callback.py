@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_uncertainty.lightning_bases import CallbackBase
+from lightning_uncertainty.logger_kinds import metrics_for
 from lightning_uncertainty.mixin import (
     UncertaintyMixin,
     attach_weighting,
@@ -49,7 +50,8 @@ class UncertaintyCallback(CallbackBase):
     ``/sigma/<task>``         ``sigma``, in the unit of the target for a regression; not for fixed tasks
     ``/loss/<task>``          raw loss of the last step with that task, mean over ranks and micro-batches
     ``/share/<task>``         the task's part of the weighted sum of losses, 0 to 1
-    ``/loss``                 unweighted sum of the raw losses: monitor this one, the total may be negative
+    ``/loss``                 unweighted sum of the raw losses: monitor this one, the total may be negative (in MLflow,
+                              which has no file beside a folder of one name, ``/loss_sum``)
     ========================  ==================================================================================
 
     Args:
@@ -349,7 +351,7 @@ class UncertaintyCallback(CallbackBase):
         self._report.record(snapshot)
         metrics = snapshot.metrics(self.log_prefix)
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=step)
+            logger.log_metrics(metrics_for(logger, metrics, self.log_prefix), step=step)
         self._publish(trainer, snapshot)
 
     def _publish_current(self, trainer: Trainer) -> Snapshot:

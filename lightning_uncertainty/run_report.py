@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_uncertainty.logger_images import image_giver
+from lightning_uncertainty.logger_kinds import image_giver
 from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.reporting.figures import save_overview
 from lightning_uncertainty.reporting.history import History
