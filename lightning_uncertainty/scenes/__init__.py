@@ -1,0 +1,1 @@
+"""The article's experiment: one network for semantics, instances and depth, on scenes made here."""
