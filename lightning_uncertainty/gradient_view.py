@@ -40,8 +40,8 @@ class GradientView(CallbackBase):
 
     Cost: on such a step one backward pass per task and micro-batch, from the loss to the shared part, in addition to
     the one that trains; ``K`` vectors of the size of the shared part in memory; with several processes, as many more
-    numbers to reduce; and nothing on the other steps. With 3 tasks and ``every_n_steps=100``, the view makes training
-    about 2 % slower.
+    numbers to reduce; and nothing on the other steps. Measured on a CPU with 5 tasks on a trunk of two layers of 512: a
+    step that is looked at takes 3 to 3.5 times as long; with ``every_n_steps=100``, training takes 2 to 3 % longer.
 
     What is trained is the same, bit for bit. Hooks that the user has put on modules and tensors for the backward pass
     run once more for each task.
@@ -92,6 +92,7 @@ class GradientView(CallbackBase):
         self._looks = 0
         self._stepped_at = 0  # value of trainer.global_step
         self._gradients: TaskGradients | None = None  # while it looks
+        self._checked = False  # the graph of this run
 
     # ------------------------------------------------------------------------------------------------ refusing
 
@@ -116,9 +117,13 @@ class GradientView(CallbackBase):
     # ------------------------------------------------------------------------------------------------ looking
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting from where training starts."""
+        """Start counting from where training starts.
+
+        Raises:
+            ValueError: with LBFGS.
+        """
         self._stepped_at = trainer.global_step
-        self._gradients = None
+        self._gradients, self._checked = None, False
         if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             raise ValueError("GradientView cannot work with LBFGS, which evaluates the losses many times in a step.")
 
@@ -132,10 +137,24 @@ class GradientView(CallbackBase):
         weighting.observer = self._gradients.note
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """While the graph is there: one backward pass per task, that ends at the shared module."""
+        """While the graph is there: one backward pass per task, that ends at the shared module.
+
+        Raises:
+            ValueError: under reentrant activation checkpointing.
+        """
         if self._gradients is not None:
+            self._check_graph(self._gradients)
             batches = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
             self._gradients.add(1.0 / batches, _loss_scale(trainer))
+
+    def _check_graph(self, gradients: TaskGradients) -> None:
+        if not self._checked and gradients.behind_a_checkpoint():
+            raise ValueError(
+                "GradientView cannot see behind reentrant activation checkpointing, which gives the parameters there "
+                "no gradients of single losses. Write `torch.utils.checkpoint.checkpoint(..., use_reentrant=False)`, "
+                "or train without GradientView."
+            )
+        self._checked = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -45,14 +45,27 @@ class TaskGradients:
             factor: of each of them: one over the number of micro-batches.
             scale: what the losses are multiplied with on their way, so that half precision does not round to zero.
 
-        Raises:
-            RuntimeError: under activation checkpointing of the reentrant kind, which has no gradients for parameters.
         """
         calls, self._calls = self._calls, []
         for losses, self._coefficients in calls:
             for index, name in enumerate(self._weighting.tasks):
                 if (loss := self._loss(name, index, losses)) is not None:
-                    self._sum()[index] += self._gradient(loss, scale) * factor
+                    self._sum()[index] += self._finite_gradient(loss, scale) * factor
+
+    def behind_a_checkpoint(self) -> bool:
+        """Whether a remembered loss depends on reentrant activation checkpointing, which hides parameters."""
+        losses = [loss for losses, _ in self._calls for loss in losses.values()]
+        tensors = [loss.logits if isinstance(loss, CrossEntropy) else loss for loss in losses]
+        nodes = [tensor.grad_fn for tensor in tensors]
+        seen = set()
+        while nodes:
+            node = nodes.pop()
+            if node is not None and node not in seen:
+                if node.name() == "CheckpointFunctionBackward":
+                    return True
+                seen.add(node)
+                nodes.extend(before for before, _ in node.next_functions)
+        return False
 
     def _sum(self) -> Tensor:
         if self._vectors is None:
@@ -70,19 +83,18 @@ class TaskGradients:
             loss = loss.loss(log_var if self._weighting.tasks[name].likelihood.tempered else torch.zeros_like(log_var))
         return None if loss is None or not loss.requires_grad or not torch.isfinite(loss) else loss
 
+    def _finite_gradient(self, loss: Tensor, scale: float) -> Tensor:
+        """With a smaller scale where that of the Trainer, which is meant for the total, takes it out of range."""
+        gradient = self._gradient(loss, scale)
+        while scale > 1.0 and not torch.isfinite(gradient).all():
+            scale = max(scale / 256.0, 1.0)
+            gradient = self._gradient(loss, scale)
+        return gradient
+
     def _gradient(self, loss: Tensor, scale: float) -> Tensor:
-        try:
-            gradients = torch.autograd.grad(
-                loss, self._parameters, torch.full_like(loss, scale), retain_graph=True, allow_unused=True
-            )
-        except RuntimeError as error:
-            if "Checkpointing is not compatible" not in str(error):
-                raise
-            raise RuntimeError(
-                "GradientView cannot look through reentrant activation checkpointing, which gives no gradients of "
-                "single losses. Write `torch.utils.checkpoint.checkpoint(..., use_reentrant=False)`, or train without "
-                "GradientView."
-            ) from error
+        gradients = torch.autograd.grad(
+            loss, self._parameters, torch.full_like(loss, scale), retain_graph=True, allow_unused=True
+        )
         dtype = self._sum().dtype
         flat = [
             (torch.zeros_like(parameter) if gradient is None else gradient).to_dense().flatten().to(dtype)

@@ -296,7 +296,7 @@ def test_all_runs_start_from_the_same_network_and_take_as_many_steps(tmp_path):
 def test_the_picture_opens_and_is_not_blank(ran):
     _, folder = ran
     picture = imread(folder.picture)
-    assert picture.shape[:2] == (1200, 1350)
+    assert picture.shape[:2] == (946, 1430)
     assert 0.005 < (picture[..., :3].min(axis=-1) < 0.9).mean() < 0.5
 
 
@@ -317,11 +317,21 @@ def test_a_second_demo_of_the_same_seed_leaves_the_first_alone_and_gives_the_sam
     first, second = (OutputFolder(tmp_path / "diamonds" / f"version_{n}") for n in (0, 1))
     assert first.comparison.read_text() == second.comparison.read_text()
     assert first.picture.exists()
+    assert "carat" in first.page.read_text()
     printed = capfd.readouterr()
     assert printed.err == ""  # no banner, no warning
     shown = "".join(printed.out.split())
-    for expected in ("meanchange", "temperature", "version_0", "version_1", "tensorboard--logdir", *TASKS["diamonds"]):
+    for expected in (
+        "meanchange",
+        "temperature",
+        "version_0",
+        "version_1",
+        "tensorboard--logdir",
+        "version_1/report.html",
+        *TASKS["diamonds"],
+    ):
         assert expected in shown
+    assert printed.out.splitlines()[-1] == f"Open {second.page}"
 
 
 def test_plain_heads_leave_the_natural_units_to_the_last_layer(tmp_path):

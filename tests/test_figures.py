@@ -1,4 +1,9 @@
+import json
 import math
+import statistics
+import subprocess
+import sys
+from itertools import pairwise
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -8,33 +13,60 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from lightning_uncertainty import Snapshot, UncertaintyWeighting
-from lightning_uncertainty.reporting.figures import COLOURS, plot_raw_losses, plot_weights, save_training_figure
+from lightning_uncertainty.reporting import figures
+from lightning_uncertainty.reporting.figures import (
+    COLOURS,
+    FEW,
+    GREY,
+    overview,
+    plot_raw_losses,
+    plot_shares,
+    plot_sigmas,
+    plot_weights,
+    save_overview,
+)
 from lightning_uncertainty.snapshot import TaskSnapshot
 
-UNITS = {"price": "$²", "carat": "ct²", "cut": "nats", "color": "nats", "clarity": "nats"}
+UNITS = {"price": "$", "carat": "ct", "cut": "", "color": "", "clarity": ""}
+LINES = [plot_weights, plot_sigmas, plot_raw_losses]
+PLOTS = [*LINES, plot_shares]
 
 
-def task(weight, raw_loss, likelihood="gaussian"):
-    return TaskSnapshot(likelihood, -math.log(weight), weight**-0.5, weight, 0.5 * weight, raw_loss, 0, None, True)
+def task(weight, raw_loss, likelihood="gaussian", unit=""):
+    log_var = -math.log(weight)
+    return TaskSnapshot(likelihood, log_var, weight**-0.5, weight, 0.5 * weight, raw_loss, 0, None, True, unit=unit)
 
 
-def history(steps=20, names=tuple(UNITS)):
+def snapshots(steps=20, names=tuple(UNITS)):
     """Weights of very different size, three of which end at almost the same value."""
-    sizes = [1e-7, 1e4, 0.30, 0.29, 0.31, *([0.3] * len(names))]
+    sizes = [1e-7, 1e4, 0.30, 0.29, 0.31, *(10.0 ** (k % 9 - 4.0 + 0.001 * k) for k in range(len(names)))]
     return [
-        Snapshot(step, {name: task(sizes[i] * (1 + step), 1 / sizes[i] / (1 + step)) for i, name in enumerate(names)})
-        for step in range(steps)
+        Snapshot(
+            step,
+            {
+                name: task(sizes[i] * (1 + step), (1 + i % 3) / sizes[i] / (1 + step), unit=UNITS.get(name, ""))
+                for i, name in enumerate(names)
+            },
+        )
+        for step in range(1, steps + 1)
     ]
+
+
+def named(count):
+    return tuple(f"task_{index:03d}" for index in range(count))
 
 
 def axis():
     return Figure(layout="constrained").subplots()
 
 
-@pytest.mark.parametrize("plot", [plot_weights, plot_raw_losses])
+# ---------------------------------------------------------------------------------------------------- few tasks
+
+
+@pytest.mark.parametrize("plot", LINES)
 def test_a_plot_gives_back_its_axis_with_a_line_per_task_and_named_log_axes(plot):
     given = axis()
-    drawn = plot(given, history())
+    drawn = plot(given, snapshots())
     assert drawn is given
     assert [line.get_label() for line in drawn.lines] == list(UNITS)
     assert drawn.get_yscale() == "log"
@@ -42,70 +74,203 @@ def test_a_plot_gives_back_its_axis_with_a_line_per_task_and_named_log_axes(plot
     assert drawn.get_ylabel()
 
 
-def test_the_lines_show_the_weights_and_the_raw_losses_of_the_snapshots():
-    snapshots = history(steps=3, names=("price",))
-    (weights,), (losses,) = plot_weights(axis(), snapshots).lines, plot_raw_losses(axis(), snapshots).lines
-    assert weights.get_xydata().tolist() == [[s.step, s.tasks["price"].weight] for s in snapshots]
-    assert losses.get_xydata().tolist() == [[s.step, s.tasks["price"].raw_loss] for s in snapshots]
+@pytest.mark.parametrize(
+    ("plot", "of"),
+    [(plot_weights, lambda t: t.weight), (plot_sigmas, lambda t: t.sigma), (plot_raw_losses, lambda t: t.raw_loss)],
+    ids=["weights", "sigmas", "raw losses"],
+)
+def test_the_lines_show_the_values_of_the_snapshots(plot, of):
+    given = snapshots(steps=3, names=("price",))
+    (line,) = plot(axis(), given).lines
+    expected = [[s.step, pytest.approx(of(s.tasks["price"]), rel=1e-6)] for s in given]
+    assert line.get_xydata().tolist() == expected
 
 
-@pytest.mark.parametrize("names", [tuple(UNITS), tuple("abcdefghijkl")], ids=["5 tasks", "12 tasks"])
-def test_no_two_labels_overlap_and_all_lie_on_the_picture(names):
-    figure = Figure(figsize=(9.0, 8.0), layout="constrained")
-    for each, plot in zip(figure.subplots(2, 1), (plot_weights, plot_raw_losses), strict=True):
-        plot(each, history(names=names), labels=UNITS)
+def test_the_areas_add_up_to_one_and_have_the_height_of_the_shares():
+    given = snapshots(steps=5)
+    drawn = plot_shares(axis(), given)
+    assert [area.get_label() for area in drawn.collections] == list(UNITS)
+    floor = 0.0
+    for area, (name, share) in zip(drawn.collections, given[-1].shares.items(), strict=True):
+        heights = [y for x, y in area.get_paths()[0].vertices.tolist() if x == 5.0]
+        assert (min(heights), max(heights)) == pytest.approx((floor, floor + share), abs=1e-6), name
+        floor += share
+    assert floor == pytest.approx(1.0)
+    means = {name: statistics.fmean(snapshot.shares[name] for snapshot in given[-2:]) for name in UNITS}
+    assert {text.get_text() for text in drawn.texts} == {f"{n} {mean:.0%}" for n, mean in means.items()}
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+@pytest.mark.parametrize("names", [tuple(UNITS), named(FEW), named(30), named(300)], ids=lambda names: str(len(names)))
+def test_no_two_labels_overlap_and_all_lie_on_the_picture(names, plot):
+    figure = Figure(figsize=(6.5, 4.0), layout="constrained")
+    drawn = plot(figure.subplots(), snapshots(names=names))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    for each in figure.axes:
-        for text in each.texts:
-            text.update_positions(canvas.get_renderer())
-        boxes = [Text.get_window_extent(text) for text in each.texts]  # of the text without its line
-        assert len(boxes) == len(names)
-        assert all(box.x0 > each.bbox.x1 for box in boxes)  # beside the axis
-        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-        assert all(figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1) for box in boxes)
-        assert all(figure.bbox.containsy(box.y0) and figure.bbox.containsy(box.y1) for box in boxes)
+    for text in drawn.texts:
+        text.update_positions(canvas.get_renderer())
+    boxes = [Text.get_window_extent(text) for text in drawn.texts]  # of the text without its line
+    assert len(boxes) == (len(names) if len(names) <= FEW else 6)
+    assert all(box.x0 > drawn.bbox.x1 for box in boxes)  # beside the axis
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1) for box in boxes)
+    assert all(figure.bbox.containsy(box.y0) and figure.bbox.containsy(box.y1) for box in boxes)
 
 
-def test_a_label_has_the_colour_of_its_line_and_the_text_that_was_asked_for():
-    drawn = plot_raw_losses(axis(), history(), labels=UNITS)
+def test_a_label_has_the_colour_of_its_line_and_the_unit_or_what_was_asked_for():
+    drawn = plot_raw_losses(axis(), snapshots(), labels={"cut": "grade"})
     colours = {line.get_label(): line.get_color() for line in drawn.lines}
-    texts = [(text.get_text(), text.get_color()) for text in drawn.texts]
-    assert sorted(texts) == sorted((UNITS[name], colours[name]) for name in UNITS)
+    texts = {text.get_text(): text.get_color() for text in drawn.texts}
+    said = {"price": "price [$²]", "carat": "carat [ct²]", "cut": "grade", "color": "color", "clarity": "clarity"}
+    assert texts == {said[name]: colours[name] for name in UNITS}
+    weights = {text.get_text() for text in plot_weights(axis(), snapshots()).texts}
+    assert {"price [$⁻²]", "carat [ct⁻²]"} < weights
 
 
-def test_more_tasks_than_colours_differ_in_style():
-    lines = plot_weights(axis(), history(names=tuple("abcdefghijkl"))).lines
-    assert len({(to_rgb(line.get_color()), line.get_linestyle()) for line in lines}) == 12 > len(COLOURS)
+def test_of_two_lines_in_one_place_both_are_seen():
+    """Neighbours differ in style, and the dashes are on top."""
+    lines = plot_weights(axis(), snapshots(names=named(FEW))).lines
+    for one, other in pairwise(lines):
+        assert one.get_linestyle() != other.get_linestyle()
+        assert max(one, other, key=lambda line: line.get_zorder()).get_linestyle() == "--"
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines[: len(COLOURS)]}) == len(COLOURS)
+
+
+# ---------------------------------------------------------------------------------------------------- colours
+
+
+def luminance(colour):
+    """WCAG 2, relative luminance of sRGB."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("colour", [*COLOURS, GREY])
+@pytest.mark.parametrize("paper", ["#ffffff", "#16181d"], ids=["light", "dark"])
+def test_every_colour_can_be_seen_on_light_and_on_dark_paper(colour, paper):
+    """WCAG 2.1, 1.4.11: graphics need 3 to 1."""
+    assert contrast(colour, paper) >= 3.0
+
+
+# Machado, Oliveira, Fernandes, "A physiologically-based model for simulation of color vision deficiency", 2009,
+# severity 1.0, for linear RGB.
+BLINDNESS = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def seen_by(colour, matrix):
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    mixed = [min(max(sum(m * c for m, c in zip(row, linear, strict=True)), 0.0), 1.0) for row in matrix]
+    return [12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055 for c in mixed]
+
+
+@pytest.mark.parametrize("matrix", BLINDNESS.values(), ids=BLINDNESS)
+def test_neighbours_differ_for_the_colour_blind(matrix):
+    """Those next to each other in the order of tasks, which is where areas touch."""
+    colours = [seen_by(colour, matrix) for colour in COLOURS]
+    for one, other in pairwise(colours):
+        assert math.dist(one, other) > 0.15
+
+
+# ---------------------------------------------------------------------------------------------------- many tasks
+
+
+def test_of_thirty_tasks_all_are_drawn_and_the_extremes_are_named():
+    given = snapshots(names=named(30))
+    drawn = plot_weights(axis(), given)
+    assert len(drawn.lines) == 30
+    ordered = sorted(given[-1].tasks, key=lambda name: given[-1].tasks[name].weight)
+    assert {text.get_text() for text in drawn.texts} == {*ordered[:3], *ordered[-3:]}
+
+
+def test_of_three_hundred_tasks_the_quantiles_are_drawn_and_the_extremes_are_named():
+    given = snapshots(names=named(300))
+    drawn = plot_weights(axis(), given)
+    assert drawn.lines[0].get_label() == "median"
+    assert len(drawn.lines) == 7
+    assert len(drawn.collections) == 3
+    ends = sorted(task.weight for task in given[-1].tasks.values())
+    assert drawn.lines[0].get_ydata()[-1] == pytest.approx(ends[150], rel=0.1)
+    everything = drawn.collections[0].get_paths()[0].vertices[:, 1]
+    assert everything.min() == pytest.approx(min(t.weight for s in given for t in s.tasks.values()), rel=1e-5)
+    assert "300 tasks" in drawn.get_title(loc="left")
+
+
+def test_of_many_tasks_the_largest_shares_are_named_and_the_others_are_two_halves():
+    given = snapshots(names=named(30))
+    drawn = plot_shares(axis(), given)
+    labels = [area.get_label() for area in drawn.collections]
+    assert labels[-2:] == ["13 larger", "13 smaller"]
+    shares = given[-1].shares
+    assert min(shares[name] for name in labels[:-2]) >= sorted(shares.values())[-4] - 1e-9
+
+
+# ---------------------------------------------------------------------------------------------------- odd input
 
 
 def test_tasks_that_were_never_seen_or_lost_nothing_do_no_harm():
-    snapshots = [
-        Snapshot(step, {"a": task(1.0, math.nan), "b": task(2.0, 0.0), "c": task(3.0, 1.0)}) for step in (1, 2)
-    ]
+    given = [Snapshot(step, {"a": task(1.0, math.nan), "b": task(2.0, 0.0), "c": task(3.0, 1.0)}) for step in (1, 2)]
     figure = Figure(layout="constrained")
-    drawn = plot_raw_losses(figure.subplots(), snapshots)
+    drawn = plot_raw_losses(figure.subplots(), given)
     FigureCanvasAgg(figure).draw()
     assert [text.get_text() for text in drawn.texts] == ["c"]
 
 
-def test_plots_take_what_the_engine_gives_before_its_first_step():
-    figure = Figure(layout="constrained")
-    snapshots = [UncertaintyWeighting({"depth": "laplace", "class": "softmax"}).snapshot()]
-    drawn = plot_weights(figure.subplots(), snapshots)
-    FigureCanvasAgg(figure).draw()
-    assert "Laplace" in drawn.get_ylabel()
+ODD = {
+    "before the first step": [UncertaintyWeighting({"depth": "laplace", "class": "softmax"}).snapshot()],
+    "a negative loss": [Snapshot(step, {"a": task(1.0, -1.0), "b": task(1.0, 3.0)}) for step in (1, 2)],
+    "all zero": [Snapshot(step, {"a": task(1.0, 0.0), "b": task(1.0, 0.0)}) for step in (1, 2)],
+    "one point": snapshots(steps=1),
+    "infinite": [Snapshot(step, {"a": task(1.0, math.inf), "b": task(1e30, 1e-30)}) for step in (1, 2)],
+    "30 tasks never seen": [Snapshot(1, {name: task(1.0, math.nan) for name in named(30)})],
+    "300 tasks never seen": [Snapshot(1, {name: task(1.0, math.nan) for name in named(300)})],
+}
 
 
-def test_nothing_to_plot_says_what_to_pass():
+@pytest.mark.parametrize("given", ODD.values(), ids=ODD)
+def test_the_overview_takes_whatever_the_engine_gives(given):
+    FigureCanvasAgg(overview(given)).draw()
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+def test_nothing_to_plot_says_what_to_pass(plot):
     with pytest.raises(ValueError, match="at least one snapshot"):
-        plot_weights(axis(), [])
+        plot(axis(), [])
 
 
-def test_the_saved_picture_opens_and_is_not_blank(tmp_path):
-    path = save_training_figure(tmp_path / "training.png", history(steps=200), title="t", loss_labels=UNITS)
-    picture = imread(path)
-    assert picture.shape == (1200, 1350, 4)
-    for colour in COLOURS[:5]:
+@pytest.mark.parametrize("count", [3, 30, 300])
+def test_the_saved_overview_opens_and_has_the_colours_of_its_lines(tmp_path, count):
+    picture = imread(save_overview(tmp_path / "overview.png", snapshots(steps=120, names=named(count))))
+    assert picture.shape == (946, 1430, 4)
+    for colour in COLOURS[:3]:
         close = abs(picture[..., :3] - to_rgb(colour)).max(axis=-1) < 0.02
         assert close.sum() > 100
+
+
+def test_plotting_leaves_pyplot_and_the_users_settings_alone(tmp_path):
+    code = f"""
+import sys, json, pathlib, matplotlib
+before = matplotlib.rcParams.copy()  # which does not choose a backend, as dict() does
+from lightning_uncertainty import UncertaintyWeighting
+from lightning_uncertainty.reporting.figures import save_overview
+from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.page import write_page
+snapshot = UncertaintyWeighting({{"a": "gaussian"}}, init=0.0).snapshot()
+save_overview(pathlib.Path({str(tmp_path)!r}) / "a.png", [snapshot])
+write_page(pathlib.Path({str(tmp_path)!r}) / "a.html", History.of([snapshot]))
+print(json.dumps(["matplotlib.pyplot" in sys.modules, before == matplotlib.rcParams.copy()]))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout) == [False, True]
+
+
+def test_the_names_of_the_plots_are_exported():
+    assert set(figures.__all__) >= {plot.__name__ for plot in PLOTS}

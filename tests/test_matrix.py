@@ -137,6 +137,12 @@ def users_side(checkpoint):
     return {key: value for key, value in checkpoint.items() if key not in OURS}
 
 
+def engine_of(checkpoint):
+    """What the callback saved, but for the history, which is no part of the engine."""
+    (state,) = ours(checkpoint).values()
+    return {key: value for key, value in state.items() if key != "history"}
+
+
 def ours(checkpoint):
     return {key: value for key, value in checkpoint["callbacks"].items() if key.startswith("UncertaintyCallback")}
 
@@ -191,7 +197,7 @@ def test_s_learns_in_single_precision_and_resumes_bit_for_bit(tmp_path, cell):
     again = Weighed(case)
     rest = run(tmp_path, again, precision, UncertaintyCallback(), resumption, ckpt_path=tmp_path / "pause.ckpt")
     saved = load(tmp_path / "pause.ckpt")
-    assert difference(ours(saved), {"UncertaintyCallback(uncertainty)": resumption.state}) is None
+    assert difference(engine_of(saved), resumption.state) is None
     assert case.inexact or difference(whole, rest) is None
 
 
@@ -295,7 +301,7 @@ def test_between_two_optimizer_steps_the_losses_are_dropped_as_the_gradients_are
         for losses in window:
             expected({name: loss.requires_grad_() for name, loss in losses.items()})
         expected.step()
-    assert difference(expected.state_dict(), next(iter(ours(rest).values()))) is None
+    assert difference(expected.state_dict(), engine_of(rest)) is None
 
 
 def test_a_layer_made_early_resumes_inexactly_in_64_true_without_the_plugin_too_but_s_exactly(tmp_path):

@@ -221,6 +221,7 @@ def test_evaluation_changes_nothing():
     weighting.step()
     after = weighting.state_dict()
     assert before.pop("steps") + 1 == after.pop("steps")
+    assert (before.pop("absent") + 1).equal(after.pop("absent"))  # a step without losses is one that all sat out
     for key, value in before.items():
         assert torch.equal(value, after[key]) if isinstance(value, torch.Tensor) else value == after[key]
 

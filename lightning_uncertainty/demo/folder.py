@@ -38,8 +38,13 @@ class OutputFolder:
 
     @property
     def picture(self) -> Path:
-        """Weights and raw losses over the steps of the run that learns."""
+        """Weights, sigmas, raw losses and shares over the steps of the run that learns."""
         return self.path / "training.png"
+
+    @property
+    def page(self) -> Path:
+        """The same, with what was found and a table, to be opened in a browser."""
+        return self.path / "report.html"
 
     @property
     def comparison(self) -> Path:

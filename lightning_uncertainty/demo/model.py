@@ -54,7 +54,10 @@ class MultiTaskNet(UncertaintyMixin, L.LightningModule):
         self.save_hyperparameters()
         self.lr, self.standardised, self.output_scales = lr, standardised, output_scales or {}
         self.targets = {target.name: target for target in DATA_SETS[data].targets}
-        self.tasks = {name: target.likelihood if learned else 1.0 for name, target in self.targets.items()}
+        self.tasks = {
+            name: {"likelihood": target.likelihood if learned else 1.0, "unit": target.unit}
+            for name, target in self.targets.items()
+        }
         self.trunk = nn.Sequential(nn.Linear(num_inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
         self.heads = nn.ModuleDict({name: nn.Linear(width, t.outputs) for name, t in self.targets.items()})
         self.metrics = nn.ModuleDict({name: target.metric() for name, target in self.targets.items()})

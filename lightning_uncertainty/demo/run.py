@@ -10,15 +10,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lightning_uncertainty.callback import UncertaintyCallback
-from lightning_uncertainty.demo.callbacks import BarAdvance, SnapshotRecorder
+from lightning_uncertainty.demo.callbacks import BarAdvance
 from lightning_uncertainty.demo.comparison import Comparison, Run
 from lightning_uncertainty.demo.datamodule import TableDataModule
 from lightning_uncertainty.demo.folder import OutputFolder
 from lightning_uncertainty.demo.model import MultiTaskNet
 from lightning_uncertainty.demo.options import Options
 from lightning_uncertainty.demo.quiet import quiet_lightning
-from lightning_uncertainty.reporting.figures import save_training_figure
-from lightning_uncertainty.snapshot import Snapshot
+from lightning_uncertainty.reporting.figures import save_overview
+from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.page import write_page
 
 __all__ = ["LEARNED", "RUNS", "Result", "prepare", "run_demo", "train"]
 
@@ -29,7 +30,6 @@ LEARNED = Run("learned", "learned weights, natural units", learned=True, standar
 RUNS = (NATURAL, STANDARDISED, LEARNED)
 """In the order of the table: changes are against the first."""
 
-POINTS = 500  # in the picture
 LOG_EVERY = 10  # steps
 
 
@@ -39,19 +39,19 @@ class Result:
 
     Attributes:
         comparison: the metrics of all runs.
-        snapshots: the weights of the run that learned them, over its steps.
+        history: of the weights in the run that learned them.
         folder: what was written.
         seconds: that the three runs took.
     """
 
     comparison: Comparison
-    snapshots: list[Snapshot]
+    history: History
     folder: OutputFolder
     seconds: float
 
 
 def run_demo(options: Options, *, console: Console) -> Result:
-    """Train three times, and write logs, checkpoints, the table and the picture.
+    """Train three times, and write logs, checkpoints, the table, the picture and the page.
 
     Args:
         options: the choices of the user.
@@ -65,12 +65,14 @@ def run_demo(options: Options, *, console: Console) -> Result:
     datamodule = prepare(options)
     _announce(options, datamodule, console)
     begin = time.perf_counter()
-    metrics, snapshots = _train_all(options, datamodule, folder, console)
+    metrics, history = _train_all(options, datamodule, folder, console)
     seconds = time.perf_counter() - begin
     comparison = Comparison(options.data_set.targets, RUNS, metrics)
     comparison.write_csv(folder.comparison)
-    _draw(options, snapshots, folder)
-    return Result(comparison, snapshots, folder, seconds)
+    title = f"{options.data}: {LEARNED.title}"
+    save_overview(folder.picture, history, title=title)
+    write_page(folder.page, history, title=title)
+    return Result(comparison, history, folder, seconds)
 
 
 def prepare(options: Options) -> TableDataModule:
@@ -95,8 +97,8 @@ def _announce(options: Options, datamodule: TableDataModule, console: Console) -
 
 def _train_all(
     options: Options, datamodule: TableDataModule, folder: OutputFolder, console: Console
-) -> tuple[dict[str, dict[str, float]], list[Snapshot]]:
-    """The metrics of every run, and the snapshots of the last one, which learns."""
+) -> tuple[dict[str, dict[str, float]], History]:
+    """The metrics of every run, and the history of the last one, which learns."""
     steps = options.epochs_to_run * len(datamodule.train_dataloader())
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     metrics = {}
@@ -104,10 +106,10 @@ def _train_all(
         bar = progress.add_task("", total=len(RUNS) * steps)
         for number, run in enumerate(RUNS, start=1):
             progress.update(bar, description=f"run {number} of {len(RUNS)}: {run.title}")
-            recorder = SnapshotRecorder(every=max(steps // POINTS, 1))
-            callbacks = [UncertaintyCallback(), recorder, BarAdvance(progress, bar)]
+            uncertainty = UncertaintyCallback(summary=False, report=False)  # said and written when all have run
+            callbacks = [uncertainty, BarAdvance(progress, bar)]
             metrics[run.name] = train(run, options, datamodule, folder, callbacks)
-    return metrics, recorder.snapshots
+    return metrics, uncertainty.history
 
 
 def train(
@@ -136,14 +138,3 @@ def train(
     trainer.save_checkpoint(folder.checkpoint(run.name))
     (tested,) = trainer.test(model, datamodule, verbose=False)
     return {name: tested[f"test/{name}"] for name in model.targets}
-
-
-def _draw(options: Options, snapshots: list[Snapshot], folder: OutputFolder) -> None:
-    targets = options.data_set.targets
-    save_training_figure(
-        folder.picture,
-        snapshots,
-        title=f"{options.data}: {LEARNED.title}",
-        weight_labels={t.name: f"{t.name} [{t.weight_unit}]" if t.weight_unit else t.name for t in targets},
-        loss_labels={t.name: f"{t.name} [{t.loss_unit}]" for t in targets},
-    )

@@ -13,17 +13,17 @@ from lightning_uncertainty.demo.comparison import Comparison, Run
 from lightning_uncertainty.demo.folder import OutputFolder
 from lightning_uncertainty.demo.run import LEARNED, Result
 from lightning_uncertainty.demo.target import Target
-from lightning_uncertainty.snapshot import Snapshot
+from lightning_uncertainty.reporting.summary import print_summary
 
-__all__ = ["comparison_table", "print_result", "sigma_table"]
+__all__ = ["comparison_table", "print_result"]
 
 
 def print_result(result: Result, *, console: Console) -> None:
-    """Both tables, and where the files are."""
+    """The comparison, where the files are, and what became of the weights of the run that learned them."""
     console.print(comparison_table(result.comparison))
-    console.print(sigma_table(result.comparison.targets, result.snapshots[-1]))
     console.print("\n", _paths(result.folder), sep="", soft_wrap=True)
     console.print(f"The three runs took {result.seconds:.0f} s.", highlight=False)
+    print_summary(result.history, console=console, closing=f"Open {result.folder.page}")
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -45,28 +45,6 @@ def comparison_table(comparison: Comparison) -> Table:
     table.add_section()
     changes = [_percent(comparison.mean_change(run)) for run in comparison.runs[1:]]
     table.add_row("mean change", "", "reference", *changes, style="bold")
-    return table
-
-
-def sigma_table(targets: tuple[Target, ...], snapshot: Snapshot) -> Table:
-    """What was learned for each task."""
-    table = Table(
-        title="\nLearned from losses in natural units",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        caption="Regressions: sigma is the error that the training expects (laplace: b, the mean absolute one).\n"
-        "Classifications: sigma² is the temperature of the logits, not a noise of the labels.",
-    )
-    for heading in ("task", "likelihood"):
-        table.add_column(heading)
-    for heading in ("sigma", "temperature", "effective weight"):
-        table.add_column(heading, justify="right")
-    for target in targets:
-        task = snapshot.tasks[target.name]
-        assert task.sigma is not None
-        learned = ("", f"{task.sigma**2:.3g}") if not target.unit else (f"{task.sigma:.4g} {target.unit}", "")
-        table.add_row(target.name, target.likelihood, *learned, f"{task.weight:.3g} {target.weight_unit}")
     return table
 
 

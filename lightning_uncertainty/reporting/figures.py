@@ -1,170 +1,246 @@
-"""Pictures of a training: how weights and raw losses went. Every plotting function takes an axis and returns it."""
+"""Pictures of a training. Every plotting function takes an axis, draws on it and returns it.
+
+Few tasks have a line each with its name at the end. Of more, all are drawn thin and grey; of very many, the quantiles
+are; in both, those that end highest and lowest are named. The colours keep a contrast of at least 3 on white and on
+dark grey, so that a transparent picture serves both.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_uncertainty.reporting.diagnosis import shares_at_the_end
 from lightning_uncertainty.reporting.extras import require
-from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
+from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.labels import label_right
+from lightning_uncertainty.reporting.summary import loss_unit, summarize, weight_unit
+from lightning_uncertainty.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["plot_raw_losses", "plot_weights", "save_training_figure"]
+__all__ = ["overview", "plot_raw_losses", "plot_shares", "plot_sigmas", "plot_weights", "save_overview"]
 
-# Okabe and Ito, "Color universal design", 2008, without the yellow, which white paper swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINE_STYLES = ("-", "--", ":", "-.")  # one more for each time that the colours are used up
+# Okabe and Ito, "Color universal design", 2008, of medium lightness: without black and yellow, orange and sky darker.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A67600", "#2A8FBD")
+LINE_STYLES = ("-", (0, (5, 1.5)))  # in turn, dashes on top, so that of two lines in one place both are seen
+GREY, LIGHT = "#808080", "#A8A8A8"
+FEW, MANY = 8, 60  # tasks: up to FEW each has its name, from MANY on only quantiles are drawn
+EXTREMES = 3  # named at the top, and as many at the bottom
+LARGEST = 4  # named in a stacked area
 SMOOTHED_FROM = 100  # points; below, nothing needs smoothing
-LABEL_HEIGHT = 0.075  # of an axis, for labels at the ends of lines
+
+Points = History | Iterable[Snapshot]
 
 
-def plot_weights(axis: Axes, snapshots: Sequence[Snapshot], *, labels: Mapping[str, str] | None = None) -> Axes:
+def plot_weights(axis: Axes, points: Points, *, labels: Mapping[str, str] | None = None) -> Axes:
     """The effective weight of every task over the steps, logarithmic.
 
     Args:
         axis: what to draw on.
-        snapshots: in order of their steps.
-        labels: what to write at the line of a task, for example with a unit; by default its name.
+        points: a history, or snapshots in order of their steps.
+        labels: what to write at the line of a task; by default its name and unit.
 
     Returns:
         ``axis``.
 
     Raises:
-        ValueError: if there are no snapshots.
+        ValueError: if there are no points.
     """
-    _plot_tasks(axis, snapshots, lambda task: task.weight, labels=labels, smooth=False)
-    axis.set_ylabel(r"effective weight $\sigma^{-2}$" + (" (Laplace: 1/b)" if _any_laplace(snapshots) else ""))
+    history = _checked(points)
+    units = {name: weight_unit(fact) for name, fact in history.facts.items()}
+    _plot_tasks(axis, history, "weight", _labels(history, labels, units))
+    laplace = any(fact.likelihood == "laplace" for fact in history.facts.values())
+    axis.set_ylabel(r"effective weight $\sigma^{-2}$" + (" (Laplace: 1/b)" if laplace else ""))
     return axis
 
 
-def plot_raw_losses(axis: Axes, snapshots: Sequence[Snapshot], *, labels: Mapping[str, str] | None = None) -> Axes:
-    """The raw loss of every task over the steps, logarithmic: each step faint, a moving median strong.
-
-    Args:
-        axis: what to draw on.
-        snapshots: in order of their steps.
-        labels: what to write at the line of a task, for example with a unit; by default its name.
-
-    Returns:
-        ``axis``.
+def plot_sigmas(axis: Axes, points: Points, *, labels: Mapping[str, str] | None = None) -> Axes:
+    """Sigma of every learned task over the steps, logarithmic; arguments as in :func:`plot_weights`.
 
     Raises:
-        ValueError: if there are no snapshots.
+        ValueError: if there are no points.
     """
-    _plot_tasks(axis, snapshots, lambda task: task.raw_loss, labels=labels, smooth=True)
+    history = _checked(points)
+    units = {name: fact.unit for name, fact in history.facts.items()}
+    _plot_tasks(axis, history, "sigma", _labels(history, labels, units))
+    axis.set_ylabel(r"$\sigma$, in the unit of the target")
+    return axis
+
+
+def plot_raw_losses(axis: Axes, points: Points, *, labels: Mapping[str, str] | None = None) -> Axes:
+    """The raw loss of every task over the steps, logarithmic: each point faint, a moving median strong.
+
+    Arguments as in :func:`plot_weights`.
+
+    Raises:
+        ValueError: if there are no points.
+    """
+    history = _checked(points)
+    units = {name: loss_unit(fact) for name, fact in history.facts.items()}
+    _plot_tasks(axis, history, "raw_loss", _labels(history, labels, units), smooth=True)
     axis.set_ylabel("raw training loss, before weighting")
     return axis
 
 
-def save_training_figure(
-    path: Path,
-    snapshots: Sequence[Snapshot],
-    *,
-    title: str,
-    weight_labels: Mapping[str, str] | None = None,
-    loss_labels: Mapping[str, str] | None = None,
-) -> Path:
-    """A picture with the weights above and the raw losses below, at ``path``, in the format of its suffix.
+def plot_shares(axis: Axes, points: Points, *, labels: Mapping[str, str] | None = None) -> Axes:
+    """Each task's part of the weighted loss over the steps, stacked to 1; of many tasks the largest are named.
 
-    Args:
-        path: where; the folder exists.
-        snapshots: in order of their steps.
-        title: above the picture.
-        weight_labels: see :func:`plot_weights`.
-        loss_labels: see :func:`plot_raw_losses`.
-
-    Returns:
-        ``path``.
+    Negative parts, of negative losses, are drawn as 0. Other arguments as in :func:`plot_weights`.
 
     Raises:
-        ValueError: if there are no snapshots.
+        ValueError: if there are no points.
+    """
+    history = _checked(points)
+    rows = _stacked(history)
+    names = list(rows)
+    colours = {name: _colour(index) for index, name in enumerate(names)}
+    colours.update(dict(zip(_halves(history), (GREY, LIGHT), strict=True)) if len(history.tasks) > FEW else {})
+    steps = history.steps if len(history) > 1 else [history.steps[0] - 0.5, history.steps[0] + 0.5]
+    values = [rows[name] if len(history) > 1 else rows[name] * 2 for name in names]
+    layers = axis.stackplot(steps, values, colors=[colours[name] for name in names], alpha=0.8, linewidth=0.6)
+    for layer, name in zip(layers, names, strict=True):
+        layer.set(label=name, edgecolor="white")
+    _dress(axis, steps)
+    axis.set_ylim(0.0, 1.0)
+    axis.set_ylabel("share of the weighted loss")
+    ends, floor = {}, 0.0
+    for name in names:
+        height = rows[name][-1]
+        ends[name] = (steps[-1], floor + 0.5 * height, colours[name])
+        floor += height
+    label_right(axis, ends if floor > 0.0 else {}, _share_labels(history, rows, labels or {}))
+    return axis
+
+
+def overview(points: Points, *, title: str = "Uncertainty weighting") -> Figure:
+    """One page with all four plots, and what the diagnosis says.
+
+    Args:
+        points: a history, or snapshots in order of their steps.
+        title: above the page.
+
+    Raises:
+        ValueError: if there are no points.
         MissingExtraError: without matplotlib.
     """
     require("report", "matplotlib")
     from matplotlib.figure import Figure  # not pyplot, which would choose a window system for everyone
 
-    figure = Figure(figsize=(9.0, 8.0), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    plot_weights(upper, snapshots, labels=weight_labels).set_xlabel("")
-    plot_raw_losses(lower, snapshots, labels=loss_labels)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    history = _checked(points)
+    summary = summarize(history)
+    figure = Figure(figsize=(13.0, 8.6), layout="constrained")
+    heights = 1.0, 0.03 + 0.03 * len(summary.findings[:4])
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
+    for axis, plot in zip(upper.subplots(2, 2, sharex=True).flat, PLOTS.values(), strict=True):
+        plot(axis, history)
+    for axis in upper.axes[:2]:
+        axis.set_xlabel("")
+    upper.suptitle(f"{title}: {summary.title}", fontsize="x-large")
+    text = "\n".join(_line(text) for _, text in summary.findings[:4])
+    lower.text(0.01, 0.98, text, va="top", fontsize="medium", wrap=True, parse_math=False)
+    return figure
+
+
+PLOTS = {"weights": plot_weights, "sigmas": plot_sigmas, "raw losses": plot_raw_losses, "shares": plot_shares}
+
+
+def save_overview(path: Path, points: Points, *, title: str = "Uncertainty weighting") -> Path:
+    """Write :func:`overview` to ``path``, in the format of its suffix; the folder exists.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ValueError: if there are no points.
+        MissingExtraError: without matplotlib.
+    """
+    overview(points, title=title).savefig(path, dpi=110)
     return path
 
 
-def _plot_tasks(
-    axis: Axes,
-    snapshots: Sequence[Snapshot],
-    quantity: Callable[[TaskSnapshot], float],
-    *,
-    labels: Mapping[str, str] | None,
-    smooth: bool,
-) -> None:
-    if not snapshots:
+# ---------------------------------------------------------------------------------------------------- lines
+
+
+def _checked(points: Points) -> History:
+    history = History.of(points)
+    if not len(history):
         raise ValueError("There is nothing to plot: pass at least one snapshot, `weighting.snapshot()`.")
-    steps = [snapshot.step for snapshot in snapshots]
+    return history
+
+
+def _labels(history: History, given: Mapping[str, str] | None, units: Mapping[str, str]) -> dict[str, str]:
+    ours = {name: f"{name} [{units[name]}]" if units[name] else name for name in history.tasks}
+    return {**ours, **(given or {})}
+
+
+def _plot_tasks(
+    axis: Axes, history: History, quantity: str, labels: Mapping[str, str], *, smooth: bool = False
+) -> None:
     axis.set_yscale("log", nonpositive="mask")
-    axis.set_xlabel("optimizer step")
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+    series = {name: history.series(quantity, name) for name in history.tasks}
+    series = {name: values for name, values in series.items() if any(value > 0.0 for value in values)}
+    named = list(series) if len(series) <= FEW else _extremes(series)
+    if len(series) > MANY:
+        _plot_quantiles(axis, history.steps, list(series.values()))
+    elif len(series) > FEW:
+        for name in series.keys() - named:
+            axis.plot(history.steps, series[name], color=GREY, alpha=0.7, linewidth=0.8)
     ends = {}
-    for index, name in enumerate(snapshots[-1].tasks):
-        values = [quantity(s.tasks[name]) if name in s.tasks else math.nan for s in snapshots]
-        colour = COLOURS[index % len(COLOURS)]
-        style = LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]
+    for index, name in enumerate(named):
+        place = history.tasks.index(name) if len(series) <= FEW else index
+        values, colour = series[name], _colour(place)
         if smooth and len(values) >= SMOOTHED_FROM:
-            axis.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
+            if len(series) <= FEW:
+                axis.plot(history.steps, values, color=colour, alpha=0.25, linewidth=0.8)
             values = _moving_median(values, len(values) // 25)
-        marker = "o" if len(steps) == 1 else ""  # one point makes no line
-        axis.plot(steps, values, color=colour, linestyle=style, marker=marker, linewidth=1.8, label=name)
-        ends[name] = (values[-1], colour)
-    _label_ends(axis, steps[-1], ends, labels or {})
-
-
-def _label_ends(axis: Axes, step: int, ends: Mapping[str, tuple[float, str]], labels: Mapping[str, str]) -> None:
-    """Write each task's label beside the end of its line, moved apart where lines end close to each other."""
-    drawn = {name: end for name, end in ends.items() if 0.0 < end[0] < math.inf}
-    axis.set_xlim(axis.get_xlim()[0], step + 0.01 * (step - axis.get_xlim()[0]))
-    lowest, highest = (math.log(limit) for limit in axis.get_ylim())
+        marker = "o" if len(history) == 1 else ""  # one point makes no line
+        axis.plot(history.steps, values, color=colour, marker=marker, linewidth=1.8, label=name)
+        axis.lines[-1].set(linestyle=LINE_STYLES[place % 2], zorder=2.0 + 0.1 * (place % 2))
+        if 0.0 < values[-1] < math.inf:
+            ends[name] = (history.steps[-1], values[-1], colour)
+    _dress(axis, history.steps)
     axis.set_ylim(axis.get_ylim())  # the labels' heights hold for these limits
-    wished = {name: (math.log(value) - lowest) / (highest - lowest) for name, (value, _) in drawn.items()}
-    for name, height in _spread(wished, LABEL_HEIGHT).items():
-        value, colour = drawn[name]
-        axis.annotate(
-            labels.get(name, name),
-            xy=(step, value),
-            xytext=(1.04, height),
-            textcoords="axes fraction",
-            color=colour,
-            verticalalignment="center",
-            annotation_clip=False,
-            parse_math=False,  # a dollar is a unit
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 2, "shrinkB": 2},
-        )
+    label_right(axis, ends, labels)
 
 
-def _spread(wished: Mapping[str, float], gap: float) -> dict[str, float]:
-    """Heights from 0 to 1 in the order of those wished, at least ``gap`` apart (or evenly, if that does not fit).
+def _plot_quantiles(axis: Axes, steps: Sequence[int], rows: Sequence[Sequence[float]]) -> None:
+    """The median of all tasks at each step, and the bands that hold a half, four fifths and all of them."""
+    columns = [sorted(value for value in column if value > 0.0) for column in zip(*rows, strict=True)]
+    for low, high, alpha in ((0.0, 1.0, 0.15), (0.1, 0.9, 0.2), (0.25, 0.75, 0.25)):
+        lower, upper = ([_quantile(column, at) for column in columns] for at in (low, high))
+        axis.fill_between(steps, lower, upper, color=GREY, alpha=alpha, linewidth=0.0)
+    axis.plot(steps, [_quantile(column, 0.5) for column in columns], color=GREY, linewidth=2.0, label="median")
+    said = f"grey: the median of {len(rows)} tasks, and where half, four fifths and all of them are"
+    axis.set_title(said, loc="left", color=GREY, fontsize="small")
 
-    >>> {name: round(height, 2) for name, height in _spread({"a": 0.5, "b": 0.52, "c": 1.0}, 0.1).items()}
-    {'a': 0.46, 'b': 0.56, 'c': 1.0}
-    """
-    names = sorted(wished, key=wished.__getitem__)
-    gap = min(gap, 1.0 / max(len(names) - 1, 1))
-    heights = [wished[name] for name in names]
-    for _ in range(200):  # push neighbours apart, half each, until nobody moves
-        for low in range(len(heights) - 1):
-            missing = gap - (heights[low + 1] - heights[low])
-            if missing > 0.0:
-                heights[low] -= 0.5 * missing
-                heights[low + 1] += 0.5 * missing
-        heights = [min(max(height, 0.0), 1.0) for height in heights]
-    return dict(zip(names, heights, strict=True))
+
+def _quantile(ordered: Sequence[float], at: float) -> float:
+    """The nearest of the ordered values; NaN if there are none."""
+    return ordered[round(at * (len(ordered) - 1))] if ordered else math.nan
+
+
+def _extremes(series: Mapping[str, Sequence[float]]) -> list[str]:
+    """Those that end highest, and those that end lowest."""
+    ordered = sorted((name for name in series if series[name][-1] > 0.0), key=lambda name: series[name][-1])
+    return [*ordered[: -EXTREMES - 1 : -1], *ordered[EXTREMES - 1 :: -1]]
+
+
+def _colour(place: int) -> str:
+    return COLOURS[place % len(COLOURS)]
+
+
+def _dress(axis: Axes, steps: Sequence[float]) -> None:
+    axis.set_xlabel("optimizer step")
+    axis.grid(alpha=0.2)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(steps) > 1:
+        axis.set_xlim(steps[0], steps[-1] + 0.01 * (steps[-1] - steps[0]))
 
 
 def _moving_median(values: Sequence[float], width: int) -> list[float]:
@@ -178,5 +254,37 @@ def _moving_median(values: Sequence[float], width: int) -> list[float]:
     return [statistics.median(values) if values else math.nan for values in known]
 
 
-def _any_laplace(snapshots: Sequence[Snapshot]) -> bool:
-    return any(task.likelihood == "laplace" for task in snapshots[-1].tasks.values())
+# ---------------------------------------------------------------------------------------------------- areas
+
+
+def _halves(history: History) -> tuple[str, str]:
+    """What the tasks are called that are not named: those of the larger half, and those of the smaller."""
+    others = len(history.tasks) - LARGEST
+    return f"{others - others // 2} larger", f"{others // 2} smaller"
+
+
+def _stacked(history: History) -> dict[str, list[float]]:
+    """What is stacked, from the bottom: all tasks in their order, or the largest, and the others in two halves."""
+    rows = {name: [share if share > 0.0 else 0.0 for share in row] for name, row in history.shares().items()}
+    if len(history) >= SMOOTHED_FROM and len(rows) <= MANY:  # of very many, the sums are smooth
+        rows = {name: _moving_median(row, len(history) // 50) for name, row in rows.items()}
+    sums = [math.fsum(column) or 1.0 for column in zip(*rows.values(), strict=True)]
+    rows = {name: [share / total for share, total in zip(row, sums, strict=True)] for name, row in rows.items()}
+    if len(rows) <= FEW:
+        return rows
+    ordered = sorted(rows, key=lambda name: statistics.fmean(rows[name][-10:]), reverse=True)
+    others = ordered[LARGEST:]
+    halves = others[: len(others) - len(others) // 2], others[len(others) - len(others) // 2 :]
+    parts = [[math.fsum(column) for column in zip(*(rows[name] for name in half), strict=True)] for half in halves]
+    return {**{name: rows[name] for name in ordered[:LARGEST]}, **dict(zip(_halves(history), parts, strict=True))}
+
+
+def _share_labels(history: History, rows: Mapping[str, Sequence[float]], given: Mapping[str, str]) -> dict[str, str]:
+    """Names with the mean share at the end, the same that the summary has."""
+    means = shares_at_the_end(history)
+    shares = {name: means.get(name, row[-1]) for name, row in rows.items()}
+    return {name: f"{given.get(name, name)} {share:.{0 if share >= 0.1 else 1}%}" for name, share in shares.items()}
+
+
+def _line(text: str, width: int = 175) -> str:
+    return text if len(text) <= width else f"{text[: width - 1].rsplit(' ', 1)[0]} …"

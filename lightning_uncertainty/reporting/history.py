@@ -170,7 +170,7 @@ class History:
             self._realign(facts)
         self.facts = facts
         tasks = snapshot.tasks.values()
-        values = array("f", (_single(getattr(task, column)) for column in _COLUMNS for task in tasks))
+        values = array("f", (_cell(task, column) for column in _COLUMNS for task in tasks))
         return _Point(snapshot.step, snapshot.total, values)
 
     def _realign(self, facts: Mapping[str, TaskFacts]) -> None:
@@ -310,7 +310,8 @@ class History:
         """The same as plain lists, for a file; what is not finite is None."""
         state = self.state_dict()
         tensors = {key: value.tolist() for key, value in state.items() if isinstance(value, torch.Tensor)}
-        return {key: _plain(value) for key, value in {**state, **tensors}.items()}
+        short = _rounded(tensors["values"])
+        return {key: _plain(value) for key, value in {**state, **tensors, "values": short}.items()}
 
     @classmethod
     def from_json(cls, content: Any) -> History:
@@ -349,9 +350,17 @@ def _likelihood_from(rows: Sequence[Mapping[str, float]], name: str) -> str:
     return "laplace" if told and all(abs(sigma * weight - 1.0) < 1e-3 for sigma, weight in told) else ""
 
 
-def _single(value: float) -> float:
-    """What fits into single precision: beyond its range, infinity (``array`` would refuse)."""
-    return value if abs(value) < 3.4e38 or value != value else math.copysign(math.inf, value)
+def _cell(task: TaskSnapshot, column: str) -> float:
+    if not task.started and column in ("log_var", "weight"):
+        return math.nan  # what stands there is a placeholder
+    value: float = getattr(task, column)
+    # Beyond the range of single precision, infinity: ``array`` would refuse.
+    return value if abs(value) < 3.4e38 or math.isnan(value) else math.copysign(math.inf, value)
+
+
+def _rounded(value: Any) -> Any:
+    """To nine digits, which tell all numbers of single precision apart."""
+    return [_rounded(each) for each in value] if isinstance(value, list) else float(f"{value:.9g}")
 
 
 def _plain(value: Any) -> Any:

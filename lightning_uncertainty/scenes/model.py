@@ -7,9 +7,9 @@ from types import MappingProxyType
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR
 
 from lightning_uncertainty.mixin import UncertaintyMixin
 from lightning_uncertainty.scenes.batch import SceneBatch
@@ -45,7 +45,8 @@ class SceneModel(UncertaintyMixin, L.LightningModule):
         super().__init__()
         tasks = dict(tasks)
         self.save_hyperparameters()
-        self.tasks, self.lr = tasks, lr
+        self.tasks: dict[str, str | float] = tasks
+        self.lr = lr
         self.net = SceneNet(num_classes, width=width)
         self.validation_metrics, self.test_metrics = SceneMetrics(num_classes), SceneMetrics(num_classes)
 
@@ -69,8 +70,8 @@ class SceneModel(UncertaintyMixin, L.LightningModule):
         for task in self.tasks:
             self.log(f"{stage}/{task}", getattr(metrics, task), on_step=False, on_epoch=True)
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, LRScheduler | str]]]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self.net.parameters(), lr=self.lr, weight_decay=1e-2)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = OneCycleLR(optimizer, self.lr, total_steps=steps, pct_start=0.1)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -31,7 +31,9 @@ class Visible:
     sky: Tensor
 
 
-def visible_surfaces(objects: Objects, horizon: Tensor, *, height: int, width: int, disparity_per_row: float) -> Visible:
+def visible_surfaces(
+    objects: Objects, horizon: Tensor, *, height: int, width: int, disparity_per_row: float
+) -> Visible:
     """The nearest surface in each pixel, by a buffer of disparities."""
     rows, columns = torch.arange(height) + 0.5, torch.arange(width) + 0.5
     ground = (disparity_per_row * (rows - horizon[:, None])).clamp_(min=0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from lightning_uncertainty.demo.comparison import relative_change
+from lightning_uncertainty.comparison.relative_gain import relative_gain
 from lightning_uncertainty.scenes.metrics import METRICS
 
 __all__ = ["mean_relative_gain"]
@@ -22,6 +22,6 @@ def mean_relative_gain(metrics: Mapping[str, float], single: Mapping[str, float]
     15.0
     """
     return fmean(
-        relative_change(value, single[task], higher_is_better=METRICS[task].higher_is_better)
+        relative_gain(value, single[task], higher_is_better=METRICS[task].higher_is_better)
         for task, value in metrics.items()
     )

@@ -6,7 +6,6 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from statistics import fmean
 
 import torch
 
@@ -19,7 +18,6 @@ from lightning_uncertainty.scenes.experiment.cells import (
     retrained_cell,
     start_cells,
 )
-from lightning_uncertainty.scenes.experiment.gain import mean_relative_gain
 from lightning_uncertainty.scenes.experiment.grid import missing_neighbours
 from lightning_uncertainty.scenes.experiment.results import Results
 from lightning_uncertainty.scenes.experiment.store import Store
@@ -57,9 +55,7 @@ def run_experiment(store: Store, *, workers: int, report: Report = lambda *_: No
     return results
 
 
-def _run(
-    cells: Iterable[Cell], store: Store, results: Results, executor: Executor | None, report: Report
-) -> None:
+def _run(cells: Iterable[Cell], store: Store, results: Results, executor: Executor | None, report: Report) -> None:
     waiting = []
     for cell in cells:
         results.cells += 1

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 
 from lightning_uncertainty.callback import UncertaintyCallback
-from lightning_uncertainty.demo.quiet import quiet_lightning
+from lightning_uncertainty.quiet import quiet_lightning
 from lightning_uncertainty.scenes.data import ScenesDataModule
 from lightning_uncertainty.scenes.experiment.cells import Cell
 from lightning_uncertainty.scenes.experiment.settings import Settings
@@ -62,7 +62,7 @@ def train(cell: Cell, settings: Settings) -> Outcome:
     model, data, path = train_model(cell, settings)
     with quiet_lightning():
         (tested,) = _trainer().test(model, data, verbose=False)
-    metrics = {task: METRICS[task].factor * tested[f"test/{task}"] for task in model.tasks}
+    metrics = {task: METRICS[task].factor * tested[f"test/{task}"] for task in cell.weights}
     snapshot = model.uncertainty.snapshot()
     weights = {task: values.coefficient for task, values in snapshot.tasks.items()}
     return Outcome(metrics, weights, path, time.perf_counter() - begin)
@@ -81,10 +81,10 @@ def train_model(cell: Cell, settings: Settings) -> tuple[SceneModel, ScenesDataM
         width=settings.image_width,
     )
     model = SceneModel(len(CLASS_NAMES), tasks=cell.weights, lr=settings.lr, width=settings.width)
-    model.net.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
+    model.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
     steps = cell.steps or settings.steps
     weights = UncertaintyCallback(
-        init="auto" if cell.init is None else cell.init, freeze_after=0 if cell.frozen else None
+        init="auto" if cell.init is None else cell.init, freeze_after=0 if cell.frozen else None, summary=False
     )
     recorder = _PathRecorder(max(steps // _POINTS, 1))
     with quiet_lightning():

@@ -1,0 +1,62 @@
+"""What some loggers need in their own way: pictures, and the key of the sum of the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["image_giver", "metrics_for"]
+
+Giver = Callable[[Any, str, Path, int], None]
+
+
+def image_giver(logger: Any) -> Giver | None:
+    """What gives ``logger`` a picture: its arguments are the logger, a key, the file and the step.
+
+    None for a logger that takes none. Known by the name of its class, because the classes of ``lightning`` and of
+    ``pytorch_lightning`` differ.
+
+    >>> class TensorBoardLogger: ...
+    >>> image_giver(TensorBoardLogger()).__name__, image_giver(object())
+    ('_give_tensorboard', None)
+    """
+    return next((_GIVERS[name] for name in _names(logger) if name in _GIVERS), None)
+
+
+def metrics_for(logger: Any, metrics: dict[str, float], prefix: str) -> dict[str, float]:
+    """``metrics`` as ``logger`` can store them.
+
+    MLflow keeps a file or a folder per key, so ``<prefix>/loss`` cannot be beside ``<prefix>/loss/<task>``: there the
+    sum is ``<prefix>/loss_sum``.
+    """
+    if "MLFlowLogger" not in _names(logger):
+        return metrics
+    whole = f"{prefix}/loss"
+    return {f"{whole}_sum" if key == whole else key: value for key, value in metrics.items()}
+
+
+def _names(logger: Any) -> list[str]:
+    return [cls.__name__ for cls in type(logger).__mro__]
+
+
+def _give_tensorboard(logger: Any, key: str, path: Path, step: int) -> None:
+    from matplotlib.image import imread
+
+    logger.experiment.add_image(key, imread(path)[..., :3], step, dataformats="HWC")
+    logger.experiment.flush()
+
+
+def _give_wandb(logger: Any, key: str, path: Path, step: int) -> None:
+    logger.log_image(key, [str(path)], step=step)
+
+
+def _give_mlflow(logger: Any, key: str, path: Path, step: int) -> None:  # noqa: ARG001  # an artifact has no step
+    logger.experiment.log_artifact(logger.run_id, str(path), key.rpartition("/")[0] or None)
+
+
+_GIVERS: dict[str, Giver] = {
+    "TensorBoardLogger": _give_tensorboard,
+    "WandbLogger": _give_wandb,
+    "MLFlowLogger": _give_mlflow,
+}

@@ -1,0 +1,211 @@
+"""What became of each task, as a table for the terminal: through rich if there is one, else as plain text."""
+
+from __future__ import annotations
+
+import math
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import groupby
+from typing import TYPE_CHECKING, TextIO
+
+from lightning_uncertainty.reporting.diagnosis import Diagnosis, Severity, diagnose, shares_at_the_end, verdicts
+from lightning_uncertainty.reporting.history import History, TaskFacts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["COLUMNS", "NOTE", "Row", "Summary", "loss_unit", "print_summary", "summarize", "weight_unit"]
+
+COLUMNS = ("task", "likelihood", "raw loss", "sigma", "weight", "share", "missing", "NaN", "verdict")
+NOTE = (
+    "Raw loss: first -> last. Sigma of a regression has the unit of its target (laplace: b, the mean absolute error); "
+    "of a classification sigma^2 is the temperature of the logits. Weight: sigma^-2 (laplace: 1/b). Share: of the "
+    "weighted loss, mean over the last 10% of the steps. Missing: steps in which the task took no part. NaN: calls "
+    "with a loss that was not finite."
+)
+MOST_ROWS = 40  # in a terminal
+NAMED = 3  # tasks of which a finding is told in full, before the others are only named
+WIDTH = 100
+_COLOURS: dict[Severity, str] = {"fault": "bold red", "look": "yellow", "fine": "green"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task, as text in the order of :data:`COLUMNS`."""
+
+    cells: tuple[str, ...]
+    severity: Severity
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What there is to say of a run.
+
+    Attributes:
+        title: how many tasks and steps.
+        rows: of all tasks, in their order.
+        findings: severity and text of each; those of many tasks are told together.
+    """
+
+    title: str
+    rows: list[Row]
+    findings: list[tuple[Severity, str]]
+
+    def shown(self) -> list[Row]:
+        """The rows that a terminal has room for: of very many, those of which something is found come first."""
+        if len(self.rows) <= MOST_ROWS:
+            return self.rows
+        return sorted(self.rows, key=lambda row: ("fault", "look", "fine").index(row.severity))[:MOST_ROWS]
+
+
+def summarize(history: History) -> Summary:
+    """Table and findings of a history.
+
+    Raises:
+        ValueError: if it has no points.
+    """
+    found = diagnose(history)
+    words, shares = verdicts(history, found), shares_at_the_end(history)
+    severities: dict[str, Severity] = {each.task: each.finding.severity for each in reversed(found) if each.task}
+    rows = [
+        Row((name, *_cells(history, name, fact, shares.get(name, math.nan)), words[name]), severities.get(name, "fine"))
+        for name, fact in history.facts.items()
+    ]
+    title = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'} after {history.steps[-1]:,} steps"
+    return Summary(title, rows, list(_digest(found)))
+
+
+def print_summary(
+    history: History, *, closing: str = "", stream: TextIO | None = None, console: Console | None = None
+) -> None:
+    """Print the summary: in colour where the output is a terminal and rich is there, else as plain text.
+
+    Args:
+        history: what is summarised.
+        closing: the last line.
+        stream: where to; by default the standard output.
+        console: one of rich, to be used whatever the stream.
+
+    Raises:
+        ValueError: if the history has no points.
+    """
+    summary = summarize(history)
+    stream = sys.stdout if stream is None else stream
+    if console is None and stream.isatty() and find_spec("rich") is not None:
+        from rich.console import Console
+
+        console = Console(file=stream)
+    if console is not None:
+        _print_rich(summary, closing, console)
+        return
+    text = as_text(summary, closing)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), file=stream)
+
+
+def as_text(summary: Summary, closing: str = "") -> str:
+    """As plain text, in columns."""
+    rows = [COLUMNS, *(row.cells for row in summary.shown())]
+    used = [index for index in range(len(COLUMNS)) if any(row[index] for row in rows[1:])]
+    widths = {index: max(len(row[index]) for row in rows) for index in used}
+    lines = ["  ".join(_aligned(row[i], i, widths[i]) for i in used).rstrip() for row in rows]
+    lines.insert(1, "-" * max(len(line) for line in lines))
+    findings = [_wrapped(f"{_MARKS[severity]} {text}", indent="  ") for severity, text in summary.findings]
+    note = _wrapped(NOTE)
+    parts = [f"\nUncertainty weighting: {summary.title}", *lines, *_left_out(summary), note, *findings, closing]
+    return "\n".join(part for part in parts if part)
+
+
+_MARKS: dict[Severity, str] = {"fault": "!", "look": "?", "fine": "-"}
+
+
+def _print_rich(summary: Summary, closing: str, console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"\nUncertainty weighting: {summary.title}", title_justify="left", box=box.SIMPLE_HEAD)
+    table.show_edge, table.pad_edge = False, False
+    shown = summary.shown()
+    used = [index for index in range(len(COLUMNS)) if any(row.cells[index] for row in shown)]
+    if console.width < WIDTH:  # where room is scarce, columns that only say zero go
+        used = [index for index in used if any(row.cells[index] not in ("0%", "0") for row in shown)]
+    for index in used:
+        table.add_column(COLUMNS[index], justify="left" if index in _LEFT else "right", no_wrap=index != 2)
+    for row in shown:
+        cells = [Text(row.cells[index]) for index in used]
+        cells[-1].stylize(_COLOURS[row.severity])
+        table.add_row(*cells)
+    console.print(table)
+    for line in _left_out(summary):
+        console.print(Text(line))
+    console.print(Text(NOTE, style="dim"))
+    for severity, text in summary.findings:
+        console.print(Text.assemble((_MARKS[severity], _COLOURS[severity]), " ", text))
+    if closing:
+        console.print(Text(closing, style="bold"), soft_wrap=True)
+
+
+_LEFT = {0, 1, len(COLUMNS) - 1}
+
+
+def _aligned(cell: str, index: int, width: int) -> str:
+    return cell.ljust(width) if index in _LEFT else cell.rjust(width)
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _left_out(summary: Summary) -> list[str]:
+    hidden = len(summary.rows) - len(summary.shown())
+    return [f"... and {hidden} more tasks; the page has all of them."] if hidden else []
+
+
+def _cells(history: History, name: str, fact: TaskFacts, share: float) -> Iterator[str]:
+    """All but the name and the verdict."""
+    losses = [loss for loss in history.series("raw_loss", name) if not math.isnan(loss)]
+    yield fact.likelihood
+    yield f"{losses[0]:.3g} -> {losses[-1]:.3g}{_unit(loss_unit(fact))}" if losses else "none"
+    sigma = history.series("sigma", name)[-1]
+    yield "" if math.isnan(sigma) else _number(sigma) + _unit(fact.unit)
+    yield _number(history.series("weight", name)[-1]) + _unit(weight_unit(fact))
+    yield "" if math.isnan(share) else f"{share:.1%}"
+    yield "" if fact.absent is None else f"{fact.absent / max(history.steps[-1], 1):.0%}"
+    yield "" if fact.nonfinite is None else f"{fact.nonfinite:,}"
+
+
+def loss_unit(fact: TaskFacts) -> str:
+    """Of the raw loss; empty where it is unknown."""
+    if fact.likelihood in ("softmax", "softmax_exact", "bernoulli"):
+        return "nats"
+    return {"gaussian": f"{fact.unit}²", "laplace": fact.unit}.get(fact.likelihood, "") if fact.unit else ""
+
+
+def weight_unit(fact: TaskFacts) -> str:
+    """Of the effective weight; empty where it is unknown or has none."""
+    return {"gaussian": f"{fact.unit}⁻²", "laplace": f"{fact.unit}⁻¹"}.get(fact.likelihood, "") if fact.unit else ""
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4g}"
+
+
+def _unit(unit: str) -> str:
+    return f" {unit}" if unit else ""
+
+
+def _digest(found: Sequence[Diagnosis]) -> Iterator[tuple[Severity, str]]:
+    """A text per diagnosis; where many tasks have the same, some are told and the others named."""
+    for finding, group in groupby(found, key=lambda each: each.finding):
+        same = list(group)
+        told, named = (same, []) if len(same) <= NAMED else (same[:1], same[1:])
+        for each in told:
+            yield finding.severity, str(each)
+        if named:
+            names = ", ".join(repr(each.task) for each in named[: 4 * NAMED])
+            more = f" and {len(named) - 4 * NAMED} more" if len(named) > 4 * NAMED else ""
+            yield finding.severity, f"The same ({finding.verdict.format(bound='lower or upper')}) of {names}{more}."
