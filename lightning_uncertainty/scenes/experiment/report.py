@@ -11,7 +11,7 @@ from pathlib import Path
 import lightning
 import torch
 
-from lightning_uncertainty.demo.quiet import quiet_lightning
+from lightning_uncertainty.quiet import quiet_lightning
 from lightning_uncertainty.scenes.batch import TASKS, SceneBatch
 from lightning_uncertainty.scenes.experiment.cells import Cell
 from lightning_uncertainty.scenes.experiment.figures import save_effort, save_grid, save_noise, save_starts
