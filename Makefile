@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 LOWEST := .venv-lowest
 
-.PHONY: demo test test-lowest lint format clean
+.PHONY: demo test test-lowest notebooks lint format clean
 
 demo: $(READY)  ## three runs on real data: plain sum, standardised by hand, learned weights
 	$(BIN)/lightning-uncertainty demo
@@ -16,6 +16,10 @@ test: $(READY)  ## all tests, the doctests and the README's code
 # Old packages warn about what newer ones changed; only our own warnings stay errors.
 test-lowest: $(LOWEST)/.ready  ## all tests with the lowest versions that pyproject.toml allows (about 5 GB of torch)
 	$(LOWEST)/bin/python -m pytest -W default -W error::lightning_uncertainty.UncertaintyWarning
+
+notebooks: $(READY)  ## run the notebooks and write their outputs into them (two minutes)
+	$(BIN)/ruff format notebooks
+	$(BIN)/python notebooks/execute.py
 
 lint: $(READY)  ## style, types, import contracts
 	$(BIN)/ruff check .

@@ -78,13 +78,15 @@ def train(case: str, folder: str) -> None:
         accelerator="gpu",
         devices=[0] if world == 1 else "auto",
         max_epochs=1,
+        use_distributed_sampler=False,  # each rank has made its own batches
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[UncertaintyCallback()],
     )
-    trainer.fit(module, list(batches))
+    # A list of tensors would be a list of loaders, and DeepSpeed asks for the size of the batches.
+    trainer.fit(module, torch.utils.data.DataLoader(batches.flatten(0, 1), batch_size=16))
     engine = module.uncertainty
     if trainer.world_size != world or engine.steps != STEPS:
         raise SystemExit(f"{trainer.world_size} of {world} processes, {engine.steps} of {STEPS} steps")

@@ -13,11 +13,15 @@ from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
     from lightning_uncertainty.callback import UncertaintyCallback
+    from lightning_uncertainty.comparison import MeanRelativeGain, compare
+    from lightning_uncertainty.gradient_view import GradientView
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CrossEntropy",
+    "GradientView",
+    "MeanRelativeGain",
     "Snapshot",
     "Task",
     "TaskSnapshot",
@@ -25,13 +29,22 @@ __all__ = [
     "UncertaintyMixin",
     "UncertaintyWarning",
     "UncertaintyWeighting",
+    "compare",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # The callback is the one part that needs Lightning; a plain torch loop should not wait for it to be imported.
+    # These need Lightning or torchmetrics; a plain torch loop should not wait for them to be imported.
     if name == "UncertaintyCallback":
         from lightning_uncertainty.callback import UncertaintyCallback
 
         return UncertaintyCallback
+    if name == "GradientView":
+        from lightning_uncertainty.gradient_view import GradientView
+
+        return GradientView
+    if name in ("MeanRelativeGain", "compare"):
+        from lightning_uncertainty import comparison
+
+        return getattr(comparison, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

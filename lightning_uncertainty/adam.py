@@ -34,9 +34,14 @@ class MaskedAdam:
         self.betas = tuple(check_number("betas", beta, above=0.0, below=1.0) for beta in betas)
         self.eps = check_number("eps", eps, above=1e-30)
         # Lightning sets the default dtype to that of the model: what is meant to be single precision says so.
-        self.exp_avg = torch.zeros(size, dtype=torch.float32)
-        self.exp_avg_sq = torch.zeros(size, dtype=torch.float32)
+        self.moments = torch.zeros(2, size, dtype=torch.float32)
         self.count = torch.zeros(size, dtype=torch.float32)
+        # As tensors, because an operation with a Python number costs twice one with a tensor.
+        self._rates, self._log_betas = torch.tensor(
+            [[1.0 - beta for beta in self.betas], [math.log(beta) if beta else -1e30 for beta in self.betas]],
+            dtype=torch.float32,
+        ).unsqueeze(-1)
+        self._minus_lr, self._eps, self._tiny = torch.tensor([-self.lr, self.eps, -1e-30], dtype=torch.float32)
 
     def update(self, gradient: Tensor, present: Tensor) -> Tensor:
         """What to subtract from the vector: zero where ``present`` is False, whatever the gradient is there.
@@ -45,26 +50,20 @@ class MaskedAdam:
             gradient: of shape (size,), finite.
             present: bool, of shape (size,).
         """
-        beta1, beta2 = self.betas
-        active = present.to(gradient.dtype)
+        active = present.to(torch.float32)
         self.count += active
-        self.exp_avg.lerp_(gradient, active * (1.0 - beta1))
-        self.exp_avg_sq.lerp_(gradient * gradient, active * (1.0 - beta2))
-        count = self.count.clamp(min=1.0)  # an entry that never took part would divide by zero
-        mean = self.exp_avg / _one_minus_power(beta1, count)
-        root = (self.exp_avg_sq / _one_minus_power(beta2, count)).sqrt_().add_(self.eps)
-        return active * (self.lr * mean / root)
+        self.moments.lerp_(torch.stack((gradient, gradient * gradient)), self._rates * active)
+        # beta ** count - 1, without the cancellation that costs four digits at beta = 0.999 in single precision.
+        # Of an entry that never took part it is -1e-30, which is nothing to the others, and by which one can divide.
+        minus_mean, minus_square = self.moments / torch.addcmul(self._tiny, self._log_betas, self.count).expm1_()
+        step: Tensor = self._minus_lr * minus_mean / minus_square.neg_().sqrt_().add_(self._eps)
+        return active * step
 
     def forget(self, chosen: Tensor) -> None:
         """Start again, as if no step had been taken, where ``chosen`` (bool, of shape (size,)) is True."""
-        for state in self.state().values():
+        for state in (self.moments, self.count):
             state.masked_fill_(chosen, 0.0)
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that the next update depends on, by name; not copies."""
-        return {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq, "count": self.count}
-
-
-def _one_minus_power(beta: float, count: Tensor) -> Tensor:
-    """``1 - beta ** count``, without the cancellation that costs four digits at beta = 0.999 in single precision."""
-    return -torch.expm1(count * (math.log(beta) if beta else -math.inf))
+        return {"exp_avg": self.moments[0], "exp_avg_sq": self.moments[1], "count": self.count}

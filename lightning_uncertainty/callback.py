@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from lightning_uncertainty.mixin import (
     send_with_state_dict,
     was_given,
 )
+from lightning_uncertainty.names import suggest
 from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.processes import check_processes
 from lightning_uncertainty.reporting.history import History
@@ -37,6 +39,8 @@ class UncertaintyCallback(CallbackBase):
 
     With :class:`~lightning_uncertainty.UncertaintyMixin` it weighs what the module passes to ``self.weigh``. Without
     the mixin it weighs what ``training_step`` returns as ``{"losses": {...}}``, and sets ``"loss"``.
+    A module with inner modules that weigh for themselves, as a generator and a discriminator do, takes one callback for
+    each: ``UncertaintyCallback(module="generator", name="generator", log_prefix="generator")``.
 
     Logged on the steps on which the Trainer logs, to every logger and to ``trainer.callback_metrics`` (there also
     before each validation and at the end of each epoch), under ``log_prefix``:
@@ -52,6 +56,10 @@ class UncertaintyCallback(CallbackBase):
 
     Args:
         tasks: as in :class:`~lightning_uncertainty.UncertaintyWeighting`; by default those of the module.
+        module: path of a module inside that of the Trainer, with UncertaintyMixin, whose ``self.weigh`` this callback
+            serves; by default the Trainer's own. Each steps after every batch in which the Trainer counted a step; if
+            its module weighed nothing since the last one, that moves nothing. For ``load_from_checkpoint`` to give its
+            sigmas back, the outer module needs UncertaintyMixin too.
         log_prefix: first part of all keys.
         prog_bar: show the weights in the progress bar, as of the last logging step.
         name: part of its key in checkpoints; keep it when resuming.
@@ -76,6 +84,7 @@ class UncertaintyCallback(CallbackBase):
         self,
         tasks: Mapping[str, str | float | dict[str, Any] | Task] | list[Task] | None = None,
         *,
+        module: str = "",
         log_prefix: str = "uncertainty",
         prog_bar: bool = False,
         name: str = "uncertainty",
@@ -98,7 +107,7 @@ class UncertaintyCallback(CallbackBase):
         if not (log_prefix and name):
             raise ValueError(f"log_prefix and name must not be empty; got {log_prefix!r} and {name!r}.")
         self.tasks = None if tasks is None else parse_tasks(tasks)
-        self.log_prefix, self.prog_bar, self.name = log_prefix, prog_bar, name
+        self.module, self.log_prefix, self.prog_bar, self.name = module, log_prefix, prog_bar, name
         self._options: dict[str, Any] = {
             "lr": lr,
             "betas": betas,
@@ -148,55 +157,81 @@ class UncertaintyCallback(CallbackBase):
         """Attach the weights, in every stage, on the device of the strategy.
 
         Raises:
-            ValueError: if there are two of these callbacks, no tasks, or a strategy whose processes cannot agree.
+            ValueError: if another of these callbacks has the same module or prefix, the module is not there or lacks
+                the mixin, there are no tasks, or the processes of the strategy cannot agree.
         """
+        module = self._module_in(pl_module)
         if stage == "fit":
-            given = attached_weighting(pl_module) if was_given(pl_module) else None
+            given = attached_weighting(module) if was_given(module) else None
             check_processes(trainer, pl_module, given.process_group if given else self._options["process_group"])
-        self._check_alone(trainer)
-        before, self._weighting = self._weighting, self._weighting_for(pl_module)
+        self._check_apart(trainer, pl_module)
+        before, self._weighting = self._weighting, self._weighting_for(module)
         if self._weighting is not before:
             self._report.begin()
-        attach_weighting(pl_module, self._weighting)
+        attach_weighting(module, self._weighting)
         # A copy on the strategy's device: spawned ranks would share CPU tensors with the process that started them.
         self._weighting.eval().to(trainer.strategy.root_device)
-        if stage == "fit" and not isinstance(pl_module, UncertaintyMixin):
-            self._weigh_returned_losses(pl_module)
+        if stage == "fit" and not isinstance(module, UncertaintyMixin):
+            self._weigh_returned_losses(module)
 
-    def _check_alone(self, trainer: Trainer) -> None:
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
-        names = [callback.name for callback in callbacks if isinstance(callback, UncertaintyCallback)]
-        if len(names) > 1:
+    def _module_in(self, pl_module: LightningModule) -> Any:
+        """The module whose losses are weighed."""
+        modules = dict(pl_module.named_modules(remove_duplicate=False))  # one module may have several paths
+        found = modules.get(self.module)
+        if found is None:
             raise ValueError(
-                f"This Trainer has {len(names)} UncertaintyCallbacks ({', '.join(map(repr, names))}), and each would "
-                "weigh the losses of the same module again. Name all tasks in one of them. For several totals, as in "
-                "adversarial training, give each its own UncertaintyWeighting and call its `step()`."
+                f"UncertaintyCallback {self.name!r} has no module {self.module!r} to weigh for in "
+                f"{type(pl_module).__name__}. {suggest(self.module, filter(None, modules))}"
             )
+        if self.module and not isinstance(found, UncertaintyMixin):
+            raise ValueError(
+                f"UncertaintyCallback {self.name!r} weighs for the module {self.module!r}, whose class "
+                f"{type(found).__name__} lacks `self.weigh`: derive it from UncertaintyMixin."
+            )
+        return found
 
-    def _weighting_for(self, pl_module: LightningModule) -> UncertaintyWeighting:
+    def _check_apart(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
+        for other in callbacks:
+            if not isinstance(other, UncertaintyCallback) or other is self:
+                continue
+            names = f"{self.name!r} and {other.name!r}"
+            if other._module_in(pl_module) is self._module_in(pl_module):
+                raise ValueError(
+                    f"The UncertaintyCallbacks {names} of this Trainer would both weigh the losses of the same module. "
+                    'Name all tasks in one of them. For inner modules, say which: `UncertaintyCallback(module="...")`. '
+                    "For several totals of one module, give each its own UncertaintyWeighting and call its `step()`."
+                )
+            if other.log_prefix == self.log_prefix:
+                raise ValueError(
+                    f"The UncertaintyCallbacks {names} of this Trainer would log under the same keys: give one of them "
+                    f"another log_prefix than {self.log_prefix!r}."
+                )
+
+    def _weighting_for(self, module: Any) -> UncertaintyWeighting:
         """The engine that the user gave to the module; or that of the last fit; or a new one with its state."""
-        present = attached_weighting(pl_module)
-        if present is not None and was_given(pl_module):
+        present = attached_weighting(module)
+        if present is not None and was_given(module):
             if self.tasks is not None:
                 raise ValueError(
-                    f"{type(pl_module).__name__} was given an UncertaintyWeighting, and UncertaintyCallback was given "
+                    f"{type(module).__name__} was given an UncertaintyWeighting, and UncertaintyCallback was given "
                     "tasks for another. Drop one of the two."
                 )
             return present
         if present is not None and present is self._weighting:
             return present
-        weighting = UncertaintyWeighting(self._tasks_for(pl_module), **self._options)
+        weighting = UncertaintyWeighting(self._tasks_for(module), **self._options)
         if present is not None:
             weighting.load_state_dict(present.state_dict())
         return weighting
 
-    def _tasks_for(self, pl_module: LightningModule) -> Any:
-        tasks = self.tasks if self.tasks is not None else getattr(pl_module, "tasks", None)
+    def _tasks_for(self, module: Any) -> Any:
+        tasks = self.tasks if self.tasks is not None else getattr(module, "tasks", None)
         if tasks is None:
             raise ValueError(
-                f"Neither UncertaintyCallback nor {type(pl_module).__name__} says which tasks there are. "
+                f"Neither UncertaintyCallback nor {type(module).__name__} says which tasks there are. "
                 'Write `UncertaintyCallback({"depth": "laplace"})`, or `tasks = {"depth": "laplace"}` in the module. '
-                "(Tasks of modules inside it do not count: only the module that the Trainer trains gets weights.)"
+                '(Tasks of a module inside it count if it has a callback: `UncertaintyCallback(module="path")`.)'
             )
         return tasks
 
@@ -215,7 +250,7 @@ class UncertaintyCallback(CallbackBase):
         self._detach()
         # A process that was spawned or forked ends now; of all it holds, only such a launcher brings something home.
         if stage == "fit" and hasattr(trainer.strategy.launcher, "get_extra_results"):
-            send_with_state_dict(pl_module, self.weighting)
+            send_with_state_dict(pl_module, self.module, self.weighting)
 
     def _detach(self) -> None:
         """Leave nothing behind: the weights then work as without a Trainer."""
@@ -252,12 +287,10 @@ class UncertaintyCallback(CallbackBase):
         self._step_if_due(trainer)
         if self._should_log(trainer, pl_module, stepped=trainer.global_step != self._batch_began_at):
             self._log(trainer, self._logged_step(trainer, pl_module))
-        elif self._should_record(trainer):
+        elif trainer.is_last_batch:
             self._report.record(self._publish_current(trainer))
-
-    def _should_record(self, trainer: Trainer) -> bool:
-        """Between logging steps: at the very first one, where the run starts, and at the last of an epoch."""
-        return trainer.is_last_batch or (self.weighting.steps > 0 and not len(self.history))
+        elif self.weighting.steps > 0 and not self._report.begun:
+            self._report.record_later(self.weighting.snapshot_later())
 
     def _step_if_due(self, trainer: Trainer) -> None:
         """Learn if the network has learned.
@@ -288,10 +321,13 @@ class UncertaintyCallback(CallbackBase):
         self._report.deliver(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As after training: Lightning calls no teardown then. Who interrupts a run wants to know how it stands."""
-        if isinstance(exception, KeyboardInterrupt) and self._trainer is not None:
-            self._report.end(self.weighting.snapshot())
-            self._report.deliver(trainer)
+        """As after training: Lightning calls no teardown then. A checkpoint of this moment is saved after it."""
+        with contextlib.suppress(Exception):  # what the user has to see is what went wrong first
+            self.catch_up()
+            if isinstance(exception, KeyboardInterrupt) and self._trainer is not None:
+                # Who interrupts a run wants to know how it stands.
+                self._report.end(self.weighting.snapshot())
+                self._report.deliver(trainer)
         self._detach()
 
     # ------------------------------------------------------------------------------------------------ logging
@@ -329,8 +365,9 @@ class UncertaintyCallback(CallbackBase):
         trainer.callback_metrics.update(metrics)
         trainer.logged_metrics.update(metrics)
         if self.prog_bar:
+            prefix = f"{self.module}/" if self.module else ""
             trainer.progress_bar_metrics.update(
-                {f"weight/{name}": float(f"{task.weight:.3g}") for name, task in snapshot.tasks.items()}
+                {f"{prefix}weight/{name}": float(f"{task.weight:.3g}") for name, task in snapshot.tasks.items()}
             )
 
     # ------------------------------------------------------------------------------------------------ checkpoints
@@ -356,8 +393,8 @@ class UncertaintyCallback(CallbackBase):
 
     def _record_if_due(self, trainer: Trainer) -> None:
         stepped = trainer.global_step != self._batch_began_at
-        due = self._should_log(trainer, trainer.lightning_module, stepped) or self._should_record(trainer)
-        if stepped and due and self.weighting.steps > self.history.newest:
+        due = self._should_log(trainer, trainer.lightning_module, stepped) or trainer.is_last_batch
+        if stepped and (due or not self._report.begun) and self.weighting.steps > self.history.newest:
             self._report.record(self.weighting.snapshot())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

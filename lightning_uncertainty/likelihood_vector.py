@@ -24,4 +24,4 @@ class LikelihoodVector(Likelihood):
         for attribute in ("coefficient", "rate", "precision_coefficient", "precision_rate", "regularized", "learned"):
             values = torch.tensor([getattr(likelihood, attribute) for likelihood in likelihoods])
             # Not the default dtype, which Lightning sets to that of the model.
-            setattr(self, attribute, values if values.dtype == torch.bool else values.to(torch.float32))
+            setattr(self, attribute, values if attribute == "learned" else values.to(torch.float32))

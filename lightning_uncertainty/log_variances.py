@@ -52,16 +52,31 @@ class LogVariances:
         self.value = values.clamp(self.floor, self.ceiling)
         self.start = self.value.clone()
         self.started = torch.tensor([init is not None for init in inits])
+        self._max_gradient, self._min_gradient, self._zero = torch.tensor(
+            [_MAX_GRADIENT, -_MAX_GRADIENT, 0.0], dtype=torch.float32
+        )
+        self._derive_start()
+        self._derive()
+
+    def _derive_start(self) -> None:
+        """What follows from where ``s`` has started, and from nothing that a step changes."""
+        # The lower bound in force: absolute, or relative to the start, whichever is higher.
+        self.lower = torch.maximum(self.floor, self.start + self.min_log_ratio)
+        self._movable = self.started & self.learned
+
+    def _derive(self) -> None:
+        """The weights and regularisers, each of shape (K,); new tensors, for graphs that hold the old ones."""
+        self.weight = self.likelihoods.weight(self.value)
+        self.offset = self.offset_at(self.value)
+
+    def offset_at(self, log_var: Tensor) -> Tensor:
+        """The regularisers at ``log_var``, 0 for tasks without."""
+        return self.likelihoods.regularized * self.regularizer.value(log_var)
 
     @property
     def learned(self) -> Tensor:
         """Bool, of shape (K,): False for fixed tasks."""
         return torch.as_tensor(self.likelihoods.learned)
-
-    @property
-    def lower(self) -> Tensor:
-        """The lower bound in force: absolute, or relative to the start, whichever is higher."""
-        return torch.maximum(self.floor, self.start + self.min_log_ratio)
 
     def begin(self, raw_loss: Tensor, present: Tensor) -> Tensor:
         """Set ``s`` to the closed-form optimum where it has no value yet, and tell where that was.
@@ -73,6 +88,8 @@ class LogVariances:
         for tensor in (self.value, self.start):
             tensor.copy_(torch.where(fresh, optimum, tensor))
         self.started |= fresh
+        self._derive_start()
+        self._derive()
         return fresh
 
     def provisional(self, raw_loss: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +105,7 @@ class LogVariances:
     def _optimum(self, raw_loss: Tensor) -> Tensor:
         return self.likelihoods.optimum(raw_loss, self.regularizer).clamp(self.floor, self.ceiling)
 
-    def learn(self, raw_loss: Tensor, slope: Tensor, present: Tensor) -> None:
+    def learn(self, raw_loss: Tensor, slope: Tensor | None, present: Tensor) -> None:
         """One step of Adam on the closed-form derivative; tasks that are not ``present`` stay as they are.
 
         Args:
@@ -96,17 +113,27 @@ class LogVariances:
             slope: mean derivative of the loss itself with respect to ``s``, of shape (K,).
             present: bool, of shape (K,).
         """
-        gradient = self.likelihoods.derivative(raw_loss, self.value, self.regularizer) + slope
-        gradient = gradient.clamp_(-_MAX_GRADIENT, _MAX_GRADIENT)
-        self.value -= self.adam.update(gradient, present & self.started & self.learned)
+        active = present & self._movable
+        gradient = self._gradient(raw_loss, slope)
+        gradient = torch.where(active, gradient, self._zero).clamp_(self._min_gradient, self._max_gradient)
+        self.value -= self.adam.update(gradient, active)
         # Projected after the step, not clamped in the formula: at a bound the gradient still points the way back.
         self.value.clamp_(self.lower, self.ceiling)
+        self._derive()
+
+    def _gradient(self, raw_loss: Tensor, slope: Tensor | None) -> Tensor:
+        """``Likelihood.derivative`` at the present ``s``, whose weights are known already, plus ``slope``."""
+        pull = self.likelihoods.rate * self.weight * raw_loss
+        gradient = self.likelihoods.regularized * self.regularizer.derivative(self.value) - pull
+        return gradient if slope is None else gradient + slope
 
     def project(self) -> Tensor:
         """Move ``s`` and its start into the bounds, and tell where that changed ``s`` (bool, of shape (K,))."""
         before = self.value.clone()
         self.start.clamp_(self.floor, self.ceiling)
+        self._derive_start()
         self.value.clamp_(self.lower, self.ceiling)
+        self._derive()
         return before != self.value
 
     def assign(self, chosen: Tensor, value: Tensor) -> None:
@@ -115,6 +142,8 @@ class LogVariances:
             tensor.copy_(torch.where(chosen, value, tensor))
         self.started |= chosen
         self.adam.forget(chosen)
+        self._derive_start()
+        self._derive()
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that the next step depends on, by name; not copies."""

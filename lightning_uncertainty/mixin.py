@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lightning_uncertainty.cross_entropy import CrossEntropy
+from lightning_uncertainty.samples import SampleCounts
 from lightning_uncertainty.tasks import TaskSpecs
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
@@ -55,19 +56,21 @@ class UncertaintyMixin(_Base):
                 f"Write `class {cls.__name__}(UncertaintyMixin, LightningModule)`."
             )
 
-    def weigh(self, losses: Mapping[str, Tensor | CrossEntropy]) -> Tensor:
+    def weigh(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
         """The weighted total of ``losses``, to be returned from ``training_step``.
 
         In validation and test steps it gives the total with the weights as they are, and changes nothing.
 
         Args:
             losses: scalar loss by task name; a task without labels in this batch is left out, or NaN.
+            samples: how many samples the losses are means of, if s and the logged losses are to be means over samples
+                and not over batches: see :meth:`UncertaintyWeighting.__call__`.
 
         Raises:
             RuntimeError: if nothing attached the weights yet.
             TypeError, ValueError, FloatingPointError: see :meth:`UncertaintyWeighting.__call__`.
         """
-        return self.uncertainty(losses)
+        return self.uncertainty(losses, samples=samples)
 
     @property
     def uncertainty(self) -> UncertaintyWeighting:
@@ -82,7 +85,7 @@ class UncertaintyMixin(_Base):
                 f"{type(self).__name__} has no weights yet: they are attached when a Trainer starts (fit, validate, "
                 "test, predict), by UncertaintyCallback or, without one, by `configure_callbacks` of the mixin. If you "
                 "override `configure_callbacks`, add `super().configure_callbacks()` to what it returns. "
-                "A module inside another gets none: weigh all tasks in the outer one. "
+                'A module inside another gets them from a callback of its own, `UncertaintyCallback(module="path")`. '
                 "Without a Trainer, write `model.uncertainty = UncertaintyWeighting(model.tasks)`."
             )
         return weighting
@@ -104,29 +107,32 @@ class UncertaintyMixin(_Base):
         return [*callbacks, UncertaintyCallback()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Also save the weights with the module, for ``save_weights_only`` and ``load_from_checkpoint``."""
+        """Also save the weights, of inner modules too, for ``save_weights_only`` and ``load_from_checkpoint``."""
         from lightning_uncertainty.callback import UncertaintyCallback
 
         super().on_save_checkpoint(checkpoint)
         for callback in getattr(self._trainer, "callbacks", ()):  # without callbacks' states if only weights are saved
             if isinstance(callback, UncertaintyCallback):
                 callback.catch_up()
-        if (weighting := attached_weighting(self)) is not None:
-            checkpoint[CHECKPOINT_KEY] = weighting.state_dict()
+        for key, module in _by_checkpoint_key(self).items():
+            if (weighting := attached_weighting(module)) is not None:
+                checkpoint[key] = weighting.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the weights if the checkpoint has any; without a Trainer, attach an engine that holds them."""
         super().on_load_checkpoint(checkpoint)
-        if (state := checkpoint.get(CHECKPOINT_KEY)) is not None:
-            self._take_over(state)
+        for key, module in _by_checkpoint_key(self).items():
+            if (state := checkpoint.get(key)) is not None:
+                module._take_over(state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Also load the weights that a spawned process sent home with those of the network."""
-        network = {key: value for key, value in state_dict.items() if key != CHECKPOINT_KEY}
-        if len(network) == len(state_dict):
-            return super().load_state_dict(state_dict, *args, **kwargs)
-        self._take_over(state_dict[CHECKPOINT_KEY])
-        return super().load_state_dict(network, *args, **kwargs)
+        sent = {key: module for key, module in _by_checkpoint_key(self).items() if key in state_dict}
+        for key, module in sent.items():
+            module._take_over(state_dict[key])
+        if sent:
+            state_dict = {key: value for key, value in state_dict.items() if key not in sent}
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
         if attached_weighting(self) is not None:
@@ -156,17 +162,33 @@ def attach_weighting(module: Any, weighting: UncertaintyWeighting, *, given: boo
     object.__setattr__(module, "_uncertainty_given", given or was_given(module))
 
 
-def send_with_state_dict(module: Any, weighting: UncertaintyWeighting) -> None:
+def _checkpoint_key(path: str) -> str:
+    """Under which a module's weights stand in a checkpoint of the module that contains it."""
+    return f"{CHECKPOINT_KEY}.{path}" if path else CHECKPOINT_KEY
+
+
+def _by_checkpoint_key(module: Any) -> dict[str, UncertaintyMixin]:
+    """The module itself and the modules inside it that can weigh."""
+    modules = module.named_modules(remove_duplicate=False)
+    return {_checkpoint_key(path): inner for path, inner in modules if isinstance(inner, UncertaintyMixin)}
+
+
+def send_with_state_dict(module: Any, path: str, weighting: UncertaintyWeighting) -> None:
     """Add the state of ``weighting`` to what ``module.state_dict()`` returns, for a process whose work is done.
 
     ``load_state_dict`` of the mixin takes it out again; a module without the mixin, or one whose tasks only the
     callback knows, could not.
+
+    Args:
+        module: that of the Trainer.
+        path: of the module that weighs, inside it; empty for itself.
+        weighting: the engine.
     """
-    if not isinstance(module, UncertaintyMixin) or not hasattr(module, "tasks"):
+    if not isinstance(module, UncertaintyMixin) or not hasattr(module.get_submodule(path), "tasks"):
         return
     state_dict = module.state_dict
 
     def with_weighting(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {**state_dict(*args, **kwargs), CHECKPOINT_KEY: weighting.state_dict()}
+        return {**state_dict(*args, **kwargs), _checkpoint_key(path): weighting.state_dict()}
 
     object.__setattr__(module, "state_dict", with_weighting)

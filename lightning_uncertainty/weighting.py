@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from lightning_uncertainty.adam import MaskedAdam
 from lightning_uncertainty.arguments import check_bounds, check_choice, check_init, check_number, check_steps
-from lightning_uncertainty.checks import check_graph, check_losses
 from lightning_uncertainty.collective import sum_over_ranks, world_size
 from lightning_uncertainty.compiled_keys import CompiledKeys
 from lightning_uncertainty.cross_entropy import CrossEntropy
@@ -23,16 +23,20 @@ from lightning_uncertainty.log_variances import LogVariances
 from lightning_uncertainty.named_values import NamedValues
 from lightning_uncertainty.names import lookup
 from lightning_uncertainty.notices import Notices
+from lightning_uncertainty.raw_losses import RawLosses
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.remarks import remarks
+from lightning_uncertainty.samples import SampleCounts, sample_counts
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 from lightning_uncertainty.state import SavedState, read_state, unmatched, write_state
 from lightning_uncertainty.tasks import Task, TaskSpecs, parse_tasks
+from lightning_uncertainty.weighted_sum import weighted_sum
 from lightning_uncertainty.window import LossWindow
 
 __all__ = ["UncertaintyWeighting"]
 
 _LOOK_EVERY = 100  # steps
+_HALF_MAX = torch.finfo(torch.float16).max
 
 
 class UncertaintyWeighting(NamedValues):
@@ -117,6 +121,7 @@ class UncertaintyWeighting(NamedValues):
         self.warmup_steps, self.warmup, self.freeze_after = warmup_steps, warmup, freeze_after
         self.nonfinite, self.process_group = nonfinite, process_group
         self.training = True
+        self.observer: Callable[[Mapping[str, Tensor | CrossEntropy], Tensor], None] | None = None  # of recorded calls
         self.steps = 0
         self._frozen = False
         self._settled = self._trouble_seen = False
@@ -138,19 +143,17 @@ class UncertaintyWeighting(NamedValues):
         )
         self._raw_loss = torch.full((size,), math.nan, dtype=torch.float32)
         self._lowest_loss = torch.zeros(size, dtype=torch.float32)
-        self._nonfinite_count = torch.zeros(size, dtype=torch.long)
-        self._absent_count = torch.zeros(size, dtype=torch.long)  # steps
+        self._raw_losses = RawLosses(self.tasks, self._notices)
+        self._counts = torch.zeros(2, size, dtype=torch.long)  # losses that were not finite, steps without the task
         self._window = LossWindow(size)
         self._cut = torch.zeros(size, dtype=torch.bool)  # weights that were beyond the range of their fp16 loss
-        self._zero, self._nan, self._infinity, self._half_max = torch.tensor(
-            [0.0, math.nan, math.inf, torch.finfo(torch.float16).max], dtype=torch.float32
-        )
+        self._held = torch.zeros(size, dtype=torch.bool)  # tasks that need no start yet
         self._settle(all(value is not None for value in inits))
         self._derive()
 
     # ------------------------------------------------------------------------------------------------ weighing
 
-    def __call__(self, losses: Mapping[str, Tensor | CrossEntropy]) -> Tensor:
+    def __call__(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
         """The weighted total, a scalar of at least single precision, ready for ``backward()``.
 
         In training (:attr:`training` is True and gradients are enabled) the losses are remembered for the next
@@ -158,111 +161,80 @@ class UncertaintyWeighting(NamedValues):
 
         Args:
             losses: scalar loss by task name, in any order; ``CrossEntropy(logits, target)`` for an exact softmax.
+            samples: how many samples the losses are means of, one number for all or one for each task. The mean that
+                ``s`` learns from, which is also the logged one, is then over samples and not over calls, in every
+                micro-batch and on every rank; so give it always or never. The total and its gradient are the same.
 
         Raises:
-            TypeError: if a loss is not a tensor, or not of floating point.
+            TypeError: if a loss is not a tensor, or not of floating point, or a sample count is no number.
             ValueError: if a task is unknown, or a loss is not scalar, on another device, or without a graph while
-                training.
+                training; or if a sample count is missing, negative, not finite or no scalar.
             FloatingPointError: if a loss is not finite and ``nonfinite="raise"``.
         """
         recording = self.training and torch.is_grad_enabled()
         if torch.compiler.is_compiling():
             self._compiled_keys.note(tuple(losses), recording)
-        check_losses(losses, self.tasks, self.device)
-        if recording:
-            check_graph(losses, self._notices)
-        raw_loss, slope = self._gather(losses)
-        weight, offset = self._weights_for(raw_loss.detach(), recording)
-        weight = self._within_half(weight, losses, recording)
-        terms = weight * raw_loss + offset
-        present = torch.isfinite(terms.detach())
-        if raw_loss.dtype == torch.float64:  # s is learned in single precision
-            present = present & torch.isfinite(raw_loss.detach().to(torch.float32))
+        raw_loss, slope, given, half = self._raw_losses.gather(losses, self._log_vars.value, recording)
+        counts = None if samples is None else sample_counts(samples, losses, self.tasks, self.device)
+        weight, offset = self._weights_for(raw_loss.detach(), recording, counts)
+        if half is not None:
+            weight = self._within_half(weight, half, recording)
+        if raw_loss.dtype != torch.float32:  # s is learned in single precision: what lies beyond sits out
+            offset = torch.where(torch.isfinite(raw_loss.detach().to(torch.float32)), offset, torch.nan)
+        total, marked = weighted_sum(raw_loss, weight, offset)
         if self.nonfinite == "raise":
-            self._raise_if_refused(losses, present)
+            self._raise_if_refused(marked, given)
         if recording:
-            self._record(losses, raw_loss.detach(), slope, present)
-        total = torch.where(present, terms, 0.0).sum()
-        if recording:
+            if self.observer is not None:
+                self.observer(losses, weight)
+            self._window.record(raw_loss.detach().to(torch.float32), marked, slope, given, counts)
             return total if losses else total.requires_grad_()
         # A zero here would look like the best validation ever.
-        return torch.where(present.any(), total, torch.nan) if losses else total
+        return torch.where(marked.isnan().all(), torch.nan, total) if losses else total
 
-    def _gather(self, losses: Mapping[str, Tensor | CrossEntropy]) -> tuple[Tensor, Tensor | None]:
-        """All raw losses as one vector, NaN where a task is absent, and the slopes of exact ones."""
-        values: list[Tensor] = []
-        slopes: dict[str, Tensor] = {}
-        for index, (name, task) in enumerate(self.tasks.items()):
-            loss = losses.get(name, self._nan)
-            if isinstance(loss, CrossEntropy):
-                log_var = self._log_vars.value[index] if task.likelihood.tempered else self._zero
-                if task.likelihood.tempered:
-                    slopes[name] = loss.slope(log_var).to(torch.float32)
-                loss = loss.loss(log_var)
-            values.append(loss)
-        raw_loss = torch.stack(values)
-        # In half precision the total would be rounded; for a few K numbers single precision costs nothing.
-        raw_loss = raw_loss.to(torch.promote_types(raw_loss.dtype, torch.float32))
-        return raw_loss, torch.stack([slopes.get(name, self._zero) for name in self.tasks]) if slopes else None
-
-    def _weights_for(self, raw_loss: Tensor, recording: bool) -> tuple[Tensor, Tensor]:
+    def _weights_for(self, raw_loss: Tensor, recording: bool, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weights and regularisers; of a task that has no ``s`` yet, those that this very loss gives it."""
         # Compiled, the branch would be a guard that fails later on, and the general path costs nothing.
         if not torch.compiler.is_compiling():
             if self._settled:
                 return self._weight, self._offset
             if recording and self._opening:
-                raw_loss = self._mean_over_ranks(raw_loss)
+                raw_loss = self._mean_over_ranks(raw_loss, counts)
         log_var, fresh = self._log_vars.provisional(raw_loss.to(torch.float32), self._held)
         weight = torch.where(fresh, self._likelihoods.weight(log_var), self._weight)
-        return weight, torch.where(fresh, self._offset_at(log_var), self._offset)
+        return weight, torch.where(fresh, self._log_vars.offset_at(log_var), self._offset)
 
-    def _within_half(self, weight: Tensor, losses: Mapping[str, Tensor | CrossEntropy], recording: bool) -> Tensor:
+    def _within_half(self, weight: Tensor, half: Tensor, recording: bool) -> Tensor:
         """The weights, those of losses in fp16 cut at its largest number: beyond, their gradient would be infinite."""
-        half = {n for n, loss in losses.items() if isinstance(loss, Tensor) and loss.dtype == torch.float16}
-        if not half:
-            return weight
-        limit = torch.stack([self._half_max if name in half else self._infinity for name in self.tasks])
+        beyond = half & (weight > _HALF_MAX)
         if recording:
-            self._cut |= weight > limit
-        return torch.minimum(weight, limit)
+            self._cut |= beyond
+        return torch.where(beyond, _HALF_MAX, weight)
 
-    def _mean_over_ranks(self, raw_loss: Tensor) -> Tensor:
+    def _mean_over_ranks(self, raw_loss: Tensor, counts: Tensor | None) -> Tensor:
         if world_size(self.process_group) == 1:
             return raw_loss
         finite = torch.isfinite(raw_loss)
-        stats = torch.stack([torch.where(finite, raw_loss, 0.0), finite.to(raw_loss.dtype)])
+        counts = finite.to(raw_loss.dtype) if counts is None else torch.where(finite, counts, 0.0)
+        stats = torch.stack([torch.where(finite, raw_loss * counts, 0.0), counts.to(raw_loss.dtype)])
         sum_over_ranks(stats, self.process_group)
         return stats[0] / stats[1]
 
-    def _record(
-        self, losses: Mapping[str, Tensor | CrossEntropy], raw_loss: Tensor, slope: Tensor | None, present: Tensor
-    ) -> None:
-        with torch.no_grad():
-            self._window.record(raw_loss.to(torch.float32), present, slope, self._refused(losses, present))
-
-    def _refused(self, losses: Mapping[str, Tensor | CrossEntropy], present: Tensor) -> Tensor:
-        """Which tasks were given and sat out; left out is not refused."""
-        if len(losses) == len(self.tasks):
-            return ~present
-        return ~present & (torch.stack([self._zero if name in losses else self._nan for name in self.tasks]) == 0.0)
-
-    def _raise_if_refused(self, losses: Mapping[str, Tensor | CrossEntropy], present: Tensor) -> None:
-        refused = self._refused(losses, present).tolist()
+    def _raise_if_refused(self, marked: Tensor, given: Tensor | None) -> None:
+        refused = (marked.isnan() if given is None else marked.isnan() & given).tolist()
         if names := [repr(name) for name, yes in zip(self.tasks, refused, strict=True) if yes]:
             raise FloatingPointError(f"The loss of {', '.join(names)} is NaN or infinite in step {self.steps}.")
 
     # ------------------------------------------------------------------------------------------------ learning
 
-    @torch.no_grad()
+    @torch.inference_mode(False)  # nothing here has a graph: no_grad() would only take its time
     def step(self) -> None:
         """Learn from the losses since the last step. Call once after each ``optimizer.step()``, on every rank."""
         means = self._window.close(self.process_group)
         present = means.present
         self._raw_loss = torch.where(present, means.raw_loss, self._raw_loss)
-        self._lowest_loss = torch.minimum(self._lowest_loss, means.raw_loss)
-        self._nonfinite_count += means.refused.to(torch.long)
-        self._absent_count += ~present
+        self._lowest_loss = torch.fmin(self._lowest_loss, self._raw_loss)
+        self._counts += torch.stack((means.refused, ~present))
         if not self._settled and not self._warming_up_equal:
             # At the optimum the gradient is zero but for rounding, which Adam would turn into a full step.
             present = present & ~self._log_vars.begin(means.raw_loss, present)
@@ -276,7 +248,7 @@ class UncertaintyWeighting(NamedValues):
     def _look_for_trouble(self) -> None:
         """Now and then, without waiting for the device: a loop that reads nothing should hear of trouble too."""
         if self.steps % _LOOK_EVERY == 0 and not self._trouble_seen:
-            trouble = (self._nonfinite_count > 0) | (self._lowest_loss < 0.0)
+            trouble = (self._counts[0] > 0) | (self._lowest_loss < 0.0)
             self._trouble_seen = self._trouble_flag.poll(trouble.any())
             if self._trouble_seen:
                 self.snapshot()  # which says it
@@ -322,7 +294,7 @@ class UncertaintyWeighting(NamedValues):
     @property
     def waiting(self) -> bool:
         """Whether losses were weighed since the last step; a host transfer."""
-        return bool(self._window.sums[1].any())
+        return not self._window.empty
 
     def train(self, mode: bool = True) -> UncertaintyWeighting:
         """Set whether calls remember their losses for the next step. The callback does this."""
@@ -338,18 +310,14 @@ class UncertaintyWeighting(NamedValues):
         self._settled = settled
         self._started_flag = HostFlag()
 
-    @torch.inference_mode(False)
     def _derive(self) -> None:
-        """Everything that follows from the state."""
-        self._weight = self._likelihoods.weight(self._log_vars.value)
-        self._offset = self._offset_at(self._log_vars.value)
-        self._held = torch.full_like(self._log_vars.started, self._warming_up_equal)
-        if self._warming_up_equal:
-            self._weight = self._weight.masked_fill(self._log_vars.learned, 1.0)
-            self._offset = torch.zeros_like(self._offset)
-
-    def _offset_at(self, log_var: Tensor) -> Tensor:
-        return self._likelihoods.regularized * self.regularizer.value(log_var)
+        """The weights and regularisers in force."""
+        self._weight, self._offset = self._log_vars.weight, self._log_vars.offset
+        if self.warmup == "equal":
+            self._held = torch.full_like(self._log_vars.started, self._warming_up_equal)
+            if self._warming_up_equal:
+                self._weight = self._weight.masked_fill(self._log_vars.learned, 1.0)
+                self._offset = torch.zeros_like(self._offset)
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -368,9 +336,13 @@ class UncertaintyWeighting(NamedValues):
         """A copy of ``s``, fp32, of shape (K,), in the order of :attr:`task_names`."""
         return self._log_vars.value.clone()
 
-    @torch.no_grad()
     def snapshot(self) -> Snapshot:
         """All there is to know of the weights now: one transfer to the host. Says what needs to be said, once."""
+        return self.snapshot_later()()
+
+    @torch.no_grad()
+    def snapshot_later(self) -> Callable[[], Snapshot]:
+        """Gives the snapshot of now when it is called: the transfer to the host waits until then."""
         s = self._log_vars
         columns = (
             s.value,
@@ -378,17 +350,20 @@ class UncertaintyWeighting(NamedValues):
             self._weight,
             self._raw_loss,
             self._lowest_loss,
-            self._nonfinite_count,
+            self._counts[0],
             s.value <= s.lower,
             s.value >= s.ceiling,
             s.started,
             self._cut,
             self._offset,
-            self._absent_count,
+            self._counts[1],
         )
-        rows = torch.stack([column.to(torch.float32) for column in columns], dim=1).tolist()
+        table = torch.stack([column.to(torch.float32) for column in columns], dim=1)
+        return partial(self._read, self.steps, table)
+
+    def _read(self, steps: int, table: Tensor) -> Snapshot:
         tasks = {}
-        for (name, task), row in zip(self.tasks.items(), rows, strict=True):
+        for (name, task), row in zip(self.tasks.items(), table.tolist(), strict=True):
             log_var, precision, weight, raw_loss, lowest, nonfinite, at_lower, at_upper, started, cut, *rest = row
             learned = task.likelihood.learned
             tasks[name] = TaskSnapshot(
@@ -407,7 +382,7 @@ class UncertaintyWeighting(NamedValues):
             )
             for subject, sentence in remarks(name, tasks[name], lowest, weight_cut=bool(cut)):
                 self._notices.warn(subject, sentence)
-        return Snapshot(self.steps, tasks)
+        return Snapshot(steps, tasks)
 
     @torch.inference_mode(False)
     def _assign(self, log_vars: Mapping[str, float]) -> None:
@@ -438,7 +413,9 @@ class UncertaintyWeighting(NamedValues):
     def to(self, device: torch.device | str | int) -> UncertaintyWeighting:
         """Move to ``device``, as copies: nothing is shared with other processes afterwards. The dtypes stay."""
         target = torch.device(device)
-        for holder in (self, self._likelihoods, self._log_vars, self._log_vars.adam, self._window):
+        self._window.flush()
+        holders = (self, self._raw_losses, self._likelihoods, self._log_vars, self._log_vars.adam, self._window)
+        for holder in holders:
             for name, value in vars(holder).items():
                 if isinstance(value, Tensor):
                     setattr(holder, name, value.to(target, copy=True))
@@ -500,7 +477,7 @@ class UncertaintyWeighting(NamedValues):
         return weighting
 
     def _state(self) -> dict[str, Tensor]:
-        counts = {"nonfinite": self._nonfinite_count, "absent": self._absent_count}
+        counts = {"nonfinite": self._counts[0], "absent": self._counts[1]}
         return {**self._log_vars.state(), "raw_loss": self._raw_loss, **counts}
 
     def _short_forms(self) -> dict[str, str | float]:

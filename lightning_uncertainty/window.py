@@ -2,61 +2,134 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_uncertainty.collective import sum_over_ranks
+from lightning_uncertainty.collective import sum_over_ranks, world_size
 
 __all__ = ["LossWindow", "WindowMeans"]
 
 
-@dataclass(frozen=True)
-class WindowMeans:
+class WindowMeans(NamedTuple):
     """What the micro-batches of all ranks come to; every entry of shape (K,).
 
     Attributes:
         present: bool: the task took part at least once.
-        raw_loss: mean raw loss over the calls in which it took part, 0 where absent.
-        slope: mean derivative of the loss itself with respect to ``s`` (tempered tasks), 0 elsewhere.
-        refused: number of calls with a NaN or infinite loss.
+        raw_loss: mean raw loss over the calls (or samples) in which it took part; of no meaning where absent.
+        slope: mean derivative of the loss itself with respect to ``s`` (tempered tasks), as ``raw_loss``; None if no
+            loss had one.
+        refused: number of calls with a NaN or infinite loss, as bool or integer.
     """
 
     present: Tensor
     raw_loss: Tensor
-    slope: Tensor
+    slope: Tensor | None
     refused: Tensor
 
 
 class LossWindow:
     """Sums over the calls since the last step, on the device of the losses; one small tensor, no history.
 
+    The last call is held as it came. If it stays alone, as without accumulation, it is its own mean and nothing has to
+    be summed.
+
     Args:
         size: number of tasks, K.
     """
 
     def __init__(self, size: int) -> None:
-        self.sums = torch.zeros(4, size, dtype=torch.float32)  # raw losses, calls, slopes, refused losses
+        self.sums = torch.zeros(4, size, dtype=torch.float32)  # raw losses, calls or samples, slopes, refused losses
+        self._summed = False  # whether there is anything in the sums
+        self._held: _Call | None = None
 
-    def record(self, raw_loss: Tensor, present: Tensor, slope: Tensor | None, refused: Tensor) -> None:
-        """Add one call; ``raw_loss`` and ``slope`` count where ``present``."""
+    def record(
+        self,
+        raw_loss: Tensor,
+        marked: Tensor,
+        slope: Tensor | None,
+        given: Tensor | None,
+        samples: Tensor | None = None,
+    ) -> None:
+        """Add one call.
+
+        Args:
+            raw_loss: fp32, of shape (K,), without a graph.
+            marked: NaN where the task sat out, of shape (K,).
+            slope: derivative of the loss itself with respect to ``s``, of shape (K,).
+            given: bool: tasks whose loss was passed, of shape (K,); None for all.
+            samples: how often ``raw_loss`` and ``slope`` count, of shape (K,); None for once each.
+        """
+        call = _Call(raw_loss, marked, slope, given, samples)
+        if torch.compiler.is_compiling():  # what a graph leaves behind must be where the next run of it finds it
+            self._add(call)
+        else:
+            self.flush()
+            self._held = call
+
+    def flush(self) -> None:
+        """Add the call that is held to the sums."""
+        if self._held is not None:
+            self._add(self._held)
+            self._held = None
+
+    def _add(self, call: _Call) -> None:
+        present, samples = call.present, call.samples
+        raw_loss = call.raw_loss if samples is None else call.raw_loss * samples
         self.sums[0] += torch.where(present, raw_loss, 0.0)
-        self.sums[1] += present
-        if slope is not None:
+        self.sums[1] += present if samples is None else torch.where(present, samples, 0.0)
+        if call.slope is not None:
+            slope = call.slope if samples is None else call.slope * samples
             self.sums[2] += torch.where(present, slope, 0.0)
-        self.sums[3] += refused
+        self.sums[3] += call.refused
+        self._summed = True
 
     def clear(self) -> None:
         """Forget all calls."""
         self.sums.zero_()
+        self._summed, self._held = False, None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no task took part since the last step; a host transfer."""
+        self.flush()
+        return not self.sums[1].any()
 
     def close(self, group: dist.ProcessGroup | None) -> WindowMeans:
         """The means over all calls on the ranks of ``group``, for which it takes one all-reduce; then forget them."""
+        if self._held is not None and self._held.samples is None and not self._summed and world_size(group) == 1:
+            call, self._held = self._held, None
+            return call.means()
+        self.flush()
         sum_over_ranks(self.sums, group)
         losses, calls, slopes, refused = self.sums.clone()
         self.clear()
         present = (calls > 0.0) & torch.isfinite(losses + slopes)
-        raw_loss, slope = (torch.where(present, total / calls, 0.0) for total in (losses, slopes))
-        return WindowMeans(present, raw_loss, slope, refused)
+        return WindowMeans(present, losses / calls, slopes / calls, refused.to(torch.long))
+
+
+class _Call(NamedTuple):
+    """The arguments of :meth:`LossWindow.record`."""
+
+    raw_loss: Tensor
+    marked: Tensor
+    slope: Tensor | None
+    given: Tensor | None
+    samples: Tensor | None
+
+    @property
+    def present(self) -> Tensor:
+        return self.marked.eq(self.marked)
+
+    @property
+    def refused(self) -> Tensor:
+        """Left out is not refused."""
+        absent = self.marked.ne(self.marked)
+        return absent if self.given is None else absent & self.given
+
+    def means(self) -> WindowMeans:
+        """Of this call alone."""
+        present = self.present if self.slope is None else self.present & torch.isfinite(self.slope)
+        return WindowMeans(present, self.raw_loss, self.slope, self.refused)

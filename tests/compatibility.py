@@ -17,7 +17,8 @@ from lion_pytorch import Lion
 from torch.optim import lr_scheduler as schedulers
 from torch.optim.swa_utils import SWALR
 
-PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "compatibility.md"
 
 # ---------------------------------------------------------------------------------------------------- columns
 
@@ -267,69 +268,268 @@ class Feature:
     Args:
         title: as in the page.
         status: ``"tested"``, ``"tested on CPU only"`` or ``"not run"``.
-        proof: the file whose tests show it, from the root of the repository.
+        file: whose tests show it, or the script that would, from the root of the repository.
+        tests: the functions in it, none where it is not run.
     """
 
     title: str
     status: str
-    proof: str
+    file: str
+    tests: tuple[str, ...] = ()
+
+    @property
+    def proof(self) -> tuple[str, ...]:
+        """The tests as pytest names them."""
+        return tuple(f"{self.file}::test_{name}" for name in self.tests)
+
+    def shown_by(self) -> str:
+        """The proof as in the page."""
+        return "<br>".join(f"`{name}`" for name in (self.file, *(f"test_{name}" for name in self.tests)))
 
 
 FEATURES = [
-    Feature("Checkpoints with and without the plugin, tasks added and removed", "tested", "tests/test_checkpoints.py"),
+    Feature(
+        "Checkpoints with and without the plugin, tasks added and removed",
+        "tested",
+        "tests/test_checkpoints.py",
+        (
+            "resumed_equals_uninterrupted_bit_for_bit",
+            "the_plugin_can_be_added_to_an_existing_checkpoint",
+            "the_plugin_can_be_removed_from_an_existing_checkpoint",
+            "tasks_may_change_between_runs",
+            "load_from_checkpoint_without_a_trainer_gives_sigma_back",
+            "it_loads_with_weights_only_and_holds_plain_tensors",
+        ),
+    ),
+    Feature(
+        "A checkpoint saved on an exception (`OnExceptionCheckpoint`, `ModelCheckpoint(save_on_exception=True)`)",
+        "tested",
+        "tests/test_checkpoints.py",
+        ("a_checkpoint_of_a_failure_after_the_optimizer_step_has_the_step_of_s",),
+    ),
     Feature(
         "`kill -9` at any moment, then resume from inside an epoch: bit for bit the same end",
         "tested",
         "tests/test_faults.py",
+        ("killed_at_random_moments_and_resumed_it_ends_bit_for_bit_like_an_uninterrupted_run",),
     ),
-    Feature("Truncated and foreign checkpoint entries are refused by name", "tested", "tests/test_faults.py"),
-    Feature("NaN, infinite, missing, extra and ill-shaped losses", "tested", "tests/test_faults.py"),
     Feature(
-        "Overflow of one task in fp16, steps skipped by the scaler", "tested on CPU only", "tests/test_precision.py"
+        "Truncated and foreign checkpoint entries are refused by name",
+        "tested",
+        "tests/test_faults.py",
+        (
+            "a_damaged_entry_is_refused_by_name_and_nothing_of_it_is_loaded",
+            "without_a_trainer_a_damaged_entry_is_refused_too",
+            "the_entry_of_another_run_is_named_task_by_task_and_the_weights_start_from_the_data",
+            "a_file_that_was_cut_off_is_refused_before_anything_is_loaded",
+        ),
+    ),
+    Feature(
+        "NaN, infinite, missing, extra and ill-shaped losses",
+        "tested",
+        "tests/test_faults.py",
+        ("no_dictionary_of_losses_breaks_the_weights_and_every_refusal_names_the_task",),
+    ),
+    Feature(
+        "Overflow of one task in fp16, steps skipped by the scaler",
+        "tested on CPU only",
+        "tests/test_precision.py",
+        (
+            "an_overflow_in_one_loss_leaves_its_s_and_lets_the_others_learn",
+            "an_overflow_inside_the_network_is_the_scalers_and_moves_neither_s",
+            "steps_that_the_scaler_skips_do_not_desynchronise_the_step_count",
+        ),
+    ),
+    Feature(
+        "Learned sigma in every precision agrees with 32-true as far as the losses do",
+        "tested on CPU only",
+        "tests/test_precision.py",
+        ("learned_sigma_agrees_with_full_precision_as_far_as_the_losses_do",),
     ),
     Feature(
         "`torch.compile`: the module, parts of it, the engine; one graph, no break, a missing task as NaN",
         "tested on CPU only",
         "tests/test_compile.py",
+        (
+            "the_engine_is_one_graph_that_computes_what_eager_computes",
+            "a_compiled_module_trains_as_an_eager_one_in_one_graph",
+            "compiled_parts_train_as_eager_ones",
+            "missing_labels_as_nan_cost_no_graph_and_no_finite_gradient",
+        ),
     ),
     Feature(
         "`torch.compile`, keys that come and go: a graph per set, a warning before torch's limit",
         "tested on CPU only",
         "tests/test_compile.py",
+        (
+            "each_set_of_keys_costs_one_graph_and_its_return_none",
+            "it_warns_before_torch_makes_no_more_graphs",
+        ),
     ),
     Feature(
-        "No host synchronisation on steps that do not log, one transfer on those that do",
+        "No host synchronisation on steps that do not log, one transfer on those that do and on the very first",
         "tested on CPU only",
         "tests/test_host_sync.py",
+        ("a_step_that_does_not_log_reads_nothing_and_one_that_logs_reads_once",),
     ),
     Feature(
-        "`EMAWeightAveraging` before and after ours, `StochasticWeightAveraging`", "tested", "tests/test_ecosystem.py"
+        "`EMAWeightAveraging` before and after ours, `StochasticWeightAveraging`",
+        "tested",
+        "tests/test_ecosystem.py",
+        (
+            "averaged_weights_leave_s_alone_and_resume_exactly",
+            "stochastic_weight_averaging_leaves_s_alone",
+            "stochastic_weight_averaging_resumes_exactly_until_it_averages",
+        ),
     ),
     Feature(
         "`BaseFinetuning` with resume, `LearningRateMonitor`, `lr_find`, batch-size finder",
         "tested",
         "tests/test_ecosystem.py",
+        (
+            "finetuning_resumes_exactly_before_the_thaw",
+            "finetuning_resumed_after_the_thaw_has_the_s_of_the_checkpoint",
+            "the_keys_of_the_learning_rate_monitor_are_those_without_the_plugin",
+            "after_a_search_s_is_what_it_was",
+            "a_fit_that_searches_first_is_the_fit_without_the_search",
+        ),
     ),
     Feature(
-        "`ModelCheckpoint` and `EarlyStopping` on a weight or on `uncertainty/loss`", "tested", "tests/test_callback.py"
+        "`ModelCheckpoint` and `EarlyStopping` on a weight or on `uncertainty/loss`",
+        "tested",
+        "tests/test_callback.py",
+        ("checkpoints_and_early_stopping_can_monitor_them",),
     ),
-    Feature("`import pytorch_lightning` in the user's code", "tested", "tests/test_ecosystem.py"),
-    Feature("LightningCLI with YAML, both packages", "tested", "tests/test_cli_lightning.py"),
+    Feature(
+        "Fit twice; validate, test and predict with and without a checkpoint",
+        "tested",
+        "tests/test_ecosystem.py",
+        ("fitting_twice_with_one_trainer_goes_on", "predicting_needs_nothing_and_changes_nothing"),
+    ),
+    Feature(
+        "Validation and test with the weights of a checkpoint",
+        "tested",
+        "tests/test_checkpoints.py",
+        ("validation_and_test_use_the_weights_of_the_checkpoint",),
+    ),
+    Feature(
+        "`import pytorch_lightning` in the user's code",
+        "tested",
+        "tests/test_ecosystem.py",
+        ("both_packages_train_the_same",),
+    ),
+    Feature(
+        "LightningCLI with YAML, both packages, `fit --ckpt_path`",
+        "tested",
+        "tests/test_cli_lightning.py",
+        ("a_yaml_file_says_it_all", "fit_with_ckpt_path_resumes_bit_for_bit"),
+    ),
     Feature(
         "Fabric (32-true, bf16-mixed) with save and load; a plain torch loop with a GradScaler",
         "tested on CPU only",
         "tests/test_ecosystem.py",
+        (
+            "fabric_resumes_bit_for_bit",
+            "a_plain_torch_loop_equals_the_trainer",
+            "a_plain_torch_loop_resumes_bit_for_bit",
+        ),
     ),
-    Feature("Two UncertaintyCallbacks in one Trainer: refused by name", "tested", "tests/test_ecosystem.py"),
+    Feature(
+        "Two UncertaintyCallbacks in one Trainer for two inner modules, automatic and manual optimisation",
+        "tested",
+        "tests/test_inner_modules.py",
+        (
+            "each_module_learns_as_if_it_were_alone",
+            "each_logs_under_its_prefix",
+            "resumed_equals_uninterrupted_bit_for_bit",
+            "load_from_checkpoint_without_a_trainer_gives_both_back",
+        ),
+    ),
+    Feature(
+        "Two UncertaintyCallbacks for one module: refused by name",
+        "tested",
+        "tests/test_ecosystem.py",
+        ("two_callbacks_in_one_trainer_are_refused_with_the_way_out",),
+    ),
     Feature("CUDA autocast and GradScaler, sync debug mode, inductor on a GPU", "not run", "benchmarks/gpu_checks.py"),
 ]
+
+# What is promised in words, and the tests that hold it.
+PROMISES = [
+    Feature(
+        "Layers made in `configure_model` resume exactly in every precision. Layers made in `__init__` do not in "
+        "64-true: Lightning restores them in single precision first. The weights of this package resume exactly either "
+        "way.",
+        "tested",
+        "tests/test_matrix.py",
+        (
+            "s_learns_in_single_precision_and_resumes_bit_for_bit",
+            "a_layer_made_early_resumes_inexactly_in_64_true_without_the_plugin_too_but_s_exactly",
+        ),
+    ),
+    Feature(
+        "A checkpoint taken between two optimizer steps of gradient accumulation: Lightning saves no gradients, so the "
+        "micro-batches before it are lost to the network, and their losses are dropped by `s` in the same way.",
+        "tested",
+        "tests/test_matrix.py",
+        ("between_two_optimizer_steps_the_losses_are_dropped_as_the_gradients_are",),
+    ),
+    Feature(
+        "Where Lightning itself does not resume exactly (`ReduceLROnPlateau` and `GradientAccumulationScheduler` in "
+        "the middle of an epoch), the network is as inexact as without the plugin, and `s` goes on exactly from where "
+        "it was saved.",
+        "tested",
+        "tests/test_matrix.py",
+        ("where_resuming_is_said_to_be_inexact_it_is_so_without_the_plugin",),
+    ),
+    Feature(
+        "The same holds while `StochasticWeightAveraging` averages.",
+        "tested",
+        "tests/test_ecosystem.py",
+        ("resumed_while_lightning_averages_the_network_is_inexact_without_us_too_and_s_follows_its_losses",),
+    ),
+    Feature(
+        "A second resume after one from the last batch of an epoch is one batch off in Lightning itself.",
+        "tested",
+        "tests/test_faults.py",
+        ("lightning_itself_is_one_batch_off_after_two_resumes_of_which_the_first_was_at_the_end_of_an_epoch",),
+    ),
+    Feature(
+        "After more epochs, or with a task added or removed, the rest goes on exactly.",
+        "tested",
+        "tests/test_matrix.py",
+        (
+            "after_a_finished_run_more_epochs_go_on_where_it_ended",
+            "the_others_go_on_exactly_when_a_task_is_added_or_removed",
+        ),
+    ),
+    Feature(
+        "`s` counts the Trainer's optimizer steps, including those that a gradient scaler skips for the network.",
+        "tested",
+        "tests/test_precision.py",
+        ("steps_that_the_scaler_skips_do_not_desynchronise_the_step_count",),
+    ),
+]
+
+# What the cells of the first table are tested by.
+MATRIX = Feature(
+    "The first table",
+    "tested",
+    "tests/test_matrix.py",
+    (
+        "with_weights_fixed_at_one_the_users_side_is_as_without_the_plugin",
+        "s_learns_in_single_precision_and_resumes_bit_for_bit",
+        "what_is_said_to_be_impossible_is_so_with_and_without_the_plugin",
+        "every_scheduler_of_torch_has_its_row",
+    ),
+)
 
 # ---------------------------------------------------------------------------------------------------- the page
 
 STATUSES = ("tested", "tested on CPU only", "not run")
 
 _INTRODUCTION = """\
-<!-- Written by `python -m tests.compatibility` from tests/compatibility.py; tests/test_matrix.py checks it. -->
+<!-- Written by `python -m tests.compatibility` from tests/compatibility.py; tests/test_compatibility.py checks it. -->
 # What works with what
 
 In every tested cell, through a real Trainer: with weights fixed at 1 the whole checkpoint (network, optimizers,
@@ -346,26 +546,28 @@ optimizer that reads the loss can notice: LBFGS in bf16-true and 16-true is comp
 Strategies with several processes are in [distributed.md](distributed.md).
 """
 
-_PROMISES = """\
-## What resuming promises
-- Layers made in `configure_model` resume exactly in every precision. Layers made in `__init__` do not in 64-true:
-  Lightning restores them in single precision first. The weights of this package resume exactly either way.
-- A checkpoint taken between two optimizer steps of gradient accumulation: Lightning saves no gradients, so the
-  micro-batches before it are lost to the network, and their losses are dropped by `s` in the same way.
-- Where Lightning itself does not resume exactly (`ReduceLROnPlateau` and `GradientAccumulationScheduler` in the middle
-  of an epoch; a second resume after one from the last batch of an epoch), the network is as inexact as without the
-  plugin, and `s` goes on exactly from where it was saved.
-- `s` counts the Trainer's optimizer steps, including those that a gradient scaler skips for the network.
-
+_VERSIONS = """\
 ## Versions
-- Pinned in `constraints.txt`, run by CI: Python 3.11, torch 2.13.0, lightning 2.6.6, torchmetrics 1.9.0.
-- Lowest, pinned in `constraints-lowest.txt`, run by hand on 2026-11-23: torch 2.5.0, lightning 2.5.3, torchmetrics
-  1.4.0: all tests but those of precision, faults and several processes, 682 passed. Below, torch 2.4.0's inductor fails
-  on the exact softmax; lightning 2.4.0 resumes accumulation at a wrong step and 2.5.0 to 2.5.2 change a fit after
-  `LearningRateFinder`, both without this package too.
-- Newest, run once by hand on that day: torch 2.15.0, lightning 2.6.6: the same tests, 683 passed and one failed, a
-  weight beyond fp16 that has been mended since.
+- Pinned in `constraints.txt`, run by CI on Python 3.11: {pinned}.
+- Lowest, pinned in `constraints-lowest.txt`, run by hand on 2026-11-23: {lowest}: the
+  22 test files of this page's matrix and features, of the engine, of logging and of the command line, but not those of
+  faults, of several processes and of the demo: 1412 passed, 2 skipped (`EMAWeightAveraging` came with Lightning 2.6).
+  FSDP2 does not run on a CPU in torch 2.5 ("FSDP requires CUDA for streams").
+  Below, torch 2.4.0's inductor fails on the exact softmax; lightning 2.4.0 resumes accumulation at a wrong step and
+  2.5.0 to 2.5.2 change a fit after `LearningRateFinder`, both without this package too.
+- Newest, run by hand on that day: torch 2.15.0, lightning 2.6.6: the same files: 1414 passed.
 """
+
+
+def pins(name: str) -> dict[str, str]:
+    """The versions that a file of constraints pins, by package."""
+    lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    return dict(line.lower().split("==") for line in lines if "==" in line)
+
+
+def _versions(name: str) -> str:
+    found = pins(name)
+    return ", ".join(f"{package} {found[package]}" for package in ("torch", "lightning", "torchmetrics"))
 
 
 def render() -> str:
@@ -380,7 +582,8 @@ def render() -> str:
                 notes.append(f"{row.title}, {precision}: {row.refused[precision]}.")
                 line[-1] += f" ({len(notes)})"
         matrix.append(line)
-    features = [["", "status", "shown by"], *([f.title, f.status, f"`{f.proof}`"] for f in FEATURES)]
+    features = [["", "status", "shown by"], *([f.title, f.status, f.shown_by()] for f in FEATURES)]
+    promises = [["", "shown by"], *([f.title, f.shown_by()] for f in PROMISES)]
     return "\n".join(
         [
             _INTRODUCTION,
@@ -388,7 +591,12 @@ def render() -> str:
             "",
             *(f"({number}) {note}" for number, note in enumerate(notes, 1)),
             "",
-            _PROMISES,
+            f"Shown by {', '.join(MATRIX.shown_by().split('<br>'))}.",
+            "",
+            "## What resuming promises",
+            *_table(promises),
+            "",
+            _VERSIONS.format(pinned=_versions("constraints.txt"), lowest=_versions("constraints-lowest.txt")),
             "## Everything else",
             *_table(features),
             "",

@@ -3,7 +3,7 @@
 import lightning as L
 import torch
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin
+from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
 
 TASKS = {"a": "gaussian", "b": "laplace"}
 
@@ -78,6 +78,19 @@ class Weighed(UncertaintyMixin, Plain):
         return self.weigh(self.losses(batch))
 
 
+class Recorded(Weighed):
+    """Remembers its losses, from which s follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def losses(self, batch):
+        losses = super().losses(batch)
+        self.seen.append({name: loss.detach().clone().requires_grad_() for name, loss in losses.items()})
+        return losses
+
+
 class Validated(Weighed):
     """With the mixin, which also weighs the losses of validation and test."""
 
@@ -85,6 +98,22 @@ class Validated(Weighed):
         self.log("val_loss", self.weigh(self.losses(batch)))
 
     test_step = validation_step
+
+
+def learned_from(seen, state=None):
+    """The state of an engine by itself, after these losses, a step for each."""
+    weighting = UncertaintyWeighting(TASKS)
+    if state is not None:
+        weighting.load_state_dict(state)
+    for losses in seen:
+        weighting(losses)
+        weighting.step()
+    return weighting.state_dict()
+
+
+def load(path):
+    """A checkpoint, in which nothing is pickled as an object; before torch 2.6 the state of SWALR held a function."""
+    return torch.load(path, weights_only=not torch.__version__.startswith("2.5."))
 
 
 def trainer(folder, *callbacks, **options):

@@ -15,7 +15,8 @@ from pathlib import Path
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -355,6 +356,37 @@ def late_task_after_a_resume():
     return {"whole": totals[3:], "resumed": resumed, "same": torch.equal(whole.log_var, rest.log_var)}
 
 
+def samples_of_each_rank():
+    """Losses that are means over 4 samples on rank 0 and 6 on rank 1; and one process that has all samples."""
+    dist.init_process_group("gloo")
+    alone = dist.new_group([0]), dist.new_group([1])
+    tasks = {"a": "gaussian", "b": "laplace"}
+    mine, batches = UncertaintyWeighting(tasks), UncertaintyWeighting(tasks)
+    single = UncertaintyWeighting(tasks, process_group=alone[rank()])
+    share, totals, totals_alone = slice(0, 4) if rank() == 0 else slice(4, 10), [], []
+    for step in range(20):
+        values = torch.rand(10, generator=torch.Generator().manual_seed(step)).square()
+        parameter = torch.ones((), requires_grad=True)
+        for weighting, chosen, samples in ((mine, share, len(values[share])), (batches, share, None)):
+            loss = parameter * values[chosen].mean()
+            total = weighting({"a": loss, "b": 3.0 * loss}, samples=samples)
+            totals += [total.detach()] if weighting is mine else []
+            weighting.step()
+        loss = parameter * values.mean()
+        totals_alone.append(single({"a": loss, "b": 3.0 * loss}).item())
+        single.step()
+    # The total of all samples is the mean of those of the ranks, weighted by their samples: it is linear in the losses.
+    totals = torch.stack(totals) * len(values[share]) / 10
+    dist.all_reduce(totals)
+    return {
+        "s": mine.log_vars,
+        "alone": single.log_vars,
+        "batches": batches.log_vars,
+        "totals": totals.tolist(),
+        "totals alone": totals_alone,
+    }
+
+
 FIVE = {"a": "gaussian", "b": "laplace", "c": "softmax", "d": "bernoulli", "e": "gaussian"}
 
 
@@ -414,7 +446,10 @@ def averaged(folder):
     dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
     module = Tasks()
     callback = UncertaintyCallback(process_group=dist.new_group([0, 1]))
-    average = EMAWeightAveraging(decay=0.9)
+    if hasattr(lightning_callbacks, "EMAWeightAveraging"):  # since Lightning 2.6
+        average = lightning_callbacks.EMAWeightAveraging(decay=0.9)
+    else:  # which copies the module too
+        average = lightning_callbacks.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
     fit(folder, module, callback, average, max_epochs=2)
     return {"s": module.uncertainty.log_var, "steps": module.uncertainty.steps}
 

@@ -1,11 +1,16 @@
 """What the processes of the sharded tests run."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.distributed.fsdp import fully_shard
+
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:  # before torch 2.6
+    from torch.distributed._composable.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from lightning_uncertainty import UncertaintyCallback
@@ -26,13 +31,14 @@ class Sharded(Tasks):
     def configure_model(self):
         if any(hasattr(parameter, "placements") for parameter in self.parameters()):
             return  # Lightning calls it again for every stage
-        if self.part == "tensor parallel":
+        if self.part in ("tensor parallel", "both"):
             plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
             parallelize_module(self.trunk, self.device_mesh["tensor_parallel"], plan)
+        if self.part == "tensor parallel":
             return
         mesh = self.device_mesh["data_parallel"]
         fully_shard(self.trunk, mesh=mesh)
-        if self.part == "root":
+        if self.part in ("root", "both"):
             fully_shard(self, mesh=mesh)
 
     def forward(self, batch, here):  # FSDP gathers the parameters of the root when it is called
@@ -71,10 +77,10 @@ CASES = {
 }
 
 
-def strategy(part, *, distributed=True):
-    tensor = 2 if part == "tensor parallel" else 1
+def strategy(part, *, distributed=True, world=2):
+    tensor = 2 if part in ("tensor parallel", "both") else 1
     return ModelParallelStrategy(
-        data_parallel_size=2 // tensor,
+        data_parallel_size=world // tensor,
         tensor_parallel_size=tensor,
         save_distributed_checkpoint=distributed,
         process_group_backend="gloo",
@@ -82,13 +88,26 @@ def strategy(part, *, distributed=True):
     )
 
 
-def fit(folder, collectives, *, part, distributed=True, ckpt_path=None, max_epochs=2, save=None, **options):
+def fit(
+    folder,
+    collectives,
+    *,
+    part,
+    distributed=True,
+    ckpt_path=None,
+    max_epochs=2,
+    save=None,
+    world=2,
+    optimizer=None,
+    **options,
+):
     collectives.phase, collectives.calls = "outside", []
-    module, recorder = Sharded(part), FullRecorder()
+    module, recorder = Sharded(part, optimizer=optimizer), FullRecorder()
     callbacks = [Phases(collectives), UncertaintyCallback(), recorder]
-    chosen = strategy(part, distributed=distributed)
-    runner = trainer(folder, *callbacks, strategy=chosen, devices=2, max_epochs=max_epochs, **options)
-    runner.fit(module, data(0 if part == "tensor parallel" else rank()), ckpt_path=ckpt_path)
+    chosen = strategy(part, distributed=distributed, world=world)
+    runner = trainer(folder, *callbacks, strategy=chosen, devices=world, max_epochs=max_epochs, **options)
+    data_rank = {"tensor parallel": 0, "both": rank() // 2}.get(part, rank())
+    runner.fit(module, data(data_rank), ckpt_path=ckpt_path)
     if save:
         runner.save_checkpoint(save)
     return {"epochs": recorder.epochs, "raw": module.raw, "calls": collectives.calls, "steps": runner.global_step}
@@ -104,3 +123,14 @@ def train_all_cases(folder):
         results[kind] = fit(folder, collectives, ckpt_path=path, **options)
         results[kind]["is_folder"] = path.is_dir()
     return results
+
+
+def train_on_a_mesh(folder):
+    """Two replicas, whose parameters are sharded, of two tensor-parallel ranks each; or the two replicas alone."""
+    collectives = Collectives()
+    world = int(os.environ["WORLD_SIZE"])
+    # SGD: Adam would make full steps of the rounding errors of gradients that are zero.
+    options = {"part": "both" if world == 4 else "root", "world": world, "optimizer": torch.optim.SGD}
+    whole, path = fit(folder, collectives, **options), Path(folder, "half")
+    fit(folder, collectives, max_epochs=1, save=path, **options)
+    return {**whole, "resumed": fit(folder, collectives, ckpt_path=path, **options)}

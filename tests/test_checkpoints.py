@@ -1,6 +1,9 @@
+import signal
+from inspect import signature
+
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWarning
@@ -67,6 +70,50 @@ def test_a_callback_that_saves_at_the_end_of_a_batch_may_stand_before_or_after_o
     assert content["lightning_uncertainty"]["steps"] == 7
     rest, _ = fit(tmp_path, ckpt_path=tmp_path / "seven.ckpt")
     assert_same_run(whole, rest)
+
+
+SAVES_ON_EXCEPTION = {"OnExceptionCheckpoint": lambda folder: OnExceptionCheckpoint(folder, "failed")}
+if "save_on_exception" in signature(ModelCheckpoint).parameters:  # since Lightning 2.6
+    SAVES_ON_EXCEPTION["ModelCheckpoint"] = lambda folder: ModelCheckpoint(
+        folder, filename="failed", save_on_exception=True, every_n_epochs=9
+    )
+
+
+@pytest.mark.filterwarnings("ignore:`.fit.ckpt_path=None.` was called without a model")  # OnExceptionCheckpoint's
+@pytest.mark.filterwarnings('ignore:.*ckpt_path="last".* is set, but there is no last checkpoint')
+@pytest.mark.parametrize("saves", SAVES_ON_EXCEPTION)
+@pytest.mark.parametrize("stop", [OSError("mine"), KeyboardInterrupt("mine")], ids=lambda error: type(error).__name__)
+def test_a_checkpoint_of_a_failure_after_the_optimizer_step_has_the_step_of_s(tmp_path, saves, stop):
+    """The failure lies between the network's step and ours."""
+
+    class Fails(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == 7:
+                raise stop
+
+    saver = SAVES_ON_EXCEPTION[saves](tmp_path)
+    runner = trainer(tmp_path, Fails(), UncertaintyCallback(), saver, enable_checkpointing=True)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises((OSError, SystemExit)):  # Lightning makes an exit of an interrupt
+        runner.fit(Weighed(), batches())
+    signal.signal(signal.SIGINT, handler)  # which it ignores from then on
+    content = torch.load(tmp_path / "failed.ckpt", weights_only=True)
+    assert content["callbacks"]["UncertaintyCallback(uncertainty)"]["steps"] == content["global_step"] == 7
+    assert content["lightning_uncertainty"]["steps"] == 7
+
+
+def test_what_goes_wrong_in_the_last_step_does_not_hide_what_went_wrong_first(tmp_path, monkeypatch):
+    class Fails(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            monkeypatch.setattr(module.uncertainty, "step", lambda: 1 / 0)
+            raise OSError("mine")
+
+    runner = trainer(tmp_path, Fails(), UncertaintyCallback())
+    module = Weighed()
+    with pytest.raises(OSError, match="mine") as caught:
+        runner.fit(module, batches())
+    assert caught.value.__context__ is None
+    assert module.uncertainty.training  # and it was detached all the same
 
 
 def test_resuming_without_the_mixin_is_exact_too(tmp_path):

@@ -9,6 +9,7 @@ import yaml
 
 from lightning_uncertainty import UncertaintyMixin
 from tests.models import Plain, batches
+from tests.test_matrix import difference
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +44,13 @@ def config(in_callback=True, **options):
     }
 
 
-def run(tmp_path, package, content, *arguments):
-    """Train as `python train.py fit --config config.yaml ...` would; returns the engine."""
+def run(*arguments):
+    """The engine, after :func:`train`."""
+    return train(*arguments).uncertainty
+
+
+def train(tmp_path, package, content, *arguments):
+    """Train as `python train.py fit --config config.yaml ...` would; returns the module."""
     cli = import_module(f"{package}.cli")
     package = import_module(package)
 
@@ -69,7 +75,7 @@ def run(tmp_path, package, content, *arguments):
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py", "fit", "--config", str(path), *arguments])
-        return cli.LightningCLI(Net, Data, save_config_callback=None).model.uncertainty
+        return cli.LightningCLI(Net, Data, save_config_callback=None).model
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -112,3 +118,27 @@ def test_a_wrong_option_is_refused_by_its_name(tmp_path, capsys, options):
 def test_an_option_can_be_set_on_the_command_line(tmp_path):
     options = ("--trainer.callbacks.warmup_steps=4", "--trainer.callbacks.init=0.5")
     assert run(tmp_path, PACKAGES[0], config(), *options).log_vars["normals"] == 0.5
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("package", PACKAGES)
+def test_fit_with_ckpt_path_resumes_bit_for_bit(tmp_path, package):
+    """From the middle of the second of three epochs."""
+    content = config()
+    content["trainer"].update(max_epochs=3)
+    saver = {
+        "class_path": f"{package}.callbacks.ModelCheckpoint",
+        "init_args": {"dirpath": str(tmp_path), "filename": "{step}", "every_n_train_steps": 6, "save_top_k": -1},
+    }
+    saving = {**content, "trainer": {**content["trainer"], "enable_checkpointing": True}}
+    saving["trainer"]["callbacks"] = [*content["trainer"]["callbacks"], saver]
+    whole = train(tmp_path, package, saving)
+    rest = train(tmp_path, package, content, f"--ckpt_path={tmp_path / 'step=6.ckpt'}")
+    assert whole.trainer.global_step == rest.trainer.global_step == whole.uncertainty.steps == 12
+    assert difference(dict(whole.state_dict()), dict(rest.state_dict())) is None
+    assert difference(whole.uncertainty.state_dict(), rest.uncertainty.state_dict()) is None
+    optimizers = (module.trainer.optimizers[0].state_dict() for module in (whole, rest))
+    assert difference(*optimizers) is None
+    saved = torch.load(tmp_path / "step=6.ckpt", weights_only=True)["lightning_uncertainty"]
+    assert saved["steps"] == 6
+    assert difference(saved, rest.uncertainty.state_dict()) is not None

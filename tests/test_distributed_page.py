@@ -24,6 +24,8 @@ PROOF = {
     "`torchrun --max-restarts`": "--max-restarts",
     "`ModelParallelStrategy`, FSDP2": "sharded.CASES",
     "`ModelParallelStrategy`, tensor parallel": '"tensor parallel"',
+    "`FSDPStrategy` (FSDP1)": "fsdp1.CASES",
+    "2D mesh: FSDP2 with tensor parallel": "train_on_a_mesh",
     "Fabric with `ddp`": "fabric.py",
     "plain torch with `DistributedDataParallel`": "plain_torch.py",
 }

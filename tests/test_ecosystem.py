@@ -20,8 +20,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 
 from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
-from tests.models import TASKS, Plain, Returned, Validated, Weighed, batches, fit, trainer
+from tests.models import TASKS, Plain, Recorded, Returned, Validated, Weighed, batches, fit, learned_from, load, trainer
 from tests.test_checkpoints import assert_same_run, save_at
+from tests.test_matrix import difference
 
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 
@@ -64,13 +65,53 @@ def test_averaged_weights_leave_s_alone_and_resume_exactly(tmp_path, ours_first)
     assert loaded.uncertainty.steps == 14
 
 
-def test_stochastic_weight_averaging_steps_s_with_the_optimizer(tmp_path):
-    averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
-    module, runner = fit(tmp_path, callbacks=[averaging], max_epochs=3)
-    plain, _ = fit(tmp_path, max_epochs=3)
-    assert module.uncertainty.steps == runner.global_step == 72
+def fit_with_averaging(folder, cls, step, *, resume=False):
+    """Averages from the third of four epochs on; saves after ``step``, or goes on from there."""
+    averaging = StochasticWeightAveraging(swa_lrs=0.02, swa_epoch_start=3, annealing_epochs=2)
+    saver = [] if resume else [save_at(folder, step)]
+    path = folder / f"step={step}.ckpt" if resume else None
+    callback = Callback() if cls is Plain else UncertaintyCallback()
+    module, runner = fit(
+        folder,
+        cls(),
+        callback=callback,
+        callbacks=[averaging, *saver],
+        ckpt_path=path,
+        max_epochs=4,
+        enable_checkpointing=not resume,
+    )
+    runner.save_checkpoint(folder / "end.ckpt")
+    end = load(folder / "end.ckpt")
+    return module, {key: end[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")}
+
+
+def test_stochastic_weight_averaging_leaves_s_alone(tmp_path):
+    """s is that of the losses on the way, bit for bit, and the network at the end is the average."""
+    module, _ = fit_with_averaging(tmp_path, Recorded, 48)
+    plain, _ = fit(tmp_path, max_epochs=4)
+    assert len(module.seen) == 96
+    assert difference(module.uncertainty.state_dict(), learned_from(module.seen)) is None
     assert not torch.equal(module.net.weight, plain.net.weight)
-    assert module.uncertainty.log_vars == pytest.approx(plain.uncertainty.log_vars, abs=0.05)
+
+
+@pytest.mark.parametrize("step", [14, 30], ids=["first epoch", "second epoch"])
+def test_stochastic_weight_averaging_resumes_exactly_until_it_averages(tmp_path, step):
+    whole, end = fit_with_averaging(tmp_path, Weighed, step)
+    rest, same_end = fit_with_averaging(tmp_path, Weighed, step, resume=True)
+    assert difference(end, same_end) is None
+    assert_same_run(whole, rest)
+
+
+def test_resumed_while_lightning_averages_the_network_is_inexact_without_us_too_and_s_follows_its_losses(tmp_path):
+    _, end = fit_with_averaging(tmp_path / "plain", Plain, 54)
+    _, other_end = fit_with_averaging(tmp_path / "plain", Plain, 54, resume=True)
+    assert difference(end, other_end) is not None  # the yardstick, without the plugin
+    whole, _ = fit_with_averaging(tmp_path, Recorded, 54)
+    saved = load(tmp_path / "step=54.ckpt")["lightning_uncertainty"]
+    assert difference(saved, learned_from(whole.seen[:54])) is None
+    rest, _ = fit_with_averaging(tmp_path, Recorded, 54, resume=True)
+    assert len(rest.seen) == 96 - 54
+    assert difference(rest.uncertainty.state_dict(), learned_from(rest.seen, saved)) is None
 
 
 # ---------------------------------------------------------------------------------------------------- finetuning
@@ -125,9 +166,13 @@ def test_finetuning_resumed_after_the_thaw_has_the_s_of_the_checkpoint(tmp_path)
 
 
 class Sized(Weighed):
-    """With a batch size to find."""
+    """With a batch size to find, and a count of what the search costs."""
 
-    batch_size = 2
+    batch_size, calls = 2, 0
+
+    def training_step(self, batch, batch_idx):
+        self.calls += 1
+        return super().training_step(batch, batch_idx)
 
     def train_dataloader(self):
         x, y = (torch.cat(parts) for parts in zip(*batches().batches, strict=True))
@@ -156,18 +201,23 @@ def test_after_a_search_s_is_what_it_was(tmp_path, find, with_callback):
     assert_same_state(module.uncertainty.state_dict(), before)
 
 
-@pytest.mark.parametrize(
-    "finder",
-    [
-        functools.partial(LearningRateFinder, num_training_steps=10, update_attr=False),
-        functools.partial(BatchSizeFinder, max_trials=0, steps_per_trial=2),
-    ],
-    ids=["LearningRateFinder", "BatchSizeFinder"],
-)
+FINDERS = {
+    "LearningRateFinder": (functools.partial(LearningRateFinder, num_training_steps=10, update_attr=False), 10),
+    "BatchSizeFinder": (functools.partial(BatchSizeFinder, max_trials=2, steps_per_trial=3), 2 * 3),
+}
+
+
+@pytest.mark.parametrize("finder", FINDERS)
 def test_a_fit_that_searches_first_is_the_fit_without_the_search(tmp_path, finder):
+    """With the batch size that was found, for which Lightning trains on its own account."""
+    make, trials = FINDERS[finder]
     searched, plain = Sized(), Sized()
-    trainer(tmp_path, UncertaintyCallback(), finder(), max_epochs=1).fit(searched)
+    trainer(tmp_path, UncertaintyCallback(), make(), max_epochs=1).fit(searched)
+    plain.batch_size = searched.batch_size
     trainer(tmp_path, UncertaintyCallback(), max_epochs=1).fit(plain)
+    assert (searched.batch_size > Sized.batch_size) == (finder == "BatchSizeFinder")
+    assert searched.calls == plain.calls + trials
+    assert plain.calls == plain.uncertainty.steps == 192 // searched.batch_size
     assert_same_run(searched, plain)
 
 
@@ -209,12 +259,12 @@ def test_predicting_needs_nothing_and_changes_nothing(tmp_path):
 
 
 def test_fitting_twice_with_one_trainer_goes_on(tmp_path):
-    module, runner = fit(tmp_path, max_epochs=1)
+    """With s and its moments; the user's optimizer starts anew, as without the plugin."""
+    module, runner = fit(tmp_path, Recorded(), max_epochs=1)
     runner.fit_loop.max_epochs = 2
     runner.fit(module, batches())
-    whole, _ = fit(tmp_path, max_epochs=2)
-    assert module.uncertainty.steps == 48
-    assert module.uncertainty.log_vars == pytest.approx(whole.uncertainty.log_vars, abs=0.1)
+    assert len(module.seen) == 48
+    assert difference(module.uncertainty.state_dict(), learned_from(module.seen)) is None
 
 
 # ---------------------------------------------------------------------------------------------------- two of them
@@ -223,7 +273,7 @@ def test_fitting_twice_with_one_trainer_goes_on(tmp_path):
 @pytest.mark.parametrize("cls", [Weighed, Returned])
 def test_two_callbacks_in_one_trainer_are_refused_with_the_way_out(tmp_path, cls):
     runner = trainer(tmp_path, UncertaintyCallback(TASKS, name="one"), UncertaintyCallback(TASKS, name="two"))
-    with pytest.raises(ValueError, match=r"2 UncertaintyCallbacks \('one', 'two'\).*Name all tasks in one of them"):
+    with pytest.raises(ValueError, match=r"UncertaintyCallbacks 'one' and 'two' .*Name all tasks in one of them"):
         runner.fit(cls(), batches())
 
 
@@ -235,7 +285,7 @@ def test_two_modules_in_two_trainers_know_nothing_of_each_other(tmp_path):
     assert one.uncertainty.log_vars != two.uncertainty.log_vars
 
 
-def test_modules_inside_a_module_get_no_weights_and_are_told_so(tmp_path):
+def test_modules_inside_a_module_get_no_weights_without_a_callback_and_are_told_so(tmp_path):
     class Outer(Plain):
         def __init__(self):
             super().__init__()
@@ -244,9 +294,9 @@ def test_modules_inside_a_module_get_no_weights_and_are_told_so(tmp_path):
         def training_step(self, batch, batch_idx):
             return self.one.weigh(self.one.losses(batch)) + self.two.weigh(self.two.losses(batch))
 
-    with pytest.raises(ValueError, match="only the module that the Trainer trains"):
+    with pytest.raises(ValueError, match=r"if it has a callback: `UncertaintyCallback\(module="):
         fit(tmp_path, Outer())
-    with pytest.raises(RuntimeError, match="weigh all tasks in the outer one"):
+    with pytest.raises(RuntimeError, match=r"from a callback of its own, `UncertaintyCallback\(module="):
         fit(tmp_path, type("Weighing", (UncertaintyMixin, Outer), {"tasks": TASKS})())
 
 
@@ -364,3 +414,43 @@ def test_a_plain_torch_loop_equals_the_trainer(tmp_path, scaled):
     torch.testing.assert_close(module.net.weight, trained.net.weight)
     torch.testing.assert_close(weighting.log_var, trained.uncertainty.log_var)
     assert weighting.steps == trained.uncertainty.steps == 24
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "GradScaler"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_plain_torch_loop_resumes_bit_for_bit(tmp_path, scaled, accumulate):
+    """From ``torch.save`` of four states in the middle of the data."""
+
+    def start():
+        module = Plain()
+        return {
+            "module": module,
+            "optimizer": module.configure_optimizers(),
+            "scaler": torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=5, enabled=scaled),
+            "weighting": UncertaintyWeighting(TASKS),
+        }
+
+    def states(run):
+        return {name: part.state_dict() for name, part in run.items()}
+
+    def train(run, data):
+        for index, batch in enumerate(data):
+            run["scaler"].scale(run["weighting"](run["module"].losses(batch)) / accumulate).backward()
+            if index % accumulate == accumulate - 1:
+                run["scaler"].step(run["optimizer"])
+                run["scaler"].update()
+                run["optimizer"].zero_grad()
+                run["weighting"].step()
+
+    data = batches().batches
+    whole, rest = start(), start()
+    train(whole, data[:10])
+    torch.save(states(whole), tmp_path / "loop.ckpt")
+    train(whole, data[10:])
+    for name, state in torch.load(tmp_path / "loop.ckpt", weights_only=True).items():
+        rest[name].load_state_dict(state)
+    assert rest["weighting"].steps == 10 // accumulate
+    train(rest, data[10:])
+    assert whole["weighting"].steps == 24 // accumulate
+    ends = [{name: dict(state) for name, state in states(run).items()} for run in (whole, rest)]
+    assert difference(*ends) is None

@@ -10,18 +10,14 @@ from torch.optim import lr_scheduler
 
 from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWarning, UncertaintyWeighting
 from tests.compatibility import (
-    FEATURES,
-    PAGE,
     PRECISIONS,
     SCHEDULERS,
-    STATUSES,
     Case,
     cells,
     precision_options,
     refused_cells,
-    render,
 )
-from tests.models import batches, trainer
+from tests.models import batches, load, trainer
 
 pytestmark = [
     # Lightning's own, with or without the plugin.
@@ -49,7 +45,8 @@ class Matrix(L.LightningModule):
 
     def losses(self, batch):
         prediction, target = self.net(batch[0]), batch[1]
-        return {"a": F.mse_loss(prediction[:, 0], target[:, 0]), "b": F.l1_loss(prediction[:, 1], target[:, 1])}
+        # Written out: torch 2.5 has no mse_loss for half precision on the CPU.
+        return {"a": (prediction[:, 0] - target[:, 0]).square().mean(), "b": F.l1_loss(prediction[:, 1], target[:, 1])}
 
     def total(self, losses):
         return sum(loss.float() if self.case.reads_loss and loss.itemsize < 4 else loss for loss in losses.values())
@@ -89,7 +86,7 @@ def run(folder, module, precision, *callbacks, ckpt_path=None, **options):
     runner = trainer(folder, *case.callbacks(), *callbacks, **options)
     runner.fit(module, batches(BATCHES), ckpt_path=ckpt_path)
     runner.save_checkpoint(folder / "end.ckpt")
-    return torch.load(folder / "end.ckpt", weights_only=True)
+    return load(folder / "end.ckpt")
 
 
 def difference(one, other, where=""):
@@ -98,7 +95,7 @@ def difference(one, other, where=""):
         return where
     if isinstance(one, torch.Tensor):
         alike = (one.dtype, one.shape) == (other.dtype, other.shape)
-        return None if alike and ((one == other) | ((one != one) & (other != other))).all() else where
+        return None if alike and torch.equal(as_bytes(one), as_bytes(other)) else where
     if isinstance(one, dict):
         if list(one) != list(other):
             return f"{where}: {list(one)} / {list(other)}"
@@ -108,8 +105,32 @@ def difference(one, other, where=""):
             return where
         pairs = [(f"{where}/{index}", *pair) for index, pair in enumerate(zip(one, other, strict=True))]
     else:
-        return None if one == other or (one != one and other != other) else where
+        return None if repr(one) == repr(other) else where  # of a float exact, and -0.0 is not 0.0
     return next((found for path, *pair in pairs if (found := difference(*pair, path)) is not None), None)
+
+
+def as_bytes(tensor):
+    return tensor.detach().cpu().reshape(-1).view(torch.uint8)
+
+
+ALMOST = {
+    "sign of zero": (torch.tensor(0.0), torch.tensor(-0.0)),
+    "last bit": (torch.tensor([1.0]), torch.tensor([1.0]).nextafter(torch.tensor(2.0))),
+    "dtype": (torch.tensor(1.0), torch.tensor(1.0, dtype=torch.float64)),
+    "shape": (torch.zeros(1), torch.zeros(())),
+    "number": (0.0, -0.0),
+    "order of keys": ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    "length": ([1], [1, 2]),
+    "deep": ({"a": [torch.tensor(True)]}, {"a": [torch.tensor(False)]}),
+}
+
+
+@pytest.mark.parametrize("case", ALMOST)
+def test_no_difference_is_too_small_to_be_seen(case):
+    one, other = ALMOST[case]
+    assert difference(one, other) is not None
+    assert difference(one, one) is None
+    assert difference(torch.tensor(torch.nan), torch.tensor(torch.nan)) is None
 
 
 def users_side(checkpoint):
@@ -175,7 +196,7 @@ def test_s_learns_in_single_precision_and_resumes_bit_for_bit(tmp_path, cell):
     resumption = Resumption()
     again = Weighed(case)
     rest = run(tmp_path, again, precision, UncertaintyCallback(), resumption, ckpt_path=tmp_path / "pause.ckpt")
-    saved = torch.load(tmp_path / "pause.ckpt", weights_only=True)
+    saved = load(tmp_path / "pause.ckpt")
     assert difference(engine_of(saved), resumption.state) is None
     assert case.inexact or difference(whole, rest) is None
 
@@ -272,7 +293,7 @@ def test_between_two_optimizer_steps_the_losses_are_dropped_as_the_gradients_are
     case = Case(lambda net: torch.optim.SGD(net.parameters(), lr=0.0), {"accumulate_grad_batches": 3})
     run(tmp_path, Still(case), precision, Pause(tmp_path / "pause.ckpt", batch=1))
     expected = UncertaintyWeighting(Still.tasks)
-    expected.load_state_dict(next(iter(ours(torch.load(tmp_path / "pause.ckpt", weights_only=True)).values())))
+    expected.load_state_dict(next(iter(ours(load(tmp_path / "pause.ckpt")).values())))
     module = Still(case)
     rest = run(tmp_path, module, precision, ckpt_path=tmp_path / "pause.ckpt")
     assert len(module.seen) == 4
@@ -299,19 +320,5 @@ def test_a_layer_made_early_resumes_inexactly_in_64_true_without_the_plugin_too_
     run(tmp_path, EarlyWeighed(case), "64-true", pause_for(case, tmp_path))
     resumption = Resumption()
     run(tmp_path, EarlyWeighed(case), "64-true", resumption, ckpt_path=tmp_path / "pause.ckpt")
-    saved = torch.load(tmp_path / "pause.ckpt", weights_only=True)
+    saved = load(tmp_path / "pause.ckpt")
     assert difference(saved["lightning_uncertainty"], resumption.state) is None
-
-
-# ---------------------------------------------------------------------------------------------------- the page
-
-
-def test_the_page_is_what_the_table_says():
-    assert PAGE.read_text() == render(), "Write it again with `python -m tests.compatibility`."
-
-
-def test_every_feature_names_a_known_status_and_a_file_of_tests():
-    for feature in FEATURES:
-        assert feature.status in STATUSES
-        has_tests = "def test_" in (PAGE.parent.parent / feature.proof).read_text()
-        assert has_tests == (feature.status != "not run"), feature.title

@@ -73,3 +73,25 @@ def test_resumed_equals_uninterrupted_bit_for_bit(trained, kind):
             assert torch.equal(ours, theirs)
         again = range(COUNT, 2 * COUNT)
         assert record[kind]["calls"] == [(f"step {step}", "all_reduce", SIZE) for step in again]
+
+
+def test_on_a_mesh_of_two_replicas_with_two_tensor_parallel_ranks_s_is_that_of_the_two_replicas(tmp_path):
+    """Each loss counts once per tensor-parallel rank, so the mean over all four is that over the two replicas."""
+    mesh = run_ranks(sharded.train_on_a_mesh, tmp_path / "mesh", folder=tmp_path / "mesh", world=4)
+    pair = run_ranks(sharded.train_on_a_mesh, tmp_path / "pair", folder=tmp_path / "pair")
+    for number, record in enumerate(mesh):
+        assert record["steps"] == 2 * COUNT
+        first, *others = record["calls"]
+        assert first == ("step 0", "all_reduce", SIZE // 2)
+        assert others == [(f"step {step}", "all_reduce", SIZE) for step in range(2 * COUNT)]
+        assert record["raw"] == mesh[number // 2 * 2]["raw"]
+        for epoch, (ours, theirs) in enumerate(zip(record["epochs"], pair[number // 2]["epochs"], strict=True)):
+            assert_same_engine(ours["engine"], mesh[0]["epochs"][epoch]["engine"])
+            assert repr(ours["metrics"]) == repr(mesh[0]["epochs"][epoch]["metrics"])
+            torch.testing.assert_close(ours["engine"]["log_var"], theirs["engine"]["log_var"], rtol=0, atol=1e-5)
+            for mine, its in zip(ours["network"], theirs["network"], strict=True):
+                torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
+        (rest,), whole = record["resumed"]["epochs"], record["epochs"][-1]
+        assert_same_engine(rest["engine"], whole["engine"])
+        assert all(torch.equal(mine, its) for mine, its in zip(rest["network"], whole["network"], strict=True))
+    assert mesh[0]["raw"] != mesh[2]["raw"]

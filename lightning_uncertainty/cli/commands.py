@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lightning_uncertainty.cli.compare import compare
 from lightning_uncertainty.reporting.extras import require
 
 __all__ = ["app"]
@@ -57,3 +58,6 @@ def demo(
         raise typer.BadParameter(str(error)) from None
     console = Console()
     print_result(run_demo(options, console=console), console=console)
+
+
+app.command()(compare)

@@ -8,21 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_uncertainty.comparison.relative_gain import relative_gain as relative_change
 from lightning_uncertainty.demo.target import Target
 
 __all__ = ["Comparison", "Run", "relative_change"]
-
-
-def relative_change(value: float, reference: float, *, higher_is_better: bool) -> float:
-    """The change in percent of the reference, positive where ``value`` is better; NaN for a reference of 0.
-
-    >>> relative_change(75.0, 100.0, higher_is_better=False)
-    25.0
-    """
-    if reference == 0.0:
-        return math.nan
-    change = 100.0 * (value - reference) / abs(reference)
-    return change if higher_is_better else -change
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,179 @@
+"""What one run is made of, and where it comes from in Python."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from lightning_uncertainty.callback import UncertaintyCallback
+from lightning_uncertainty.comparison.description import describe, describe_data
+from lightning_uncertainty.comparison.errors import ComparisonError
+from lightning_uncertainty.names import lookup
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+__all__ = ["Evaluation", "Parts", "PythonSource", "Source", "lightning_of"]
+
+Evaluation = Literal["validate", "test"]
+_LOADERS = {"validate": "val", "test": "test"}
+
+
+@dataclass
+class Parts:
+    """A fresh module, a Trainer, and the data: a LightningDataModule, loaders by name, or None."""
+
+    module: LightningModule
+    trainer: Trainer
+    data: Any
+
+    def fit(self) -> None:
+        """Train.
+
+        Raises:
+            KeyboardInterrupt: if the user interrupts, in the Lightnings that do not end the process then.
+        """
+        if isinstance(self.data, Mapping):
+            self.trainer.fit(self.module, self.data["train"], self.data.get("val"))
+        else:
+            self.trainer.fit(self.module, datamodule=self.data)
+        if self.trainer.interrupted:
+            raise KeyboardInterrupt
+
+    def evaluate(self, how: Evaluation, *, best: bool = False) -> dict[str, float]:
+        """All scalar metrics of ``trainer.validate`` or ``trainer.test``."""
+        # Their signatures agree but for the type checker.
+        evaluate: Any = self.trainer.validate if how == "validate" else self.trainer.test
+        which = {"ckpt_path": "best"} if best else {}
+        if isinstance(self.data, Mapping):
+            evaluate(self.module, self.data[_LOADERS[how]], verbose=False, **which)
+        else:
+            evaluate(self.module, datamodule=self.data, verbose=False, **which)
+        return {name: float(value) for name, value in self.trainer.callback_metrics.items() if value.numel() == 1}
+
+    def check_data(self, how: Evaluation) -> None:
+        """Raise ``ComparisonError`` unless there is something to train and to evaluate on."""
+        for name in ("train", _LOADERS[how]):
+            self._check_loader(name)
+
+    def _check_loader(self, name: str) -> None:
+        if isinstance(self.data, Mapping):
+            found = self.data.get(name) is not None
+        else:
+            hook = f"{name}_dataloader"
+            holders = [self.module] if self.data is None else [self.module, self.data]
+            found = any(not _is_lightnings(getattr(type(holder), hook, None)) for holder in holders)
+        if not found:
+            raise ComparisonError(
+                f"There is no data for {name!r}: neither {type(self.module).__name__} nor the data has a "
+                f"`{name}_dataloader`. Give a LightningDataModule that has one, or loaders by name: "
+                '{"train": ..., "val": ..., "test": ...}.'
+            )
+
+
+class Source(Protocol):
+    """Where the parts of each run come from."""
+
+    def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
+        """Fresh parts, that log to ``folder``; for a rehearsal, of one batch and without logs."""
+
+    def module(self, seed: int) -> LightningModule:
+        """A fresh module alone."""
+
+    def settings(self, *, learned: bool) -> Any:
+        """All settings but those of the module, as plain data; of callbacks that learn weights only if ``learned``."""
+
+
+class PythonSource:
+    """The arguments of :func:`~lightning_uncertainty.compare`, see there."""
+
+    def __init__(
+        self,
+        make_module: Callable[[], LightningModule],
+        data: Any,
+        trainer: Mapping[str, Any] | Callable[[Path], Mapping[str, Any]],
+    ) -> None:
+        if not callable(make_module) or _is_module(make_module):
+            raise TypeError(
+                f"Expected a class or function that makes a new module for each run; got {_of_type(make_module)}. "
+                "Write `compare(lambda: Net(width=64), ...)`."
+            )
+        if not (callable(trainer) or isinstance(trainer, Mapping)):
+            raise TypeError(
+                f"Expected the Trainer's options, for example trainer={{'max_epochs': 10}}; got {_of_type(trainer)}."
+            )
+        self.make_module, self.data, self.trainer = make_module, data, trainer
+        self._made: LightningModule | None = None
+
+    def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
+        module = self.module(seed)
+        lightning = lightning_of(type(module))
+        options = {
+            "logger": False if rehearsal else lightning.loggers.CSVLogger(folder, name="", version="logs"),
+            "default_root_dir": folder,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            **self._options(folder),
+        }
+        if not any(isinstance(callback, lightning.callbacks.Checkpoint) for callback in options["callbacks"]):
+            options.setdefault("enable_checkpointing", False)
+        if rehearsal:
+            options.update(fast_dev_run=1)
+        return Parts(module, lightning.Trainer(**options), self._make_data())
+
+    def module(self, seed: int) -> LightningModule:
+        module = self.make_module()
+        if not _is_module(module):
+            raise TypeError(f"Expected the function to make a LightningModule; it made {_of_type(module)}.")
+        if module is self._made:
+            raise ComparisonError("The function gave the same module twice. It has to make a new one in each call.")
+        self._made = module
+        return module
+
+    def settings(self, *, learned: bool) -> Any:
+        options = self._options(Path("run"))  # any: where a run logs does not define it
+        if not learned:
+            options["callbacks"] = [c for c in options["callbacks"] if not isinstance(c, UncertaintyCallback)]
+        options = {name: option for name, option in options.items() if name not in ("logger", "default_root_dir")}
+        return {"trainer": describe(options), "data": describe_data(self.data)}
+
+    def _options(self, folder: Path) -> dict[str, Any]:
+        """Those of the user, as copies: callbacks have a state, which no two runs should share."""
+        options = dict(self.trainer(folder)) if callable(self.trainer) else copy.deepcopy(dict(self.trainer))
+        callbacks = options.get("callbacks") or []
+        return {**options, "callbacks": list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]}
+
+    def _make_data(self) -> Any:
+        data = self.data() if callable(self.data) else self.data
+        if isinstance(data, Mapping):
+            for name in data:
+                lookup("kind of data", name, dict.fromkeys(("train", "val", "test")))
+        elif data is not None and not any(kind.__name__ == "LightningDataModule" for kind in type(data).__mro__):
+            raise TypeError(
+                'Expected a LightningDataModule, loaders by name ({"train": ..., "val": ..., "test": ...}), or a '
+                f"function that makes one of them; got {_of_type(data)}."
+            )
+        return data
+
+
+def lightning_of(module_class: type) -> Any:
+    """``lightning.pytorch`` or ``pytorch_lightning``, whichever the class was made with."""
+    names = [base.__module__.split(".")[0] for base in module_class.__mro__ if base.__name__ == "LightningModule"]
+    return import_module("pytorch_lightning" if "pytorch_lightning" in names else "lightning.pytorch")
+
+
+def _is_module(value: Any) -> bool:
+    return any(base.__name__ == "LightningModule" for base in type(value).__mro__)
+
+
+def _is_lightnings(hook: Any) -> bool:
+    """Whether a hook is missing, or only the placeholder in Lightning's base class."""
+    return hook is None or hook.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
+
+
+def _of_type(value: Any) -> str:
+    return f"an object of type {type(value).__name__}"

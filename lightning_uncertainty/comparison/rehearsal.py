@@ -1,0 +1,70 @@
+"""One batch before hours of runs: what cannot work is said within seconds."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lightning_uncertainty.comparison.arms import LEARNED, Arm, tasks_of
+from lightning_uncertainty.comparison.errors import ComparisonError
+from lightning_uncertainty.comparison.parts import Parts, Source
+from lightning_uncertainty.comparison.plan import Plan
+from lightning_uncertainty.comparison.randomness import seed_everything
+from lightning_uncertainty.names import suggest
+
+__all__ = ["rehearse"]
+
+
+def rehearse(source: Source, plan: Plan) -> None:
+    """Train and evaluate on one batch, with the weights learned.
+
+    Raises:
+        ComparisonError: if a metric is unknown or depends on the weights, there is no data or no best state, or an
+            arm's weights are not those of the module's tasks.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        parts = source.build(plan.seeds[0], Path(folder), rehearsal=True)
+        Arm(LEARNED).apply(parts.module, parts.trainer)
+        tasks = tasks_of(parts.module, parts.trainer)
+        for arm in plan.arms:
+            if arm.name != LEARNED:
+                arm.fixed_weights(tasks)
+        parts.check_data(plan.evaluate)
+        _check_state(plan, parts)
+        parts.fit()
+        known = _evaluate(plan, parts)
+        for name in plan.metrics:
+            if name not in known:
+                hint = suggest(name, known)
+                raise ComparisonError(f"After `trainer.{plan.evaluate}` there is no metric {name!r}. {hint}")
+        # No two alike, and none that training would lead to.
+        others = {task.name: 1.7 + index for index, task in enumerate(tasks)}
+        Arm("rehearsal", others).apply(parts.module, parts.trainer)
+        otherwise = _evaluate(plan, parts)
+    for name in plan.metrics:
+        if not _close(known[name], otherwise[name]):
+            raise ComparisonError(
+                f"Metric {name!r} depends on the weights of the losses: on one batch, the same network has "
+                f"{known[name]:g} with its own weights and {otherwise[name]:g} with others. So it cannot compare them. "
+                "Log the raw losses or a metric of each task, and not what `self.weigh` returns."
+            )
+
+
+def _check_state(plan: Plan, parts: Parts) -> None:
+    callbacks: list[Any] = parts.trainer.checkpoint_callbacks
+    if plan.state == "best" and not (callbacks and getattr(callbacks[0], "monitor", None)):
+        raise ComparisonError(
+            'state="best" needs a ModelCheckpoint that says what is best, first of its kind among the Trainer\'s '
+            'callbacks: `ModelCheckpoint(monitor="val/loss")`.'
+        )
+
+
+def _evaluate(plan: Plan, parts: Parts) -> dict[str, float]:
+    seed_everything(plan.seeds[0])  # the same noise twice, should there be any
+    return parts.evaluate(plan.evaluate)
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-12) or (math.isnan(one) and math.isnan(other))

@@ -1,0 +1,38 @@
+"""What every data set of scenes yields: images with the labels of three tasks and what of them is known."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from torch import Tensor
+
+__all__ = ["IGNORE", "TASKS", "SceneBatch"]
+
+IGNORE = 255
+"""Class of a pixel without a label."""
+
+TASKS = ("semantic", "instance", "depth")
+"""The tasks, in the order of the article."""
+
+
+class SceneBatch(TypedDict):
+    """B scenes of H by W pixels.
+
+    Attributes:
+        image: RGB from 0 to 1, float32, of shape (B, 3, H, W).
+        classes: class of each pixel, int64, of shape (B, H, W); 255 where there is none.
+        instances: number of the instance within its image, int64, of shape (B, H, W); 0 where there is none.
+        offsets: vector (x, y) in pixels from the pixel to the centre of its instance, which is the mean position of
+            the instance's visible pixels; float32, of shape (B, 2, H, W), 0 off instances.
+        inverse_depth: float32, of shape (B, 1, H, W), 0 where it is not known.
+        instance_mask: where ``offsets`` is known, bool, of shape (B, H, W).
+        depth_mask: where ``inverse_depth`` is known, bool, of shape (B, H, W).
+    """
+
+    image: Tensor
+    classes: Tensor
+    instances: Tensor
+    offsets: Tensor
+    inverse_depth: Tensor
+    instance_mask: Tensor
+    depth_mask: Tensor

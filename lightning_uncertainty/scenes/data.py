@@ -1,0 +1,88 @@
+"""Generated scenes as a LightningDataModule: noisy labels to train on, exact ones to test on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import lightning as L
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_uncertainty.scenes.batch import SceneBatch
+from lightning_uncertainty.scenes.generator import SceneGenerator
+from lightning_uncertainty.scenes.label_noise import LabelNoise
+
+__all__ = ["Scenes", "ScenesDataModule"]
+
+_TEST_SEED = 2**31  # beyond those of training sets
+
+
+class Scenes(Dataset[SceneBatch]):
+    """Scenes in memory, fetched a batch at a time."""
+
+    def __init__(self, scenes: SceneBatch) -> None:
+        self.scenes = scenes
+
+    def __len__(self) -> int:
+        return len(self.scenes["image"])
+
+    def __getitem__(self, index: int) -> SceneBatch:
+        return self._pick(index)
+
+    def __getitems__(self, indices: Iterable[int]) -> SceneBatch:
+        """What a DataLoader asks for instead of one by one."""
+        return self._pick(list(indices))
+
+    def _pick(self, index: int | list[int]) -> SceneBatch:
+        scenes = cast(dict[str, Tensor], self.scenes)
+        return cast(SceneBatch, {key: values[index] for key, values in scenes.items()})
+
+
+class ScenesDataModule(L.LightningDataModule):
+    """Training scenes with noise on their labels, test scenes without: what is measured is the truth.
+
+    The training scenes and their labels are drawn once; the test scenes are the same for every seed.
+
+    Args:
+        train: number of training scenes.
+        test: number of test scenes.
+        seed: of the training scenes.
+        batch_size: in scenes.
+        noise: of the training labels.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: int = 512,
+        test: int = 256,
+        seed: int = 0,
+        batch_size: int = 8,
+        noise: LabelNoise | None = None,
+        height: int = 64,
+        width: int = 128,
+    ) -> None:
+        super().__init__()
+        self.counts, self.seed, self.batch_size = {"train": train, "test": test}, seed, batch_size
+        self.noise = LabelNoise() if noise is None else noise
+        self.size: dict[str, Any] = {"height": height, "width": width}
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and not hasattr(self, "train_scenes"):
+            noisy = SceneGenerator(**self.size, noise=self.noise)
+            self.train_scenes = Scenes(noisy.make(self.counts["train"], seed=self.seed))
+        if stage == "test" and not hasattr(self, "test_scenes"):
+            self.test_scenes = Scenes(SceneGenerator(**self.size).make(self.counts["test"], seed=_TEST_SEED))
+
+    def train_dataloader(self) -> DataLoader[SceneBatch]:
+        return DataLoader(self.train_scenes, self.batch_size, shuffle=True, drop_last=True, collate_fn=_as_it_is)
+
+    def test_dataloader(self) -> DataLoader[SceneBatch]:
+        return DataLoader(self.test_scenes, 32, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,27 @@
+"""The one number of a row: how much better it is than one net per task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+
+from lightning_uncertainty.comparison.relative_gain import relative_gain
+from lightning_uncertainty.scenes.metrics import METRICS
+
+__all__ = ["mean_relative_gain"]
+
+
+def mean_relative_gain(metrics: Mapping[str, float], single: Mapping[str, float]) -> float:
+    """The mean over the tasks in ``metrics`` of the change against the single-task net, in percent, positive if better.
+
+    Args:
+        metrics: by task.
+        single: of the single-task nets, by task.
+
+    >>> mean_relative_gain({"semantic": 66.0, "depth": 0.4}, {"semantic": 60.0, "instance": 2.0, "depth": 0.5})
+    15.0
+    """
+    return fmean(
+        relative_gain(value, single[task], higher_is_better=METRICS[task].higher_is_better)
+        for task, value in metrics.items()
+    )

@@ -1,0 +1,101 @@
+"""All cells of the experiment, on several processes, whatever is not there yet."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+
+import torch
+
+from lightning_uncertainty.scenes.experiment.cells import (
+    FIRST_GRID,
+    Cell,
+    GridPoint,
+    first_cells,
+    grid_cell,
+    retrained_cell,
+    start_cells,
+)
+from lightning_uncertainty.scenes.experiment.grid import missing_neighbours
+from lightning_uncertainty.scenes.experiment.results import Results
+from lightning_uncertainty.scenes.experiment.store import Store
+from lightning_uncertainty.scenes.experiment.train import Outcome, train
+
+__all__ = ["run_experiment"]
+
+Report = Callable[[str, int, int], None]
+"""Told the last finished cell, how many are finished, and how many there are as far as is known."""
+
+
+def run_experiment(store: Store, *, workers: int, report: Report = lambda *_: None) -> Results:
+    """Run every cell that is not in the store, widen the grid until its best point is inside, and give all results.
+
+    Args:
+        store: where cells are read from and written to.
+        workers: processes, of one thread each; 1 runs them here.
+        report: is told after each cell.
+    """
+    settings = store.settings
+    results = Results(settings)
+    with _workers(workers) as executor:
+        cells = [cell for seed in range(settings.seeds) for cell in first_cells(seed)]
+        # The comparison that matters most comes first, the longest runs before the short ones at the end.
+        cells += [grid_cell((0, 0), seed, settings.grid_factor) for seed in range(settings.seeds)]
+        _run(cells, store, results, executor, report)
+        cells = [retrained_cell(seed, results.outcome("learned", seed).weights) for seed in range(settings.seeds)]
+        cells += list(start_cells(settings.start_steps))
+        fresh: Sequence[GridPoint] = FIRST_GRID
+        while fresh:
+            cells += [grid_cell(point, seed, settings.grid_factor) for point in fresh for seed in range(settings.seeds)]
+            _run(cells, store, results, executor, report)
+            results.grid.update({point: results.gain(grid_cell(point, 0, settings.grid_factor).row) for point in fresh})
+            cells, fresh = [], missing_neighbours(results.grid)
+    return results
+
+
+def _run(cells: Iterable[Cell], store: Store, results: Results, executor: Executor | None, report: Report) -> None:
+    waiting = []
+    for cell in cells:
+        results.cells += 1
+        if (known := store.read(cell)) is None:
+            waiting.append(cell)
+        else:
+            results.add(cell, known)
+    done = results.cells - len(waiting)
+    report("", done, results.cells)
+    for cell, outcome in _outcomes(waiting, store, executor):
+        results.add(cell, outcome)
+        done += 1
+        report(cell.name, done, results.cells)
+
+
+def _outcomes(cells: Sequence[Cell], store: Store, executor: Executor | None) -> Iterator[tuple[Cell, Outcome]]:
+    if executor is None:
+        for cell in cells:
+            yield cell, _train_and_keep(cell, store)
+        return
+    futures = {executor.submit(_train_and_keep, cell, store): cell for cell in cells}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _train_and_keep(cell: Cell, store: Store) -> Outcome:
+    outcome = train(cell, store.settings)
+    store.write(cell, outcome)
+    return outcome
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[Executor | None]:
+    if count == 1:
+        yield None
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        yield executor

@@ -1,0 +1,47 @@
+"""The weighted total of all tasks as one vector operation, whatever sits out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["plain_weighted_sum", "weighted_sum"]
+
+
+def plain_weighted_sum(raw_loss: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    r"""``sum_k weight_k L_k + offset_k`` over the tasks whose term is finite, and a mark of those.
+
+    Args:
+        raw_loss: of shape (K,), with the graph of the network.
+        weight: not negative, of shape (K,), without a graph.
+        offset: the regularisers, of shape (K,), without a graph; NaN lets a task sit out.
+
+    Returns:
+        The total, of shape (), and ``weight`` with NaN in place of each task that sits out, of shape (K,).
+    """
+    terms = weight * raw_loss + offset
+    finite = torch.isfinite(terms.detach())
+    return torch.where(finite, terms, 0.0).sum(), torch.where(finite, weight, torch.nan)
+
+
+def weighted_sum(raw_loss: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`plain_weighted_sum`; in eager code with as few and as cheap operations as that can have.
+
+    What depends on the values is computed beside the graph, where an operation costs half; the graph itself is a stack
+    and a dot product with the weights of those who take part. No host reads anything. Of ``torch.compile`` nobody can
+    ask to overwrite a value, nor need anyone ask it for fewer operations.
+    """
+    if torch.compiler.is_compiling():
+        return plain_weighted_sum(raw_loss, weight, offset)
+    raw = raw_loss.detach()
+    if raw.dtype != weight.dtype:
+        weight, offset = weight.to(raw.dtype), offset.to(raw.dtype)
+    terms = torch.addcmul(offset, weight, raw)
+    # x - x is 0, or NaN if x is not finite; and a Python number would double the price of an operation.
+    void = terms - terms
+    marked = weight + void
+    total = raw_loss.dot(torch.nan_to_num(marked))
+    # The gradient of a dot product with respect to `raw_loss` does not depend on its value, which is NaN where a task
+    # sits out and lacks the regularisers: the right one is written over it.
+    torch.nansum(terms + void, out=total.detach())
+    return total, marked
