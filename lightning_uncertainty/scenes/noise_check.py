@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_uncertainty.scenes.batch import SceneBatch
+from lightning_uncertainty.scenes.batch import SceneBatch, pick
 from lightning_uncertainty.scenes.generator import SceneGenerator
 from lightning_uncertainty.scenes.label_noise import LabelNoise
 from lightning_uncertainty.scenes.losses import masked_errors, scene_losses
@@ -92,7 +92,7 @@ def _check(level: LabelNoise, steps: int, seed: int) -> list[NoiseResult]:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         picked = torch.randint(_SCENES, (_BATCH,), generator=generator)
-        features, labels = (_pick(scenes, picked) for scenes in (exact, noisy))
+        features, labels = (pick(scenes, picked) for scenes in (exact, noisy))
         weighting(_losses(decoder(features), labels)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
@@ -125,7 +125,3 @@ def _entropy(share: float) -> float:
     """Of the label of an object that is wrong with that probability, evenly among the other classes, in nats."""
     chances = [1.0 - share, *[share / (len(KINDS) - 1)] * (len(KINDS) - 1)]
     return -math.fsum(p * math.log(p) for p in chances if p > 0.0)
-
-
-def _pick(scenes: SceneBatch, index: Tensor) -> SceneBatch:
-    return SceneBatch(**{key: values[index] for key, values in scenes.items()})  # type: ignore[typeddict-item, index]

@@ -15,7 +15,7 @@ __all__ = ["Cell", "GridPoint", "first_cells", "grid_cell", "retrained_cell", "s
 GridPoint = tuple[int, int]
 """Weights of instances and of depth, that of semantics being 1, as powers of the grid's factor."""
 
-FIRST_GRID: tuple[GridPoint, ...] = tuple(product((-1, 0, 1), repeat=2))
+FIRST_GRID: tuple[GridPoint, ...] = tuple(product((-1, 0, 1), (-1, 0, 1)))
 """Around equal weights; widened until the best point has neighbours on all sides."""
 
 STARTS = (-2.0, 0.0, 2.0, 5.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +29,9 @@ class StartPath:
 
     title: str
     steps: Sequence[float]
-    weights: dict[str, Sequence[float]]
-    settled: dict[str, float | None]
-    met: dict[str, float | None]
+    weights: Mapping[str, Sequence[float]]
+    settled: Mapping[str, float | None]
+    met: Mapping[str, float | None]
 
 
 def start_paths(results: Results) -> list[StartPath]:
