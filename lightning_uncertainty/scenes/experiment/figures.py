@@ -110,7 +110,8 @@ def save_noise(path: Path, found: Sequence[NoiseResult]) -> Path:
                 axis.plot(noise, [point.learned for point in points], "o", color=colour, label=names[likelihood])
         axis.set_ylabel("learned (dots), expected (line)")
         _tidy(axis, title=task if task != "depth" else "inverse depth", x=label)
-        axis.legend(frameon=False, fontsize=8)
+        if here:
+            axis.legend(frameon=False, fontsize=8)
     return _saved(figure, path)
 
 

@@ -32,7 +32,7 @@ class Settings:
 
     seeds: int = 3
     steps: int = 600
-    start_steps: int = 1000
+    start_steps: int = 1200
     train: int = 256
     test: int = 256
     batch_size: int = 4
