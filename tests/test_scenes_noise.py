@@ -8,7 +8,6 @@ from lightning_uncertainty.scenes.generator import SceneGenerator
 from lightning_uncertainty.scenes.label_noise import EXACT, LabelNoise
 from lightning_uncertainty.scenes.noise_check import check_noise
 
-
 NOISE = LabelNoise(0.2, 4.0, 1.0)
 
 

@@ -133,7 +133,8 @@ def _noise(found: Sequence[NoiseResult]) -> str:
 
 One linear layer per task on features that determine the exact labels, so that nothing but the noise is left over.
 Gaussian noise of standard deviation d: an L1 loss (Laplace) learns b = E|noise| = 0.798 d, a squared one (Gaussian)
-sigma = d. For the cross entropy sigma² = 2 L is a temperature; L is the entropy of a pixel's label given its true class.
+sigma = d. For the cross entropy sigma² = 2 L is a temperature; L is the entropy of a pixel's label given its true
+class.
 
 """
         + "\n".join(lines)
