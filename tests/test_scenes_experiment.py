@@ -243,10 +243,10 @@ def test_weights_start_where_they_are_told_to_and_from_the_data():
     for cell in runner.start_cells(TINY.start_steps, (-2.0, 5.0)):
         results.add(cell, train(cell, TINY))
     paths = {path.title: path for path in start_paths(results)}
-    assert set(paths) == {"from the data", "s = -2", "s = +5"}
+    assert set(paths) == {"from the data", "s = -2", "s = 5"}
     # The first is seen after one step of 1e-2 towards the others.
     assert np.log(paths["s = -2"].weights["semantic"][0]) == pytest.approx(2.0 - 0.01, abs=1e-3)
-    assert np.log(paths["s = +5"].weights["depth"][0]) == pytest.approx(-2.5 + 0.005, abs=1e-3)
+    assert np.log(paths["s = 5"].weights["depth"][0]) == pytest.approx(-2.5 + 0.005, abs=1e-3)
     assert set(paths["from the data"].met.values()) == {1}
 
 
