@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from torch import Tensor
 
-__all__ = ["IGNORE", "TASKS", "SceneBatch"]
+__all__ = ["IGNORE", "TASKS", "SceneBatch", "pick"]
 
 IGNORE = 255
 """Class of a pixel without a label."""
@@ -36,3 +36,9 @@ class SceneBatch(TypedDict):
     inverse_depth: Tensor
     instance_mask: Tensor
     depth_mask: Tensor
+
+
+def pick(scenes: SceneBatch, index: int | slice | list[int] | Tensor) -> SceneBatch:
+    """Those of the scenes; a single one has no dimension for the batch."""
+    # A TypedDict's keys are literals to type checkers, and its values are objects.
+    return cast(SceneBatch, {key: cast(Tensor, values)[index] for key, values in scenes.items()})

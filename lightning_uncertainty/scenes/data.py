@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_uncertainty.scenes.batch import SceneBatch
+from lightning_uncertainty.scenes.batch import SceneBatch, pick
 from lightning_uncertainty.scenes.generator import SceneGenerator
 from lightning_uncertainty.scenes.label_noise import LabelNoise
 
 __all__ = ["Scenes", "ScenesDataModule"]
 
-_TEST_SEED = 2**31  # beyond those of training sets
+_EXACT_SEEDS = {"test": 2**31, "val": 2**31 + 1}  # beyond those of training sets
 
 
 class Scenes(Dataset[SceneBatch]):
@@ -28,24 +26,21 @@ class Scenes(Dataset[SceneBatch]):
         return len(self.scenes["image"])
 
     def __getitem__(self, index: int) -> SceneBatch:
-        return self._pick(index)
+        return pick(self.scenes, index)
 
-    def __getitems__(self, indices: Iterable[int]) -> SceneBatch:
+    def __getitems__(self, indices: list[int]) -> SceneBatch:
         """What a DataLoader asks for instead of one by one."""
-        return self._pick(list(indices))
-
-    def _pick(self, index: int | list[int]) -> SceneBatch:
-        scenes = cast(dict[str, Tensor], self.scenes)
-        return cast(SceneBatch, {key: values[index] for key, values in scenes.items()})
+        return pick(self.scenes, indices)
 
 
 class ScenesDataModule(L.LightningDataModule):
-    """Training scenes with noise on their labels, test scenes without: what is measured is the truth.
+    """Training scenes with noise on their labels, validation and test scenes without: what is measured is the truth.
 
-    The training scenes and their labels are drawn once; the test scenes are the same for every seed.
+    The training scenes and their labels are drawn once; those to measure on are the same for every seed.
 
     Args:
         train: number of training scenes.
+        validation: number of validation scenes, with exact labels.
         test: number of test scenes.
         seed: of the training scenes.
         batch_size: in scenes.
@@ -58,6 +53,7 @@ class ScenesDataModule(L.LightningDataModule):
         self,
         *,
         train: int = 512,
+        validation: int = 64,
         test: int = 256,
         seed: int = 0,
         batch_size: int = 8,
@@ -66,19 +62,27 @@ class ScenesDataModule(L.LightningDataModule):
         width: int = 128,
     ) -> None:
         super().__init__()
-        self.counts, self.seed, self.batch_size = {"train": train, "test": test}, seed, batch_size
+        self.counts, self.seed, self.batch_size = {"train": train, "val": validation, "test": test}, seed, batch_size
         self.noise = LabelNoise() if noise is None else noise
-        self.size: dict[str, Any] = {"height": height, "width": width}
+        self.height, self.width = height, width
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and not hasattr(self, "train_scenes"):
-            noisy = SceneGenerator(**self.size, noise=self.noise)
+            noisy = SceneGenerator(self.height, self.width, noise=self.noise)
             self.train_scenes = Scenes(noisy.make(self.counts["train"], seed=self.seed))
+        if stage in ("fit", "validate") and not hasattr(self, "val_scenes"):
+            self.val_scenes = self._exact("val")
         if stage == "test" and not hasattr(self, "test_scenes"):
-            self.test_scenes = Scenes(SceneGenerator(**self.size).make(self.counts["test"], seed=_TEST_SEED))
+            self.test_scenes = self._exact("test")
+
+    def _exact(self, part: str) -> Scenes:
+        return Scenes(SceneGenerator(self.height, self.width).make(self.counts[part], seed=_EXACT_SEEDS[part]))
 
     def train_dataloader(self) -> DataLoader[SceneBatch]:
         return DataLoader(self.train_scenes, self.batch_size, shuffle=True, drop_last=True, collate_fn=_as_it_is)
+
+    def val_dataloader(self) -> DataLoader[SceneBatch]:
+        return DataLoader(self.val_scenes, 32, collate_fn=_as_it_is)
 
     def test_dataloader(self) -> DataLoader[SceneBatch]:
         return DataLoader(self.test_scenes, 32, collate_fn=_as_it_is)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_uncertainty.scenes.batch import SceneBatch
 from lightning_uncertainty.scenes.street import KINDS
 
-__all__ = ["LabelNoise"]
+__all__ = ["EXACT", "LabelNoise"]
 
 
 @dataclass(frozen=True)
@@ -63,3 +63,7 @@ class LabelNoise:
         shift = torch.randint(1, len(KINDS), slots, generator=generator) * wrong
         moved = (scenes["classes"] - 2 + shift.gather(1, instances.flatten(1)).view_as(instances)) % len(KINDS) + 2
         return torch.where(instances > 0, moved, scenes["classes"])
+
+
+EXACT = LabelNoise(semantic=0.0, instance=0.0, depth=0.0)
+"""No noise at all."""

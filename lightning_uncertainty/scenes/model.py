@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -45,8 +45,8 @@ class SceneModel(UncertaintyMixin, L.LightningModule):
         super().__init__()
         tasks = dict(tasks)
         self.save_hyperparameters()
-        self.tasks: dict[str, str | float] = tasks
-        self.lr = lr
+        self.tasks, self.lr = tasks, lr
+        self.trained = tuple(tasks)
         self.net = SceneNet(num_classes, width=width)
         self.validation_metrics, self.test_metrics = SceneMetrics(num_classes), SceneMetrics(num_classes)
 
@@ -57,7 +57,7 @@ class SceneModel(UncertaintyMixin, L.LightningModule):
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
         losses = scene_losses(self(batch["image"]), batch)
-        return self.weigh({task: losses[task] for task in self.tasks})
+        return self.weigh({task: losses[task] for task in self.trained})
 
     def validation_step(self, batch: SceneBatch, batch_idx: int) -> None:
         self._measure("val", self.validation_metrics, batch)
@@ -67,10 +67,10 @@ class SceneModel(UncertaintyMixin, L.LightningModule):
 
     def _measure(self, stage: str, metrics: SceneMetrics, batch: SceneBatch) -> None:
         metrics.update(self(batch["image"]), batch)
-        for task in self.tasks:
+        for task in self.trained:
             self.log(f"{stage}/{task}", getattr(metrics, task), on_step=False, on_epoch=True)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = torch.optim.AdamW(self.net.parameters(), lr=self.lr, weight_decay=1e-2)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = OneCycleLR(optimizer, self.lr, total_steps=steps, pct_start=0.1)

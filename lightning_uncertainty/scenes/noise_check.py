@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_uncertainty.scenes.batch import SceneBatch
+from lightning_uncertainty.scenes.batch import SceneBatch, pick
 from lightning_uncertainty.scenes.generator import SceneGenerator
 from lightning_uncertainty.scenes.label_noise import LabelNoise
 from lightning_uncertainty.scenes.losses import masked_errors, scene_losses
-from lightning_uncertainty.scenes.street import CLASS_NAMES, KINDS
+from lightning_uncertainty.scenes.street import CLASS_NAMES
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 __all__ = ["LEVELS", "NoiseResult", "check_noise"]
@@ -69,7 +69,8 @@ def check_noise(levels: Sequence[LabelNoise] = LEVELS, *, steps: int = 1200, see
 
     Expected, for Gaussian noise of standard deviation d: sigma = b = E|noise| = sqrt(2 / pi) d with an L1 loss
     (Laplace), sigma = d with a squared one. For the cross entropy sigma^2 = 2 L is a temperature and no share of wrong
-    labels; L is then the entropy of the label given the truth, which the share determines.
+    labels; L is then the entropy of the label given the true class, counted in the scenes used: their few hundred
+    objects are of different sizes, so that the share of wrong pixels is not that of wrong objects.
 
     Args:
         levels: of the noise.
@@ -92,13 +93,13 @@ def _check(level: LabelNoise, steps: int, seed: int) -> list[NoiseResult]:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         picked = torch.randint(_SCENES, (_BATCH,), generator=generator)
-        features, labels = (_pick(scenes, picked) for scenes in (exact, noisy))
+        features, labels = (pick(scenes, picked) for scenes in (exact, noisy))
         weighting(_losses(decoder(features), labels)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         weighting.step()
         schedule.step()
-    return _results(level, exact, weighting.sigmas)
+    return _results(level, _label_entropy(exact["classes"], noisy["classes"]), weighting.sigmas)
 
 
 def _losses(outputs: dict[str, Tensor], labels: SceneBatch) -> dict[str, Tensor]:
@@ -108,11 +109,10 @@ def _losses(outputs: dict[str, Tensor], labels: SceneBatch) -> dict[str, Tensor]
     return {**scene_losses(outputs, labels), **squared}
 
 
-def _results(level: LabelNoise, exact: SceneBatch, sigmas: dict[str, float]) -> list[NoiseResult]:
-    share = float(exact["instance_mask"].float().mean())  # only objects are mislabelled
+def _results(level: LabelNoise, entropy: float, sigmas: dict[str, float]) -> list[NoiseResult]:
     laplace = math.sqrt(2.0 / math.pi)
     expected = {
-        ("semantic", "softmax", level.semantic): math.sqrt(2.0 * share * _entropy(level.semantic)),
+        ("semantic", "softmax", level.semantic): math.sqrt(2.0 * entropy),
         ("instance", "laplace", level.instance): laplace * level.instance,
         ("instance squared", "gaussian", level.instance): level.instance,
         ("depth", "laplace", level.depth): laplace * level.depth,
@@ -121,11 +121,9 @@ def _results(level: LabelNoise, exact: SceneBatch, sigmas: dict[str, float]) -> 
     return [NoiseResult(*key, expected=value, learned=sigmas[key[0]]) for key, value in expected.items()]
 
 
-def _entropy(share: float) -> float:
-    """Of the label of an object that is wrong with that probability, evenly among the other classes, in nats."""
-    chances = [1.0 - share, *[share / (len(KINDS) - 1)] * (len(KINDS) - 1)]
-    return -math.fsum(p * math.log(p) for p in chances if p > 0.0)
-
-
-def _pick(scenes: SceneBatch, index: Tensor) -> SceneBatch:
-    return SceneBatch(**{key: values[index] for key, values in scenes.items()})  # type: ignore[typeddict-item, index]
+def _label_entropy(truth: Tensor, label: Tensor) -> float:
+    """Of a pixel's label given its true class, in nats."""
+    classes = len(CLASS_NAMES)
+    counts = (truth * classes + label).flatten().bincount(minlength=classes**2).view(classes, classes).double()
+    chances = counts / counts.sum(1, keepdim=True).clamp(min=1.0)
+    return float(-torch.special.xlogy(counts, chances).sum() / counts.sum())

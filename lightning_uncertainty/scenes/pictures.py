@@ -74,7 +74,7 @@ def save_predictions(path: Path, scenes: SceneBatch, outputs: Mapping[str, Tenso
     Raises:
         MissingExtraError: without matplotlib.
     """
-    predicted = SceneBatch(**{**scenes, "offsets": outputs["instance"], "inverse_depth": outputs["depth"]})  # type: ignore[typeddict-item]
+    predicted = SceneBatch(**{**scenes, "offsets": outputs["instance"], "inverse_depth": outputs["depth"]})
     columns = {
         "image": [_rgb(image) for image in scenes["image"]],
         "classes": [class_picture(classes) for classes in scenes["classes"]],

@@ -31,7 +31,7 @@ _WEIGHTS = {
 
 def save_starts(path: Path, paths: Sequence[StartPath]) -> Path:
     """Effective weight of each task over the steps, a line per start; a dot where it has met that from the data."""
-    figure = _figure(11.0, 3.6)
+    figure = _figure(12.0, 3.6)
     for axis, task in zip(figure.subplots(1, 3), TASKS, strict=True):
         for start, colour in zip(paths, COLOURS, strict=False):
             axis.plot(start.steps, start.weights[task], color=colour, linewidth=1.5, label=start.title)
@@ -40,7 +40,7 @@ def save_starts(path: Path, paths: Sequence[StartPath]) -> Path:
                 axis.plot([met], [height], "o", color=colour, markersize=6)
         axis.set_yscale("log")
         _tidy(axis, title=_WEIGHTS[task], x="optimizer step")
-    axis.legend(fontsize=8, frameon=False)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.suptitle(
         "Learned weights from several initial values; dots: within 5 % of the run from the data, to the end"
     )
@@ -82,8 +82,8 @@ def save_grid(path: Path, results: Results) -> Path:
     x, y = best_point(results.grid)
     axis.add_patch(Rectangle((xs.index(x) - 0.5, ys.index(y) - 0.5), 1, 1, fill=False, linewidth=2.5))
     factor = results.settings.grid_factor
-    axis.set_xticks(range(len(xs)), [f"{factor**power:g}" for power in xs])
-    axis.set_yticks(range(len(ys)), [f"{factor**power:g}" for power in ys])
+    axis.set_xticks(range(len(xs)), [_power(factor, power) for power in xs])
+    axis.set_yticks(range(len(ys)), [_power(factor, power) for power in ys])
     axis.set_xlabel("weight of instance, that of semantic being 1")
     axis.set_ylabel("weight of inverse depth")
     axis.set_title(f"By hand; learned in one run: {results.gain('learned'):+.1f} %", fontsize=11)
@@ -110,8 +110,13 @@ def save_noise(path: Path, found: Sequence[NoiseResult]) -> Path:
                 axis.plot(noise, [point.learned for point in points], "o", color=colour, label=names[likelihood])
         axis.set_ylabel("learned (dots), expected (line)")
         _tidy(axis, title=task if task != "depth" else "inverse depth", x=label)
-        axis.legend(frameon=False, fontsize=8)
+        if here:
+            axis.legend(frameon=False, fontsize=8)
     return _saved(figure, path)
+
+
+def _power(factor: float, power: int) -> str:
+    return f"{factor**power:g}" if power >= 0 else f"1/{factor**-power:g}"
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -11,8 +11,7 @@ from pathlib import Path
 import lightning
 import torch
 
-from lightning_uncertainty.quiet import quiet_lightning
-from lightning_uncertainty.scenes.batch import TASKS, SceneBatch
+from lightning_uncertainty.scenes.batch import TASKS, pick
 from lightning_uncertainty.scenes.experiment.cells import Cell
 from lightning_uncertainty.scenes.experiment.figures import save_effort, save_grid, save_noise, save_starts
 from lightning_uncertainty.scenes.experiment.grid import best_point
@@ -58,9 +57,9 @@ def _introduction(results: Results, command: str) -> str:
     minutes = sum(o.seconds for row in results.outcomes.values() for o in row.values()) / 60.0
     return f"""# One network for semantics, instances and depth
 
-Table 1 of Kendall, Gal, Cipolla (CVPR 2018) on generated street scenes. Written by `{command}`: {results.cells} trainings
-of together {minutes:.0f} minutes, one thread each, on {os.cpu_count()} CPU cores ({platform.machine()}), torch
-{torch.__version__.split("+")[0]}, lightning {lightning.__version__}, Python {platform.python_version()}.
+Table 1 of Kendall, Gal, Cipolla (CVPR 2018) on generated street scenes. Written by `{command}`:
+{results.cells} trainings of together {minutes:.0f} minutes, one thread each, on {os.cpu_count()} CPU cores
+({platform.machine()}), {_versions()}.
 
 Every row has the same network, data, schedule and seeds: {s.train} training scenes of {s.height}x{s.image_width} pixels
 per seed, {s.steps} steps of {s.batch_size} scenes, AdamW with a one-cycle schedule up to {s.lr:g}. The training labels
@@ -73,10 +72,15 @@ ones.
 
 ## The table
 
-Mean ± standard deviation over {s.seeds} seed(s). The gain is the mean over the tasks of the change against the single-task
-net of the same seed. Weights are the factors before the losses as parts of 1, learned ones at the end of the training.
-Runs: trainings that one seed of the row costs.
+Mean ± standard deviation over {s.seeds} seed(s). The gain is the mean over the tasks of the change against the
+single-task net of the same seed. Weights are the factors before the losses as parts of 1, learned ones at the end of
+the training. Runs: trainings that one seed of the row costs.
 """
+
+
+def _versions() -> str:
+    torch_version = torch.__version__.split("+")[0]
+    return f"torch {torch_version}, lightning {lightning.__version__}, Python {platform.python_version()}"
 
 
 def _reading(results: Results) -> str:
@@ -84,10 +88,10 @@ def _reading(results: Results) -> str:
     weights = " : ".join(f"{weight:g}" for weight in (1.0, factor ** best[0], factor ** best[1]))
     equal, learned, hand = results.grid[0, 0], results.gain("learned"), results.grid[best]
     return f"""
-Learned weights are {learned - equal:+.1f} points against equal weights, and {learned - hand:+.1f} points against the best
-of {len(results.grid)} weightings by hand ({weights}), which cost {len(results.grid)} runs instead of one. That best
-one was picked on the test scenes, which flatters it, and has neighbours on all sides: the grid of factors of {factor:g}
-around equal weights was widened until it had.
+Learned weights are {learned - equal:+.1f} points against equal weights, and {learned - hand:+.1f} points against the
+best of {len(results.grid)} weightings by hand ({weights} for semantic : instance : depth), which cost
+{len(results.grid)} runs instead of one. That best one was picked on the test scenes, which flatters it, and has
+neighbours on all sides: the grid of factors of {factor:g} around equal weights was widened until it had.
 
 ![the search by hand](grid.png)
 
@@ -106,8 +110,8 @@ def _starts(paths: Sequence[StartPath]) -> str:
         cells = [f"{_step(path.settled[task])} / {_step(path.met[task])}" for task in TASKS]
         lines.append(f"| {path.title} | {' | '.join(cells)} |")
     return (
-        "## From several initial values\n\nThe step from which each weight stays within 5 % of its own end (which moves as "
-        "long as the network gets better), and of\nthe run that starts from the data. Seed 0, "
+        "## From several initial values\n\nThe step from which each weight stays within 5 % of its own end (which "
+        "moves as long as the network gets better), and of\nthe run that starts from the data. Seed 0, "
         f"{paths[0].steps[-1]:.0f} steps.\n\n" + "\n".join(lines) + "\n\n![weights over the steps](starts.png)\n"
     )
 
@@ -121,17 +125,16 @@ def _noise(found: Sequence[NoiseResult]) -> str:
         "| task | likelihood | noise | expected sigma | learned sigma | ratio |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    lines += [
-        f"| {r.task} | {r.likelihood} | {r.noise:g} | {r.expected:.4g} | {r.learned:.4g} | {r.learned / r.expected:.3f} |"
-        for r in found
-    ]
+    for r in found:
+        numbers = f"{r.noise:g} | {r.expected:.4g} | {r.learned:.4g} | {r.learned / r.expected:.3f}"
+        lines.append(f"| {r.task} | {r.likelihood} | {numbers} |")
     return (
         """## Sigma against known noise
 
 One linear layer per task on features that determine the exact labels, so that nothing but the noise is left over.
 Gaussian noise of standard deviation d: an L1 loss (Laplace) learns b = E|noise| = 0.798 d, a squared one (Gaussian)
-sigma = d. For the cross entropy sigma² = 2 L is a temperature; L is the entropy of the label given the truth, that of
-the mislabelled objects times the share of object pixels.
+sigma = d. For the cross entropy sigma² = 2 L is a temperature; L is the entropy of a pixel's label given its true
+class.
 
 """
         + "\n".join(lines)
@@ -149,9 +152,8 @@ def _write_grid(results: Results, path: Path) -> None:
 
 def _draw_predictions(results: Results, path: Path) -> None:
     """Of the network with learned weights, trained once more: networks are not kept."""
-    with quiet_lightning():
-        model, data, _ = train_model(Cell("learned", 0, dict(LIKELIHOODS)), results.settings)
+    model, data, _ = train_model(Cell("learned", 0, dict(LIKELIHOODS)), results.settings)
     data.setup("test")
-    scenes = SceneBatch(**{key: values[:_SHOWN] for key, values in data.test_scenes.scenes.items()})  # type: ignore[typeddict-item, index]
+    scenes = pick(data.test_scenes.scenes, slice(_SHOWN))
     with torch.no_grad():
         save_predictions(path, scenes, model.eval()(scenes["image"]))

@@ -41,23 +41,25 @@ def run_experiment(store: Store, *, workers: int, report: Report = lambda *_: No
     results = Results(settings)
     with _workers(workers) as executor:
         cells = [cell for seed in range(settings.seeds) for cell in first_cells(seed)]
-        # The comparison that matters most comes first, the longest runs before the short ones at the end.
+        # The comparison that matters most comes first.
         cells += [grid_cell((0, 0), seed, settings.grid_factor) for seed in range(settings.seeds)]
         _run(cells, store, results, executor, report)
         cells = [retrained_cell(seed, results.outcome("learned", seed).weights) for seed in range(settings.seeds)]
-        cells += list(start_cells(settings.start_steps))
         fresh: Sequence[GridPoint] = FIRST_GRID
         while fresh:
             cells += [grid_cell(point, seed, settings.grid_factor) for point in fresh for seed in range(settings.seeds)]
             _run(cells, store, results, executor, report)
             results.grid.update({point: results.gain(grid_cell(point, 0, settings.grid_factor).row) for point in fresh})
             cells, fresh = [], missing_neighbours(results.grid)
+        _run(start_cells(settings.start_steps), store, results, executor, report)
     return results
 
 
 def _run(cells: Iterable[Cell], store: Store, results: Results, executor: Executor | None, report: Report) -> None:
     waiting = []
     for cell in cells:
+        if cell.seed in results.outcomes.get(cell.row, {}):
+            continue  # equal weights are a point of the grid
         results.cells += 1
         if (known := store.read(cell)) is None:
             waiting.append(cell)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,14 +30,14 @@ class StartPath:
 
     title: str
     steps: Sequence[float]
-    weights: dict[str, Sequence[float]]
-    settled: dict[str, float | None]
-    met: dict[str, float | None]
+    weights: Mapping[str, Sequence[float]]
+    settled: Mapping[str, float | None]
+    met: Mapping[str, float | None]
 
 
 def start_paths(results: Results) -> list[StartPath]:
     """All starts; the one from the data first."""
-    rows = [row for row in results.outcomes if row.startswith("start_")]
+    rows = sorted((row for row in results.outcomes if row.startswith("start_")), key=_start)
     reference = results.outcome("start_data", 0).path
     paths = []
     for row in rows:
@@ -46,9 +47,16 @@ def start_paths(results: Results) -> list[StartPath]:
         met = {t: first_step_within(path["step"], w, reference[t]) for t, w in weights.items()}
         start = row.removeprefix("start_")
         paths.append(
-            StartPath("from the data" if start == "data" else f"s = {start}", path["step"], weights, settled, met)
+            StartPath(
+                "from the data" if start == "data" else f"s = {float(start):g}", path["step"], weights, settled, met
+            )
         )
-    return sorted(paths, key=lambda path: path.title)
+    return paths
+
+
+def _start(row: str) -> float:
+    start = row.removeprefix("start_")
+    return -math.inf if start == "data" else float(start)
 
 
 def first_step_within(

@@ -86,7 +86,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    weights = " / ".join(f"{row.weights[task]:.2f}" if task in row.weights else "–" for task in TASKS)
+    weights = " / ".join(f"{row.weights[task]:.2f}" if task in row.weights else "-" for task in TASKS)
     metrics = [_spread(row.metrics.get(task, ()), METRICS[task].decimals) for task in TASKS]
     single = row.name.startswith("single-")
     return [row.title, weights, *metrics, "0" if single else _spread(row.gains, 1, sign="+"), str(row.runs)]
@@ -94,7 +94,7 @@ def _cells(row: Row) -> list[str]:
 
 def _spread(values: Sequence[float], decimals: int, sign: str = "") -> str:
     if not values:
-        return "–"
+        return "-"
     mean = f"{fmean(values):{sign}.{decimals}f}"
     return mean if len(values) == 1 else f"{mean} ± {stdev(values):.{decimals}f}"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +62,9 @@ def train(cell: Cell, settings: Settings) -> Outcome:
     """Train and test one cell."""
     begin = time.perf_counter()
     model, data, path = train_model(cell, settings)
-    with quiet_lightning():
+    with _quiet():
         (tested,) = _trainer().test(model, data, verbose=False)
-    metrics = {task: METRICS[task].factor * tested[f"test/{task}"] for task in cell.weights}
+    metrics = {task: METRICS[task].factor * tested[f"test/{task}"] for task in model.trained}
     snapshot = model.uncertainty.snapshot()
     weights = {task: values.coefficient for task, values in snapshot.tasks.items()}
     return Outcome(metrics, weights, path, time.perf_counter() - begin)
@@ -87,9 +89,17 @@ def train_model(cell: Cell, settings: Settings) -> tuple[SceneModel, ScenesDataM
         init="auto" if cell.init is None else cell.init, freeze_after=0 if cell.frozen else None, summary=False
     )
     recorder = _PathRecorder(max(steps // _POINTS, 1))
-    with quiet_lightning():
+    with _quiet():
         _trainer(max_steps=steps, callbacks=[weights, recorder]).fit(model, data)
     return model, data, recorder.path
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with quiet_lightning():
+        warnings.filterwarnings("ignore", ".*does not have many workers")  # the scenes are in memory
+        warnings.filterwarnings("ignore", ".*smaller than the logging interval")
+        yield
 
 
 def _trainer(**options: Any) -> L.Trainer:
@@ -99,5 +109,6 @@ def _trainer(**options: Any) -> L.Trainer:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        limit_val_batches=0,  # nothing is chosen while it trains
         **options,
     )
