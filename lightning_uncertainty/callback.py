@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_uncertainty.lightning_bases import CallbackBase
+from lightning_uncertainty.logger_kinds import metrics_for
 from lightning_uncertainty.mixin import (
     UncertaintyMixin,
     attach_weighting,
@@ -49,7 +50,8 @@ class UncertaintyCallback(CallbackBase):
     ``/sigma/<task>``         ``sigma``, in the unit of the target for a regression; not for fixed tasks
     ``/loss/<task>``          raw loss of the last step with that task, mean over ranks and micro-batches
     ``/share/<task>``         the task's part of the weighted sum of losses, 0 to 1
-    ``/loss``                 unweighted sum of the raw losses: monitor this one, the total may be negative
+    ``/loss``                 unweighted sum of the raw losses: monitor this one, the total may be negative (in MLflow,
+                              which has no file beside a folder of one name, ``/loss_sum``)
     ========================  ==================================================================================
 
     Args:
@@ -285,12 +287,10 @@ class UncertaintyCallback(CallbackBase):
         self._step_if_due(trainer)
         if self._should_log(trainer, pl_module, stepped=trainer.global_step != self._batch_began_at):
             self._log(trainer, self._logged_step(trainer, pl_module))
-        elif self._should_record(trainer):
+        elif trainer.is_last_batch:
             self._report.record(self._publish_current(trainer))
-
-    def _should_record(self, trainer: Trainer) -> bool:
-        """Between logging steps: at the very first one, where the run starts, and at the last of an epoch."""
-        return trainer.is_last_batch or (self.weighting.steps > 0 and not len(self.history))
+        elif self.weighting.steps > 0 and not self._report.begun:
+            self._report.record_later(self.weighting.snapshot_later())
 
     def _step_if_due(self, trainer: Trainer) -> None:
         """Learn if the network has learned.
@@ -351,7 +351,7 @@ class UncertaintyCallback(CallbackBase):
         self._report.record(snapshot)
         metrics = snapshot.metrics(self.log_prefix)
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=step)
+            logger.log_metrics(metrics_for(logger, metrics, self.log_prefix), step=step)
         self._publish(trainer, snapshot)
 
     def _publish_current(self, trainer: Trainer) -> Snapshot:
@@ -393,8 +393,8 @@ class UncertaintyCallback(CallbackBase):
 
     def _record_if_due(self, trainer: Trainer) -> None:
         stepped = trainer.global_step != self._batch_began_at
-        due = self._should_log(trainer, trainer.lightning_module, stepped) or self._should_record(trainer)
-        if stepped and due and self.weighting.steps > self.history.newest:
+        due = self._should_log(trainer, trainer.lightning_module, stepped) or trainer.is_last_batch
+        if stepped and (due or not self._report.begun) and self.weighting.steps > self.history.newest:
             self._report.record(self.weighting.snapshot())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -40,8 +40,8 @@ class GradientView(CallbackBase):
 
     Cost: on such a step one backward pass per task and micro-batch, from the loss to the shared part, in addition to
     the one that trains; ``K`` vectors of the size of the shared part in memory; with several processes, as many more
-    numbers to reduce; and nothing on the other steps. With 3 tasks and ``every_n_steps=100``, the view makes training
-    about 2 % slower.
+    numbers to reduce; and nothing on the other steps. Measured on a CPU with 5 tasks on a trunk of two layers of 512: a
+    step that is looked at takes 3 to 3.5 times as long; with ``every_n_steps=100``, training takes 2 to 3 % longer.
 
     What is trained is the same, bit for bit. Hooks that the user has put on modules and tensors for the backward pass
     run once more for each task.

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_uncertainty.logger_images import image_giver
+from lightning_uncertainty.logger_kinds import image_giver
 from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.reporting.figures import save_overview
 from lightning_uncertainty.reporting.history import History
@@ -38,26 +38,44 @@ class RunReport:
 
     def __init__(self, prefix: str, *, summary: bool, report: bool) -> None:
         self.prefix, self.summary, self.report = prefix, summary, report
-        self.history = History()
+        self._history = History()
+        self._first: Callable[[], Snapshot] | None = None  # the first point, while it is still on the device
         self._notices = Notices()
+
+    @property
+    def history(self) -> History:
+        """All points so far."""
+        if self._first is not None:
+            self._history.add(self._first())
+            self._first = None
+        return self._history
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a point yet."""
+        return self._first is not None or len(self._history) > 0
 
     def begin(self) -> None:
         """Other weights: another history."""
-        self.history = History()
+        self._history, self._first = History(), None
 
     def load(self, state: Any) -> None:
         """Take over the history of a checkpoint; one without any, or with a damaged one, starts it anew."""
-        self.history = History()
+        self.begin()
         if state is None:
             return
         try:
-            self.history = History.from_state_dict(state)
+            self._history = History.from_state_dict(state)
         except ValueError as error:
             self._notices.warn("history", f"{error} The history of this run starts at the checkpoint.")
 
     def record(self, snapshot: Snapshot) -> None:
         """Add a point."""
         self.history.add(snapshot)
+
+    def record_later(self, snapshot: Callable[[], Snapshot]) -> None:
+        """The first point, where the run starts; whoever looks next fetches it from the device."""
+        self._first = snapshot
 
     def end(self, snapshot: Snapshot) -> None:
         """The last point."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -335,9 +336,13 @@ class UncertaintyWeighting(NamedValues):
         """A copy of ``s``, fp32, of shape (K,), in the order of :attr:`task_names`."""
         return self._log_vars.value.clone()
 
-    @torch.no_grad()
     def snapshot(self) -> Snapshot:
         """All there is to know of the weights now: one transfer to the host. Says what needs to be said, once."""
+        return self.snapshot_later()()
+
+    @torch.no_grad()
+    def snapshot_later(self) -> Callable[[], Snapshot]:
+        """Gives the snapshot of now when it is called: the transfer to the host waits until then."""
         s = self._log_vars
         columns = (
             s.value,
@@ -353,9 +358,12 @@ class UncertaintyWeighting(NamedValues):
             self._offset,
             self._counts[1],
         )
-        rows = torch.stack([column.to(torch.float32) for column in columns], dim=1).tolist()
+        table = torch.stack([column.to(torch.float32) for column in columns], dim=1)
+        return partial(self._read, self.steps, table)
+
+    def _read(self, steps: int, table: Tensor) -> Snapshot:
         tasks = {}
-        for (name, task), row in zip(self.tasks.items(), rows, strict=True):
+        for (name, task), row in zip(self.tasks.items(), table.tolist(), strict=True):
             log_var, precision, weight, raw_loss, lowest, nonfinite, at_lower, at_upper, started, cut, *rest = row
             learned = task.likelihood.learned
             tasks[name] = TaskSnapshot(
@@ -374,7 +382,7 @@ class UncertaintyWeighting(NamedValues):
             )
             for subject, sentence in remarks(name, tasks[name], lowest, weight_cut=bool(cut)):
                 self._notices.warn(subject, sentence)
-        return Snapshot(self.steps, tasks)
+        return Snapshot(steps, tasks)
 
     @torch.inference_mode(False)
     def _assign(self, log_vars: Mapping[str, float]) -> None:

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
 KEY = "outputs_of"
-TIMEOUT = 120  # seconds per cell
+TIMEOUT = 240  # seconds per cell; a busy machine is several times slower than a free one
 
 
 def fingerprint(notebook: nbformat.NotebookNode) -> str:

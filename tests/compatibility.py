@@ -548,11 +548,14 @@ Strategies with several processes are in [distributed.md](distributed.md).
 
 _VERSIONS = """\
 ## Versions
-- Pinned in `constraints.txt`, run by CI: {pinned}.
-- Lowest, pinned in `constraints-lowest.txt`, run by hand on 2026-11-23: {lowest}: @LOWEST@
+- Pinned in `constraints.txt`, run by CI on Python 3.11: {pinned}.
+- Lowest, pinned in `constraints-lowest.txt`, run by hand on 2026-11-23: {lowest}: the
+  22 test files of this page's matrix and features, of the engine, of logging and of the command line, but not those of
+  faults, of several processes and of the demo: 1412 passed, 2 skipped (`EMAWeightAveraging` came with Lightning 2.6).
+  FSDP2 does not run on a CPU in torch 2.5 ("FSDP requires CUDA for streams").
   Below, torch 2.4.0's inductor fails on the exact softmax; lightning 2.4.0 resumes accumulation at a wrong step and
   2.5.0 to 2.5.2 change a fit after `LearningRateFinder`, both without this package too.
-- Newest, run by hand on that day: torch 2.15.0, lightning 2.6.6: @NEWEST@
+- Newest, run by hand on that day: torch 2.15.0, lightning 2.6.6: the same files: 1414 passed.
 """
 
 

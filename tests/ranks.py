@@ -454,6 +454,9 @@ def averaged(folder):
     return {"s": module.uncertainty.log_var, "steps": module.uncertainty.steps}
 
 
+POISONS = ["infinite input", "NaN loss", "NaN gradient"]
+
+
 class Unweighed(Tasks):
     """The same without the package."""
 
@@ -461,6 +464,37 @@ class Unweighed(Tasks):
 
     def weigh(self, losses):
         return sum(losses.values())
+
+
+def poison(kind, losses, features):
+    """Losses whose backward is not finite, or one that is NaN itself."""
+    if kind == "NaN loss":
+        return {**losses, "a": (-1.0 - losses["a"]).log()}  # its derivative is finite
+    return {**losses, "a": losses["a"] + (0.0 * features).sum().sqrt()}  # its derivative is 0 * inf, its value is not
+
+
+def poisoned(folder, step):
+    """With every kind of poison on rank 1 alone, with the package and without: what is left of s and the network."""
+    results = {}
+    for kind in POISONS:
+        for weighed in (True, False):
+            module = (Tasks if weighed else Unweighed)("always")
+
+            def losses(batch, here, kind=kind, honest=module.losses, module=module):
+                result, features = honest(batch, here)
+                if kind != "infinite input" and rank() == 1 and module.trainer.global_step == step:
+                    result = poison(kind, result, features)
+                return result, features
+
+            module.losses = losses
+            faults = [Fault("infinite", 1, step)] if kind == "infinite input" else []
+            fit(folder, module, *faults, max_epochs=1)
+            results[kind, weighed] = {
+                "raw": module.raw,
+                "engine": module.uncertainty.state_dict() if weighed else None,
+                "network": {name: parameter.detach().clone() for name, parameter in module.named_parameters()},
+            }
+    return results
 
 
 def uneven(folder, weighed):

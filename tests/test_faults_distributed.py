@@ -10,6 +10,8 @@ import torch
 
 from tests import ranks
 from tests.processes import Ranks, run_ranks, run_script
+from tests.test_ddp import learned_by_hand
+from tests.test_sharded import assert_same_engine
 
 
 @pytest.mark.parametrize("who", [0, 1])
@@ -40,11 +42,40 @@ def test_an_infinite_loss_on_one_rank_is_named_if_it_is_to_raise(tmp_path):
     assert "is NaN or infinite in step 5" in job.output(1)
 
 
+@pytest.fixture(scope="module", params=[0, 5], ids="step {}".format)
+def poisoned(request, tmp_path_factory):
+    """Both ranks' records of the runs in which rank 1 was poisoned in that step."""
+    folder = tmp_path_factory.mktemp("poisoned")
+    return run_ranks(ranks.poisoned, folder, request.param, folder=folder)
+
+
+@pytest.mark.parametrize("kind", ranks.POISONS)
+def test_what_is_not_finite_on_one_rank_leaves_s_finite_and_the_same_on_both(poisoned, kind):
+    """Learned from all losses that were finite, and from nothing else: against the second computation by hand."""
+    one, other = (record[kind, True] for record in poisoned)
+    assert_same_engine(one["engine"], other["engine"])
+    raw = [record["raw"] for record in (one, other)]
+    by_hand = [learned_by_hand(raw, task, steps=ranks.COUNT) for task in ranks.TASKS]
+    assert one["engine"]["log_var"].tolist() == pytest.approx(by_hand, abs=2e-5)
+
+
+@pytest.mark.parametrize("kind", ranks.POISONS)
+def test_what_is_not_finite_on_one_rank_spoils_those_parameters_that_it_spoils_without_the_package(poisoned, kind):
+    one, other = (record[kind, True]["network"] for record in poisoned)
+    for record in poisoned:
+        spoiled, as_without = (
+            {name for name, value in record[kind, weighed]["network"].items() if not value.isfinite().all()}
+            for weighed in (True, False)
+        )
+        assert spoiled == as_without
+        assert ("trunk.weight" in spoiled) == (kind != "NaN loss")
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=0, atol=0, equal_nan=True)
+
+
 def assert_same_end(one, other):
     assert one["step"] == other["step"]
-    for key, value in one["engine"].items():
-        same = other["engine"][key]
-        assert torch.equal(value.nan_to_num(), same.nan_to_num()) if isinstance(value, torch.Tensor) else value == same
+    assert_same_engine(one["engine"], other["engine"])
     for ours, theirs in zip(one["network"], other["network"], strict=True):
         assert torch.equal(ours, theirs)
 

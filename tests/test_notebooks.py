@@ -49,7 +49,7 @@ def test_there_are_notebooks_in_an_order():
 
 
 @notebooks
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("_kernel_finds_the_package")
 def test_it_runs_and_what_it_asserts_holds_and_each_cell_shows_what_is_committed(path, tmp_path):
     fresh = execute.executed(path, tmp_path)  # raises where a cell does

@@ -60,4 +60,42 @@ def demo(
     print_result(run_demo(options, console=console), console=console)
 
 
+@app.command()
+def scenes(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed and short trainings: whether all works, not who is best.")
+    ] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many.  [default: 3, quick: 1]")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of the optimizer in each training.  [default: 600, quick: 150]")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: one per core]")] = None,
+    output: Annotated[
+        Path, typer.Option(help="The folder. Trainings that are finished there are not run again.")
+    ] = Path("scenes_output"),
+) -> None:
+    """The article's Table 1 on generated street scenes: learned weights against single tasks and a search by hand."""
+    require("scenes", "matplotlib", "rich")
+    import os
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from lightning_uncertainty.scenes.experiment.command import run_command
+    from lightning_uncertainty.scenes.experiment.settings import FULL, QUICK
+
+    settings = QUICK if quick else FULL
+    settings = replace(settings, seeds=seeds or settings.seeds)
+    if steps is not None:
+        settings = replace(settings, steps=steps, start_steps=2 * steps)
+    command = "lightning-uncertainty scenes" + (" --quick" if quick else "")
+    command += f" --seeds {seeds}" * (seeds is not None) + f" --steps {steps}" * (steps is not None)
+    console = Console()
+    try:
+        page = run_command(settings, output, workers=workers or os.cpu_count() or 1, command=command, console=console)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    console.print(f"Table, figures and pictures: {page}", soft_wrap=True)
+
+
 app.command()(compare)

@@ -45,7 +45,7 @@ class Arm:
         tasks = tasks_of(module, trainer)
         if self.name == LEARNED:
             if not ours:
-                callbacks.insert(0, UncertaintyCallback())  # before those that save
+                callbacks.insert(0, UncertaintyCallback(summary=False))  # before those that save
             return
         fixed = self.fixed_weights(tasks)
         prefix = ours[0].log_prefix if ours else "uncertainty"
@@ -56,7 +56,7 @@ class Arm:
             object.__setattr__(module, "_uncertainty", None)
         place = callbacks.index(ours[0]) if ours else 0
         callbacks[:] = [callback for callback in callbacks if callback not in ours]
-        callbacks.insert(place, UncertaintyCallback(None if given else fixed, log_prefix=prefix))
+        callbacks.insert(place, UncertaintyCallback(None if given else fixed, log_prefix=prefix, summary=False))
 
     def fixed_weights(self, tasks: Iterable[Task]) -> dict[str, float]:
         """A fixed weight per task; those that are fixed in the module keep theirs where no other is given.

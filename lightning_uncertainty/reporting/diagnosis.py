@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lightning_uncertainty.reporting.history import History
 
-__all__ = ["Diagnosis", "Finding", "diagnose", "verdicts"]
+__all__ = ["Diagnosis", "Finding", "diagnose", "shares_at_the_end", "verdicts"]
 
 LAST_PART = 0.1  # of the steps: what "at the end" means
 FEWEST_STEPS, FEWEST_POINTS = 200, 10  # below, sigma has no time to arrive, and nobody could tell
@@ -306,13 +306,13 @@ def _moving(history: History) -> _Found:
 
 
 def _dominates(history: History) -> _Found:
-    for name, share in _shares_at_the_end(history).items():
+    for name, share in shares_at_the_end(history).items():
         if share > DOMINANT and len(history.tasks) > 1:
             yield name, {"share": share}
 
 
 def _drowns(history: History) -> _Found:
-    for name, share in _shares_at_the_end(history).items():
+    for name, share in shares_at_the_end(history).items():
         if 0.0 <= share < DROWNED / len(history.tasks):
             yield name, {"share": share}
 
@@ -371,8 +371,8 @@ def _at_the_end(history: History, values: list[float]) -> list[float]:
     return values[max(first - 1, 0) :]
 
 
-def _shares_at_the_end(history: History) -> dict[str, float]:
-    """Mean shares of the tasks that have any; none where a negative loss leaves no sum to have a part of."""
+def shares_at_the_end(history: History) -> dict[str, float]:
+    """Mean share of each task that has any; none where a negative loss leaves no sum to have a part of."""
     if any(True for _ in _negative_loss(history)):
         return {}
     ends = {name: _known(_at_the_end(history, shares)) for name, shares in history.shares().items()}

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_uncertainty.reporting.diagnosis import shares_at_the_end
 from lightning_uncertainty.reporting.extras import require
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.labels import label_right
@@ -113,7 +114,7 @@ def plot_shares(axis: Axes, points: Points, *, labels: Mapping[str, str] | None 
         height = rows[name][-1]
         ends[name] = (steps[-1], floor + 0.5 * height, colours[name])
         floor += height
-    label_right(axis, ends if floor > 0.0 else {}, _share_labels(rows, labels or {}))
+    label_right(axis, ends if floor > 0.0 else {}, _share_labels(history, rows, labels or {}))
     return axis
 
 
@@ -189,7 +190,7 @@ def _plot_tasks(
         _plot_quantiles(axis, history.steps, list(series.values()))
     elif len(series) > FEW:
         for name in series.keys() - named:
-            axis.plot(history.steps, series[name], color=GREY, alpha=0.45, linewidth=0.8)
+            axis.plot(history.steps, series[name], color=GREY, alpha=0.7, linewidth=0.8)
     ends = {}
     for index, name in enumerate(named):
         place = history.tasks.index(name) if len(series) <= FEW else index
@@ -236,7 +237,7 @@ def _colour(place: int) -> str:
 
 def _dress(axis: Axes, steps: Sequence[float]) -> None:
     axis.set_xlabel("optimizer step")
-    axis.grid(alpha=0.25)
+    axis.grid(alpha=0.2)
     axis.spines[["top", "right"]].set_visible(False)
     if len(steps) > 1:
         axis.set_xlim(steps[0], steps[-1] + 0.01 * (steps[-1] - steps[0]))
@@ -278,9 +279,11 @@ def _stacked(history: History) -> dict[str, list[float]]:
     return {**{name: rows[name] for name in ordered[:LARGEST]}, **dict(zip(_halves(history), parts, strict=True))}
 
 
-def _share_labels(rows: Mapping[str, Sequence[float]], given: Mapping[str, str]) -> dict[str, str]:
-    digits = {name: 0 if row[-1] >= 0.1 else 1 for name, row in rows.items()}
-    return {name: f"{given.get(name, name)} {row[-1]:.{digits[name]}%}" for name, row in rows.items()}
+def _share_labels(history: History, rows: Mapping[str, Sequence[float]], given: Mapping[str, str]) -> dict[str, str]:
+    """Names with the mean share at the end, the same that the summary has."""
+    means = shares_at_the_end(history)
+    shares = {name: means.get(name, row[-1]) for name, row in rows.items()}
+    return {name: f"{given.get(name, name)} {share:.{0 if share >= 0.1 else 1}%}" for name, share in shares.items()}
 
 
 def _line(text: str, width: int = 175) -> str:

@@ -117,17 +117,17 @@ def plot_cosines(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
     matrix = [[1.0 if one == other else _mean_cosine(snapshots, one, other) for other in names] for one in names]
     image = axis.imshow(matrix, cmap="RdBu", vmin=-1.0, vmax=1.0)
     if len(names) <= 4 * WRITTEN:
-        axis.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+        slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        turned = slanted if len(names) <= WRITTEN else {"rotation": 90}
+        axis.set_xticks(range(len(names)), names, parse_math=False, **turned)
         axis.set_yticks(range(len(names)), names, parse_math=False)
     else:
         axis.set_xlabel(f"{len(names)} tasks")
     if len(names) <= WRITTEN:
         for row, cosines in enumerate(matrix):
             for column, cosine in enumerate(cosines):
-                colour = "white" if abs(cosine) > 0.6 else "black"
-                axis.text(
-                    column, row, "" if math.isnan(cosine) else f"{cosine:.2f}", ha="center", va="center", color=colour
-                )
+                written = "" if math.isnan(cosine) else f"{round(cosine, 2) + 0.0:.2f}"  # no -0.00
+                axis.text(column, row, written, ha="center", va="center", color="w" if abs(cosine) > 0.6 else "k")
     assert axis.figure is not None
     axis.figure.colorbar(image, ax=axis, shrink=0.8, label="cosine between gradients")
     return axis

@@ -37,7 +37,7 @@ th, td { padding: 0.3rem 0.6rem; text-align: right; white-space: nowrap; border-
 th { position: sticky; top: 0; background: var(--paper); }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2), th:last-child, td:last-child { text-align: left; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); gap: 1rem; }
-figure { margin: 0; min-width: 0; } svg { width: 100%; height: auto; }
+figure { margin: 0; min-width: 0; overflow-x: auto; } svg { width: 100%; height: auto; }
 @media print { .scroll { overflow: visible; max-height: none; } }
 """
 
@@ -123,7 +123,7 @@ def _svg(history: History, name: str) -> str:
 
     ink: Any = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
     with mpl.rc_context({**dict.fromkeys(ink, _INK), "svg.hashsalt": name}):
-        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        figure = Figure(figsize=(5.8, 4.1), layout="constrained")
         PLOTS[name](figure.subplots(), history)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

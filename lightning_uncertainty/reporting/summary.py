@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from itertools import groupby
 from typing import TYPE_CHECKING, TextIO
 
-from lightning_uncertainty.reporting.diagnosis import Diagnosis, Severity, diagnose, verdicts
+from lightning_uncertainty.reporting.diagnosis import Diagnosis, Severity, diagnose, shares_at_the_end, verdicts
 from lightning_uncertainty.reporting.history import History, TaskFacts
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ COLUMNS = ("task", "likelihood", "raw loss", "sigma", "weight", "share", "missin
 NOTE = (
     "Raw loss: first -> last. Sigma of a regression has the unit of its target (laplace: b, the mean absolute error); "
     "of a classification sigma^2 is the temperature of the logits. Weight: sigma^-2 (laplace: 1/b). Share: of the "
-    "weighted loss, at the end. Missing: steps in which the task took no part. NaN: calls with a loss that was not "
-    "finite."
+    "weighted loss, mean over the last 10% of the steps. Missing: steps in which the task took no part. NaN: calls "
+    "with a loss that was not finite."
 )
 MOST_ROWS = 40  # in a terminal
 NAMED = 3  # tasks of which a finding is told in full, before the others are only named
@@ -68,10 +68,10 @@ def summarize(history: History) -> Summary:
         ValueError: if it has no points.
     """
     found = diagnose(history)
-    words, shares = verdicts(history, found), history.shares()
+    words, shares = verdicts(history, found), shares_at_the_end(history)
     severities: dict[str, Severity] = {each.task: each.finding.severity for each in reversed(found) if each.task}
     rows = [
-        Row((name, *_cells(history, name, fact, shares[name][-1]), words[name]), severities.get(name, "fine"))
+        Row((name, *_cells(history, name, fact, shares.get(name, math.nan)), words[name]), severities.get(name, "fine"))
         for name, fact in history.facts.items()
     ]
     title = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'} after {history.steps[-1]:,} steps"

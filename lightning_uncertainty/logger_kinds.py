@@ -1,4 +1,4 @@
-"""How a picture is given to those loggers that take one."""
+"""What some loggers need in their own way: pictures, and the key of the sum of the losses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["image_giver"]
+__all__ = ["image_giver", "metrics_for"]
 
 Giver = Callable[[Any, str, Path, int], None]
 
@@ -21,8 +21,23 @@ def image_giver(logger: Any) -> Giver | None:
     >>> image_giver(TensorBoardLogger()).__name__, image_giver(object())
     ('_give_tensorboard', None)
     """
-    names = [cls.__name__ for cls in type(logger).__mro__]
-    return next((_GIVERS[name] for name in names if name in _GIVERS), None)
+    return next((_GIVERS[name] for name in _names(logger) if name in _GIVERS), None)
+
+
+def metrics_for(logger: Any, metrics: dict[str, float], prefix: str) -> dict[str, float]:
+    """``metrics`` as ``logger`` can store them.
+
+    MLflow keeps a file or a folder per key, so ``<prefix>/loss`` cannot be beside ``<prefix>/loss/<task>``: there the
+    sum is ``<prefix>/loss_sum``.
+    """
+    if "MLFlowLogger" not in _names(logger):
+        return metrics
+    whole = f"{prefix}/loss"
+    return {f"{whole}_sum" if key == whole else key: value for key, value in metrics.items()}
+
+
+def _names(logger: Any) -> list[str]:
+    return [cls.__name__ for cls in type(logger).__mro__]
 
 
 def _give_tensorboard(logger: Any, key: str, path: Path, step: int) -> None:
