@@ -88,7 +88,7 @@ Written by `make bench` ({seconds / 60:.0f} minutes) on {datetime.date.today()}:
 rounds, ratios and differences are taken within a round and then their median. Absolute times of a small shared \
 machine vary by half from day to day; the ratios hold.
 
-{'' if device == 'cuda' else 'Not run on a GPU: `python -m benchmarks --device cuda` is ready for one.'}"""
+{"" if device == "cuda" else "Not run on a GPU: `python -m benchmarks --device cuda` is ready for one."}"""
     profile = (HERE / "what_took_the_time.md").read_text(encoding="utf-8")
     return "\n\n".join([head.rstrip(), *(section.markdown() for section in sections), profile.rstrip()]) + "\n"
 

@@ -114,10 +114,10 @@ def communication_section() -> Section:
     """Table 5."""
     section = Section(
         "5. Communication",
-        "Two gloo processes on this machine, a perceptron of 64 x 256 x K under DistributedDataParallel. Collectives of "
-        "the plugin in one step (those of the network's gradients are DDP's own). Milliseconds per step, median over "
-        f"{ROUNDS} rounds of {INNER} steps that take turns. *Overlapped* is a trial that is not in the package: the "
-        "all-reduce starts at the end of a step, and is waited for after the next forward pass.",
+        "Two gloo processes on this machine, a perceptron of 64 x 256 x K under DistributedDataParallel. Collectives "
+        "of the plugin in one step (those of the network's gradients are DDP's own). Milliseconds per step, median "
+        f"over {ROUNDS} rounds of {INNER} steps that take turns. *Overlapped* is a trial that is not in the package: "
+        "the all-reduce starts at the end of a step, and is waited for after the next forward pass.",
     )
     header = ["K", "collectives", "bytes", "plain", "plugin", "overlapped", "plugin adds", "overlapped adds"]
     table = Table("Two processes", [*header, "all-reduce alone"])
@@ -136,9 +136,9 @@ def communication_section() -> Section:
         "Overlapping gives "
         + ", ".join(f"{number(1e3 * gain)} us" for gain in gains)
         + " at K = 3, 30, 300, on two cores that the four threads of gloo share with the computation. It is **not "
-        "kept**: between the start and the wait there are unfinished sums, so every checkpoint, every validation, every "
-        "read of a weight, `discard()`, `to()`, a deep copy and the end of training would each have to wait on all "
-        "ranks in the same order, or hang. What it could gain at most is the column *all-reduce alone*; whoever logs or "
-        "saves on one rank only would get a deadlock for it. The one collective of 4 K numbers stays where it is."
+        "kept**: between the start and the wait there are unfinished sums, so every checkpoint, every validation, "
+        "every read of a weight, `discard()`, `to()`, a deep copy and the end of training would each have to wait on "
+        "all ranks in the same order, or hang. What it could gain at most is the column *all-reduce alone*; whoever "
+        "logs or saves on one rank only would get a deadlock for it. The one collective of 4 K numbers stays."
     )
     return section

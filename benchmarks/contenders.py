@@ -82,11 +82,11 @@ class TorchJD(nn.Module):
 
 class _Identity(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values):
+    def forward(ctx, values):  # noqa: ARG004
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient):  # noqa: ARG004
         return gradient
 
 

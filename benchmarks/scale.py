@@ -23,10 +23,12 @@ def scale_section(device: str, seconds: float = 24.0) -> Section:
     """Table 8."""
     section = Section(
         "8. Scale",
-        "Losses that are there already, parts of one vector: what is timed is the weighted total with its backward pass "
-        "up to them, then `step()`. Microseconds.",
+        "Losses that are there already, parts of one vector: what is timed is the weighted total with its backward "
+        "pass up to them, then `step()`. Microseconds.",
     )
-    tasks = Table("Against the number of tasks", ["K", "weigh and backward", "per task", "`sum` and backward", "step()"])
+    tasks = Table(
+        "Against the number of tasks", ["K", "weigh and backward", "per task", "`sum` and backward", "step()"]
+    )
     found: dict[str, list[float]] = {"weigh": [], "step": []}
     for count in SIZES:
         times = take_turns(_contenders(count, device), budget=seconds / len(SIZES), device=device, inner=3)
@@ -37,8 +39,8 @@ def scale_section(device: str, seconds: float = 24.0) -> Section:
     section.tables = [tasks]
     slopes = {name: _slope(values) for name, values in found.items()}
     section.verdicts.append(
-        f"Growth: weighing as K^{slopes['weigh']:.2f} between 100 and 10,000 tasks (a walk over K Python objects: linear, "
-        f"as `sum` is, at a lower price), step() as K^{slopes['step']:.2f} (the same operations whatever K is)."
+        f"Growth: weighing as K^{slopes['weigh']:.2f} between 100 and 10,000 tasks (a walk over K Python objects: "
+        f"linear, as `sum` is, at a lower price), step() as K^{slopes['step']:.2f} (the same operations whatever K is)."
     )
     if device == "cpu":
         section.tables.append(_world_table())
@@ -104,11 +106,11 @@ def _paper() -> Table:
 
 PAPER = (
     "On paper, 1,000 GPUs in nodes of 8 and 100 tasks: 4 x 100 fp32 numbers are 1,600 bytes. A tree over 125 nodes is "
-    "7 deep, so 14 hops up and down. With 5 us a hop (InfiniBand, 2 to 5 us published [1]), 25 GB/s per rail, and 20 us "
-    "inside the node (10 us is the published floor of a small NVLink all-reduce [1]; 6 us for two H100 and more for "
+    "7 deep, so 14 hops up and down. With 5 us a hop (InfiniBand, 2 to 5 us published [1]), 25 GB/s per rail, and 20 "
+    "us inside the node (10 us is the published floor of a small NVLink all-reduce [1]; 6 us for two H100 and more for "
     "eight [2]) that is 14 x 5 + 14 x 1,600 B / 25 GB/s + 20 = 70 + 0.9 + 20, about "
     f"{number(14 * 5 + 1e6 * 14 * 1600 / 25e9 + 20)} us. It is latency: ten times the tasks cost 8 us more. Beside it, "
-    "the gradients of 100 million fp32 parameters are 400 MB, at 25 GB/s 32 ms: 0.3 %. NCCL runs it on the stream of the "
-    "device, so the host does not wait. Not measured here. "
+    "the gradients of 100 million fp32 parameters are 400 MB, at 25 GB/s 32 ms: 0.3 %. NCCL runs it on the stream of "
+    "the device, so the host does not wait. Not measured here. "
     "[1] factryze.ai/scale-atlas/collectives/tree-reduce-latency; [2] github.com/NVIDIA/nccl/issues/1259."
 )

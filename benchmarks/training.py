@@ -7,6 +7,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -155,9 +156,10 @@ def training_section(device: str, seconds: float = 190.0) -> Section:
     section = Section(
         "3. In the Trainer",
         "Milliseconds per step between two calls of `training_step`, logging steps included (mean of a fit, median "
-        "over at least three fits that take turns). *Plain*: `return sum(losses)`. *Plugin*: `self.weigh(losses)`; with "
-        "`log_every_n_steps=1` it logs in every step. *By hand*: an `nn.Parameter` in the optimizer, and "
-        "`self.log_dict` of all weights and losses in every step, as people write it today. Added: less plain, within each round.",
+        "over at least three fits that take turns). *Plain*: `return sum(losses)`. *Plugin*: `self.weigh(losses)`; "
+        "with `log_every_n_steps=1` it logs in every step. *By hand*: an `nn.Parameter` in the optimizer, and "
+        "`self.log_dict` of all weights and losses in every step, as people write it today. "
+        "Added: less plain, within each round.",
     )
     header = ["model, K, logger, every", "plain", "plugin", "by hand", "plugin adds", "by hand adds"]
     table = Table("Milliseconds per step", header)
@@ -166,7 +168,7 @@ def training_section(device: str, seconds: float = 190.0) -> Section:
     for count, logger, every in cells:
         steps = {3: 300, 30: 150, 300: 60}[count]
         steps = max(steps, 120 if every == 50 else 0)
-        modules = {name: (lambda cls=cls: cls(count)) for name, cls in WAYS.items()}
+        modules = {name: partial(cls, count) for name, cls in WAYS.items()}
         found = turns(modules, Batches(50, count), steps, logger, every, seconds / 20, device)
         added[count, logger, every] = _row(table, f"tiny, {count}, {logger}, {every}", found)
     for logger, every in (("none", 50), ("CSV", 50), ("CSV", 1)):
@@ -244,8 +246,7 @@ def _flights(logger: str, every: int, seconds: float, device: str) -> dict[str, 
         return module
 
     modules = {
-        name: (lambda cls=cls: make(cls))
-        for name, cls in {"plain": PlainNet, "plugin": Net, "by hand": ByHandNet}.items()
+        name: partial(make, cls) for name, cls in {"plain": PlainNet, "plugin": Net, "by hand": ByHandNet}.items()
     }
     return turns(modules, data, 120, logger, every, seconds, device)
 
