@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 LOWEST := .venv-lowest
 
-.PHONY: demo test test-lowest notebooks lint format clean
+.PHONY: demo test test-lowest notebooks bench lint format clean
 
 demo: $(READY)  ## three runs on real data: plain sum, standardised by hand, learned weights
 	$(BIN)/lightning-uncertainty demo
@@ -20,6 +20,9 @@ test-lowest: $(LOWEST)/.ready  ## all tests with the lowest versions that pyproj
 notebooks: $(READY)  ## run the notebooks and write their outputs into them (two minutes)
 	$(BIN)/ruff format notebooks
 	$(BIN)/python notebooks/execute.py
+
+bench: $(READY)  ## what the plugin costs: prints the tables and writes benchmarks/RESULTS.md (10 minutes)
+	$(BIN)/python -m benchmarks
 
 lint: $(READY)  ## style, types, import contracts
 	$(BIN)/ruff check .
