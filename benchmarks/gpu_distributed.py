@@ -7,6 +7,7 @@ gloo, the sharded strategies run with one. Without a GPU it says so and ends wit
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -49,13 +50,14 @@ class Net(UncertaintyMixin, L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.05)
 
 
-def strategy(case: str) -> tuple[L.pytorch.strategies.Strategy, int]:
-    """The strategy of a case and how many processes it takes."""
+def strategy(case: str, device: torch.device) -> tuple[L.pytorch.strategies.Strategy, int]:
+    """The strategy of a case and how many processes it takes; all of them use ``device``."""
     from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
-    gpu = torch.device("cuda", 0)
     if case == "ddp, 2 processes on one GPU, gloo":
-        both = DDPStrategy(parallel_devices=[gpu, gpu], process_group_backend="gloo", timeout=timedelta(seconds=60))
+        both = DDPStrategy(
+            parallel_devices=[device, device], process_group_backend="gloo", timeout=timedelta(seconds=60)
+        )
         return both, 2
     if case == "fsdp1":
         return FSDPStrategy(), 1
@@ -67,16 +69,17 @@ def strategy(case: str) -> tuple[L.pytorch.strategies.Strategy, int]:
 CASES = ["ddp, 2 processes on one GPU, gloo", "fsdp1", "fsdp2", "deepspeed 2", "deepspeed 3"]
 
 
-def train(case: str, folder: str) -> None:
+def train(case: str, folder: str, accelerator: str) -> None:
     """One rank of one case; leaves its log-variances in ``folder``."""
     rank = int(os.environ["LOCAL_RANK"])
-    chosen, world = strategy(case)
+    on_gpu = accelerator == "gpu"
+    chosen, world = strategy(case, torch.device("cuda", 0) if on_gpu else torch.device("cpu"))
     batches = torch.randn(STEPS, 16, 4, generator=torch.Generator().manual_seed(rank))
     module = Net(shard=case == "fsdp2")
     trainer = L.Trainer(
         strategy=chosen,
-        accelerator="gpu",
-        devices=[0] if world == 1 else "auto",
+        accelerator=accelerator,
+        devices=([0] if world == 1 else "auto") if on_gpu else world,
         max_epochs=1,
         use_distributed_sampler=False,  # each rank has made its own batches
         logger=False,
@@ -93,14 +96,21 @@ def train(case: str, folder: str) -> None:
     torch.save(engine.log_var.cpu(), Path(folder, f"rank{rank}.pt"))
 
 
-def run(case: str) -> str:
-    """What came of a case, in one line."""
+def free_port() -> str:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def run(case: str, accelerator: str = "gpu") -> str:
+    """What came of a case, in one line. On ``"cpu"`` the tests run those that need no GPU."""
     with tempfile.TemporaryDirectory() as folder:
         world = 2 if "2 processes" in case else 1
-        environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29555", "WORLD_SIZE": str(world)}
+        environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(world)}
         ranks = [
             subprocess.Popen(
-                [sys.executable, __file__, case, folder],
+                [sys.executable, __file__, case, folder, accelerator],
                 env={**environment, "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -135,7 +145,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
+    if len(sys.argv) == 4:
         train(*sys.argv[1:])
     else:
         raise SystemExit(main())

@@ -29,7 +29,7 @@ class Sharded(Tasks):
         self.trunk = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5))
 
     def configure_model(self):
-        if any(hasattr(parameter, "placements") for parameter in self.parameters()):
+        if self.part == "whole" or any(hasattr(parameter, "placements") for parameter in self.parameters()):
             return  # Lightning calls it again for every stage
         if self.part in ("tensor parallel", "both"):
             plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
@@ -40,10 +40,13 @@ class Sharded(Tasks):
         fully_shard(self.trunk, mesh=mesh)
         if self.part in ("root", "both"):
             fully_shard(self, mesh=mesh)
+        else:  # what is not sharded, nobody averages over the ranks
+            for head in self.heads.values():
+                fully_shard(head, mesh=mesh)
 
     def forward(self, batch, here):  # FSDP gathers the parameters of the root when it is called
         losses, features = self.losses(batch, here)
-        return losses, sum(0.0 * head(features).sum() for head in self.heads.values())
+        return losses, sum(0.0 * head(features).sum() for head in self.heads.values()) if self.touch_all else 0.0
 
     def training_step(self, batch, batch_idx):
         losses, nothing = self(batch, present(self.pattern, self.data_rank, self.trainer.global_step))
@@ -52,7 +55,7 @@ class Sharded(Tasks):
 
     @property
     def data_rank(self):
-        return self.device_mesh["data_parallel"].get_local_rank()
+        return 0 if self.part == "whole" else self.device_mesh["data_parallel"].get_local_rank()
 
 
 def full(module):
@@ -68,7 +71,8 @@ class FullRecorder(Recorder):
 
 
 CASES = {
-    "part": {"part": "trunk"},
+    # Parts that are gathered by themselves have to be called in the same order on all ranks.
+    "part": {"part": "trunk and heads", "missing": "NaN", "touch_all": False},
     "root": {"part": "root"},
     "clipping": {"part": "root", "gradient_clip_val": 0.1},
     "bf16-true": {"part": "root", "precision": "bf16-true"},
@@ -78,6 +82,8 @@ CASES = {
 
 
 def strategy(part, *, distributed=True, world=2):
+    if part == "whole":
+        return "auto"
     tensor = 2 if part in ("tensor parallel", "both") else 1
     return ModelParallelStrategy(
         data_parallel_size=world // tensor,
@@ -99,10 +105,13 @@ def fit(
     save=None,
     world=2,
     optimizer=None,
+    missing="left out",
+    touch_all=True,
     **options,
 ):
     collectives.phase, collectives.calls = "outside", []
-    module, recorder = Sharded(part, optimizer=optimizer), FullRecorder()
+    module = Sharded(part, optimizer=optimizer, missing=missing, touch_all=touch_all)
+    recorder = FullRecorder()
     callbacks = [Phases(collectives), UncertaintyCallback(), recorder]
     chosen = strategy(part, distributed=distributed, world=world)
     runner = trainer(folder, *callbacks, strategy=chosen, devices=world, max_epochs=max_epochs, **options)
@@ -123,6 +132,11 @@ def train_all_cases(folder):
         results[kind] = fit(folder, collectives, ckpt_path=path, **options)
         results[kind]["is_folder"] = path.is_dir()
     return results
+
+
+def train_whole(folder):
+    """One process alone, with the data that tensor-parallel ranks share."""
+    return fit(folder, Collectives(), part="whole", world=1)
 
 
 def train_on_a_mesh(folder):

@@ -6,7 +6,7 @@ import torch
 from tests import fsdp1
 from tests.processes import run_ranks
 from tests.ranks import COUNT, TASKS
-from tests.test_sharded import assert_same_engine
+from tests.test_sharded import BF16, assert_same_engine
 
 SIZE = 4 * len(TASKS)
 
@@ -50,9 +50,9 @@ def test_each_rank_holds_half_of_the_network_and_all_learn_what_ddp_learns(train
 def test_clipping_and_half_precision_reach_the_network_and_s_only_through_the_losses(trained):
     start = {case: trained[0][case]["epochs"][0]["engine"]["start"] for case in fsdp1.CASES}
     started = trained[0]["root"]["epochs"][0]["engine"]["started"]
-    torch.testing.assert_close(start["clipping"], start["part"], rtol=0, atol=0.1)
+    torch.testing.assert_close(start["clipping"], start["part"], rtol=0, atol=1e-6)
     for case in ("bf16-true", "bf16-mixed"):
-        torch.testing.assert_close(start[case][started], start["part"][started], rtol=0, atol=0.1)
+        torch.testing.assert_close(start[case][started], start["part"][started], rtol=0, atol=BF16)
     ends = [trained[0][case]["epochs"][-1]["network"][0] for case in ("part", "clipping")]
     assert not torch.equal(*ends)
 
