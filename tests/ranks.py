@@ -1,5 +1,6 @@
 """What the processes of the distributed tests run. Each function returns what its rank has seen."""
 
+import contextlib
 import copy
 import gc
 import os
@@ -19,6 +20,7 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
 from tests.models import Loader, trainer
@@ -390,27 +392,49 @@ def samples_of_each_rank():
 FIVE = {"a": "gaussian", "b": "laplace", "c": "softmax", "d": "bernoulli", "e": "gaussian"}
 
 
-def soak(steps):
-    """Five tasks missing at random, on each rank in its own way; memory and time at a tenth of the way and at the end.
+class Operations(TorchDispatchMode):
+    """Counts the operations on tensors."""
 
-    Returns ``s``, the numbers of resident bytes, and seconds per step.
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def soak(steps):
+    """Five tasks missing at random, on each rank in its own way; what a step takes after each tenth of the way.
+
+    Returns ``s``, and per tenth: resident bytes, seconds per step, operations in the last step (which has all tasks),
+    and bytes of all that the engine holds.
     """
     dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
     weighting, chance = UncertaintyWeighting(FIVE), random.Random(rank())
     level = dict(zip(FIVE, (0.1, 3.0, 0.7, 0.3, 50.0), strict=True))
-    resident, seconds, part = [], [], steps // 10
+    resident, seconds, operations, held, part = [], [], [], [], steps // 10
     begin = time.perf_counter()
     for step in range(1, steps + 1):
-        here = [name for name in FIVE if chance.random() < 0.6]
+        here = [name for name in FIVE if chance.random() < 0.6 or step % part == 0]
         losses = {name: torch.tensor(level[name] * chance.expovariate(1.0), requires_grad=True) for name in here}
-        weighting(losses).backward()
-        weighting.step()
+        with Operations() if step % part == 0 else contextlib.nullcontext() as counted:
+            weighting(losses).backward()
+            weighting.step()
         if step % part == 0:
+            operations.append(counted.count)
+            held.append(len(pickle.dumps(weighting)))
             seconds.append((time.perf_counter() - begin) / part)
             gc.collect()
             resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
             begin = time.perf_counter()
-    return {"engine": weighting.state_dict(), "resident": resident, "seconds": seconds}
+    return {
+        "engine": weighting.state_dict(),
+        "resident": resident,
+        "seconds": seconds,
+        "operations": operations,
+        "held": held,
+    }
 
 
 def example(path, *args):

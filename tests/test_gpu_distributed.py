@@ -23,10 +23,12 @@ def test_a_case_that_needs_no_gpu_trains_and_its_ranks_agree(case):
     assert re.fullmatch(r"ran, 50 steps; ranks agree bit for bit; s = \[[-\d.]+, [-\d.]+\]", result), result
 
 
-def test_a_case_that_needs_a_gpu_gives_the_reason_of_its_failure():
-    result = gpu_distributed.run("fsdp1", "cpu")
-    assert result.startswith("failed: ")
-    assert "FSDP" in result
+def test_of_a_case_that_fails_the_last_line_of_each_rank_is_told(tmp_path, monkeypatch):
+    failing = tmp_path / "python"
+    failing.write_text("#!/bin/sh\necho Traceback\necho rank $LOCAL_RANK of $WORLD_SIZE has no GPU\nexit 1\n")
+    failing.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(failing))
+    assert gpu_distributed.run(TWO) == "failed: rank 0 of 2 has no GPU | rank 1 of 2 has no GPU"
 
 
 def test_without_a_gpu_it_names_what_waits_for_one(capsys, monkeypatch):

@@ -65,3 +65,7 @@ def test_soak_of_5000_steps_with_five_tasks_missing_at_random(tmp_path):
     assert learned == pytest.approx(expected, rel=0.35)
     for record in (one, other):
         assert record["resident"][-1] - record["resident"][4] < 2**20  # bytes, since half of the way
+        # A step does as much at the end as at a tenth of the way, with as much: it cannot have become slower.
+        assert min(record["operations"]) > 30
+        assert set(record["operations"]) == {record["operations"][0]}
+        assert set(record["held"]) == {record["held"][0]}
