@@ -90,8 +90,8 @@ def _reading(results: Results) -> str:
     return f"""
 Learned weights are {learned - equal:+.1f} points against equal weights, and {learned - hand:+.1f} points against the
 best of {len(results.grid)} weightings by hand ({weights} for semantic : instance : depth), which cost
-{len(results.grid)} runs instead of one. That best one was picked on the test scenes, which flatters it, and has neighbours on all sides: the grid of factors
-of {factor:g} around equal weights was widened until it had.
+{len(results.grid)} runs instead of one. That best one was picked on the test scenes, which flatters it, and has
+neighbours on all sides: the grid of factors of {factor:g} around equal weights was widened until it had.
 
 ![the search by hand](grid.png)
 
