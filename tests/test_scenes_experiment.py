@@ -255,7 +255,7 @@ def test_weights_start_where_they_are_told_to_and_from_the_data():
 
 def test_the_command_writes_table_figures_and_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(settings, "QUICK", TINY)
-    monkeypatch.setattr("lightning_uncertainty.scenes.experiment.report.check_noise", lambda **_: command_noise())
+    monkeypatch.setattr("lightning_uncertainty.scenes.experiment.report.check_noise", command_noise)
     assert cli.main(["scenes", "--quick", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)]) == 0
     assert "README.md" in capsys.readouterr().out.replace("\n", "")
     pictures = {"grid.png", "effort.png", "starts.png", "noise.png", "scenes.png", "predictions.png"}

@@ -39,7 +39,7 @@ def run_command(settings: Settings, output: Path, *, workers: int, command: str,
     try:
         results = _run(store, workers, console)
         with console.status("Writing the page and its pictures"):
-            return write_report(results, output, command=command, noise_steps=2 * settings.steps)
+            return write_report(results, output, command=command)
     finally:
         torch.set_num_threads(before)
 

@@ -28,16 +28,15 @@ __all__ = ["write_report"]
 _SHOWN = 6  # scenes in the picture of predictions
 
 
-def write_report(results: Results, folder: Path, *, command: str, noise_steps: int = 1200) -> Path:
+def write_report(results: Results, folder: Path, *, command: str) -> Path:
     """Write ``README.md``, CSV files and pictures into ``folder``, and give the page.
 
     Args:
         results: of all cells.
         folder: exists.
         command: that made them, for the page.
-        noise_steps: of the check of sigma against known noise.
     """
-    rows, paths, noise = table_rows(results), start_paths(results), check_noise(steps=noise_steps)
+    rows, paths, noise = table_rows(results), start_paths(results), check_noise()
     write_csv(rows, folder / "table.csv")
     _write_grid(results, folder / "grid.csv")
     save_grid(folder / "grid.png", results)
