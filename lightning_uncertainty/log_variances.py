@@ -55,6 +55,8 @@ class LogVariances:
         self._max_gradient, self._min_gradient, self._zero = torch.tensor(
             [_MAX_GRADIENT, -_MAX_GRADIENT, 0.0], dtype=torch.float32
         )
+        self._minus_rate = -torch.as_tensor(likelihoods.rate)
+        self._push = self._push_at(self.value)
         self._derive_start()
         self._derive()
 
@@ -67,11 +69,18 @@ class LogVariances:
     def _derive(self) -> None:
         """The weights and regularisers, each of shape (K,); new tensors, for graphs that hold the old ones."""
         self.weight = self.likelihoods.weight(self.value)
-        self.offset = self.offset_at(self.value)
+        if self.regularizer.linear:
+            self.offset = self._push * self.value
+        else:
+            self.offset, self._push = self.offset_at(self.value), self._push_at(self.value)
 
     def offset_at(self, log_var: Tensor) -> Tensor:
         """The regularisers at ``log_var``, 0 for tasks without."""
         return self.likelihoods.regularized * self.regularizer.value(log_var)
+
+    def _push_at(self, log_var: Tensor) -> Tensor:
+        """The derivatives of the regularisers at ``log_var``."""
+        return self.likelihoods.regularized * self.regularizer.derivative(log_var)
 
     @property
     def learned(self) -> Tensor:
@@ -123,8 +132,7 @@ class LogVariances:
 
     def _gradient(self, raw_loss: Tensor, slope: Tensor | None) -> Tensor:
         """``Likelihood.derivative`` at the present ``s``, whose weights are known already, plus ``slope``."""
-        pull = self.likelihoods.rate * self.weight * raw_loss
-        gradient = self.likelihoods.regularized * self.regularizer.derivative(self.value) - pull
+        gradient = torch.addcmul(self._push, self._minus_rate * self.weight, raw_loss)
         return gradient if slope is None else gradient + slope
 
     def project(self) -> Tensor:

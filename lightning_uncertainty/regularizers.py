@@ -22,6 +22,8 @@ class Regularizer(ABC):
     r"""A function ``R(s)`` of the log-variance ``s = log sigma^2``; all methods are elementwise."""
 
     name: ClassVar[str]
+    linear: ClassVar[bool] = False
+    """Whether ``R(s)`` is its derivative, a constant, times ``s``: then neither needs to be computed anew."""
 
     @abstractmethod
     def value(self, log_var: Tensor) -> Tensor:
@@ -51,6 +53,7 @@ class LogSigma(Regularizer):
     """
 
     name = "log_sigma"
+    linear = True
 
     def value(self, log_var: Tensor) -> Tensor:
         return 0.5 * log_var

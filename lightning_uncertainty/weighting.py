@@ -227,9 +227,12 @@ class UncertaintyWeighting(NamedValues):
 
     # ------------------------------------------------------------------------------------------------ learning
 
-    @torch.inference_mode(False)  # nothing here has a graph: no_grad() would only take its time
     def step(self) -> None:
         """Learn from the losses since the last step. Call once after each ``optimizer.step()``, on every rank."""
+        if torch.is_inference_mode_enabled():  # asked first, because leaving it takes longer than an operation
+            with torch.inference_mode(False):
+                self.step()
+            return
         means = self._window.close(self.process_group)
         present = means.present
         self._raw_loss = torch.where(present, means.raw_loss, self._raw_loss)
