@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = ["Operations", "collectives", "host_reads", "kernels"]
 
 VIEWS = {"detach", "alias", "view", "unbind", "select", "slice", "t", "expand", "unsqueeze", "squeeze", "as_strided"}
+VIEWS |= {"lift_fresh", "promote_types", "result_type"}
 """Operations that compute nothing."""
 
 
