@@ -16,7 +16,6 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from torch.distributed.fsdp import fully_shard
 
 from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin
 
@@ -36,6 +35,8 @@ class Net(UncertaintyMixin, L.LightningModule):
     def configure_model(self) -> None:
         """Split the parameters for FSDP2."""
         if self.shard:
+            from torch.distributed.fsdp import fully_shard  # since torch 2.6
+
             fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
