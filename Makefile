@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 LOWEST := .venv-lowest
 
-.PHONY: demo test test-lowest notebooks bench lint format clean
+.PHONY: demo test test-lowest notebooks picture docs bench lint format clean
 
 demo: $(READY)  ## three runs on real data: plain sum, standardised by hand, learned weights
 	$(BIN)/lightning-uncertainty demo
@@ -20,6 +20,12 @@ test-lowest: $(LOWEST)/.ready  ## all tests with the lowest versions that pyproj
 notebooks: $(READY)  ## run the notebooks and write their outputs into them (two minutes)
 	$(BIN)/ruff format notebooks
 	$(BIN)/python notebooks/execute.py
+
+picture: $(READY)  ## the picture of the README, from a real run (15 seconds)
+	$(BIN)/python docs/examples/readme_picture.py
+
+docs: $(READY)  ## the API reference, from the docstrings, into docs_output/; a warning is an error
+	$(BIN)/python docs/build_reference.py
 
 bench: $(READY)  ## what the plugin costs: prints the tables and writes benchmarks/RESULTS.md (10 minutes)
 	$(BIN)/python -m benchmarks
