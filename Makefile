@@ -41,7 +41,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv $(LOWEST) demo_output
+	rm -rf .venv $(LOWEST) demo_output docs_output
 
 # torch goes first and alone: asked for together with the rest, pip may look for another build of it.
 $(READY): pyproject.toml constraints.txt
