@@ -48,7 +48,7 @@ def draw(history: History, path: Path, ink: str) -> Path:
         figure = Figure(figsize=(11.0, 3.7), layout="constrained")
         left, right = figure.subplots(1, 2)
         plot_weights(left, history).set_title("the weight that each loss has learned", fontsize=11)
-        plot_shares(right, history).set_title("what each task then is of the loss", fontsize=11)
+        plot_shares(right, history).set_title("the share that each task then has", fontsize=11)
         for name in (*left.texts, *right.texts):
             name.set_color(ink)  # the line to it keeps the colour of the task
         figure.savefig(path, transparent=True, metadata={"Date": None, "Description": _description(history)})
