@@ -80,7 +80,7 @@ def train(stage: int, precision: str) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[UncertaintyCallback()],
+        callbacks=[UncertaintyCallback(summary=False, report=False)],
     )
     batches = torch.randn(STEPS, 16, 4, generator=torch.Generator().manual_seed(int(os.environ["RANK"])))
     # A list of tensors would be a list of loaders, and DeepSpeed asks for the size of the batches.

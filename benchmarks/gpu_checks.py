@@ -78,7 +78,8 @@ def train(module: Any = None, *callbacks: Callback, **options: Any) -> Net:
             "enable_model_summary": False,
             "default_root_dir": folder,
         }
-        L.Trainer(callbacks=[UncertaintyCallback(), *callbacks], **{**defaults, **options}).fit(module, data())
+        ours = UncertaintyCallback(summary=False, report=False)
+        L.Trainer(callbacks=[ours, *callbacks], **{**defaults, **options}).fit(module, data())
     return getattr(module, "_orig_mod", module)
 
 

@@ -86,7 +86,7 @@ def train(case: str, folder: str, accelerator: str) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[UncertaintyCallback()],
+        callbacks=[UncertaintyCallback(summary=False, report=False)],
     )
     # A list of tensors would be a list of loaders, and DeepSpeed asks for the size of the batches.
     trainer.fit(module, torch.utils.data.DataLoader(batches.flatten(0, 1), batch_size=16))

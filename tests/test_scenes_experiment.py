@@ -1,6 +1,8 @@
 import csv
 import itertools
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +126,29 @@ def test_two_processes_give_the_results_of_one(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ the rows
+
+
+KILLED = """
+import os, sys, time
+from lightning_uncertainty.scenes.experiment.runner import _workers
+
+if __name__ == "__main__":
+    with _workers(2) as executor:
+        first, second = executor.submit(os.getpid), executor.submit(os.getpid)
+        print(first.result(), second.result(), flush=True)
+        executor.submit(time.sleep, 600)
+        time.sleep(600)
+"""
+
+
+def test_workers_end_when_the_command_is_killed(tmp_path):
+    """At work or without any: neither stays behind and takes a core."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
+        assert len(process.stdout.readline().split()) == 2
+        process.kill()
+        process.communicate(timeout=60)  # the pipe ends when nobody holds it any more
 
 
 def test_rows_differ_in_their_weights_only():
