@@ -7,10 +7,12 @@ A warning of pdoc is an error, and so are a role that leads nowhere and a formul
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 import warnings
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from textwrap import dedent
 
@@ -152,13 +154,29 @@ def _is_hidden(module: str) -> bool:
 
 
 def complaints_about(module: pdoc.doc.Module) -> Iterator[str]:
-    """Public names without a docstring, and roles that lead nowhere."""
+    """Public names without a docstring, arguments that theirs leaves out, and roles that lead nowhere."""
     for item in _public(module):
         if not item.docstring and item.kind != "variable":
             yield f"{item.fullname} has no docstring."
+        for name in _arguments_to_explain(item):
+            if not re.search(rf"\b{name}\b", item.docstring):
+                yield f"{item.fullname} does not say what {name!r} is."
         for role in _ROLE.findall(item.docstring):
             if not any(_leads_somewhere(f"{prefix}{role}") for prefix in _prefixes(item)):
                 yield f"{item.fullname} refers to {role!r}, which is not there."
+
+
+def _arguments_to_explain(item: pdoc.doc.Doc) -> list[str]:
+    """Those with which an object is made, and those of a function that explains any."""
+    made = isinstance(item, pdoc.doc.Class) and not issubclass(item.obj, (Enum, BaseException, dict))
+    if not made and not (isinstance(item, pdoc.doc.Function) and "Args:\n" in item.docstring):
+        return []
+    parameters = inspect.signature(item.obj).parameters.values()
+    return [
+        each.name
+        for each in parameters
+        if each.name not in ("self", "cls") and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
 
 
 def _public(item: pdoc.doc.Module | pdoc.doc.Class) -> Iterator[pdoc.doc.Doc]:

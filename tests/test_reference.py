@@ -64,13 +64,15 @@ def test_what_the_pages_and_notebooks_import_is_in_the_reference():
         ("", "made_up.f has no docstring."),
         ("As :func:`g`.", "made_up.f refers to 'g', which is not there."),
         ("As :meth:`~made_up.C.nothing`.", "made_up.f refers to 'made_up.C.nothing', which is not there."),
+        ("One.\n\nArgs:\n    a: first.", "made_up.f does not say what 'b' is."),
+        ("One.\n\nArgs:\n    a: first.\n    b: second.", None),
         ("As :class:`C`, :meth:`C.m`, :func:`torch.nn.functional.relu` and :class:`~made_up.C`.", None),
     ],
-    ids=["no docstring", "no such function", "no such method", "all there"],
+    ids=["no docstring", "no such function", "no such method", "an argument left out", "all arguments", "all there"],
 )
 def test_a_docstring_that_is_missing_or_leads_nowhere_is_said_by_name(docstring, complaint, monkeypatch):
     made_up = types.ModuleType("made_up", "A module.")
-    exec("class C:\n    'One.'\n    def m(self):\n        'Two.'\n\ndef f(): ...", vars(made_up))
+    exec("class C:\n    'One.'\n    def m(self):\n        'Two.'\n\ndef f(a, b): ...", vars(made_up))
     made_up.f.__doc__ = docstring
     monkeypatch.setitem(sys.modules, "made_up", made_up)
     assert [*BUILDER["complaints_about"](pdoc.doc.Module(made_up))] == ([complaint] if complaint else [])
