@@ -56,7 +56,7 @@ SHOWN = {
         "test_weighting.py::test_snapshot_is_made_of_plain_floats_and_shares_sum_to_one"
     ],
     "Can one weight be fixed?": ["test_weighting.py::test_fixed_tasks_take_no_part"],
-    "How many tasks?": [
+    "How many tasks, and at what cost?": [
         "test_costs.py::test_operations_of_a_step",
         "test_history.py::test_a_callbacks_state_stays_under_a_megabyte",
         "test_each_task_has_the_same_share_however_many_there_are",
