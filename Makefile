@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 LOWEST := .venv-lowest
 
-.PHONY: demo test test-lowest notebooks bench lint format clean
+.PHONY: demo test test-lowest notebooks picture docs bench lint format clean
 
 demo: $(READY)  ## three runs on real data: plain sum, standardised by hand, learned weights
 	$(BIN)/lightning-uncertainty demo
@@ -21,6 +21,12 @@ notebooks: $(READY)  ## run the notebooks and write their outputs into them (two
 	$(BIN)/ruff format notebooks
 	$(BIN)/python notebooks/execute.py
 
+picture: $(READY)  ## the picture of the README, from a real run (15 seconds)
+	$(BIN)/python docs/examples/readme_picture.py
+
+docs: $(READY)  ## the API reference, from the docstrings, into docs_output/; a warning is an error
+	$(BIN)/python docs/build_reference.py
+
 bench: $(READY)  ## what the plugin costs: prints the tables and writes benchmarks/RESULTS.md (10 minutes)
 	$(BIN)/python -m benchmarks
 
@@ -35,7 +41,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv $(LOWEST) demo_output
+	rm -rf .venv $(LOWEST) demo_output docs_output
 
 # torch goes first and alone: asked for together with the rest, pip may look for another build of it.
 $(READY): pyproject.toml constraints.txt

@@ -1,4 +1,12 @@
-"""Learned weights for multi-task losses in PyTorch Lightning, from each task's homoscedastic uncertainty."""
+"""Learned weights for multi-task losses in PyTorch Lightning, from each task's homoscedastic uncertainty.
+
+- In a Trainer: :class:`UncertaintyMixin` and :class:`UncertaintyCallback`.
+- In a loop of your own: :class:`UncertaintyWeighting`, the engine.
+- What the losses are: :class:`Task`, :mod:`lightning_uncertainty.likelihoods`.
+- Does it help, and why: :func:`compare`, :class:`GradientView`.
+- Afterwards: :mod:`lightning_uncertainty.reporting.history`, :mod:`lightning_uncertainty.reporting.diagnosis`,
+  :mod:`lightning_uncertainty.reporting.figures`.
+"""
 
 from __future__ import annotations
 

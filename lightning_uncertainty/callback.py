@@ -66,8 +66,10 @@ class UncertaintyCallback(CallbackBase):
         summary: print what became of each task at the end of ``fit``.
         report: write the history of the weights, a picture and a page beside the logger's files at the end of ``fit``,
             and give the picture to the loggers that take one. Without a logger nothing is written.
-        lr, betas, eps, init, regularizer, bounds, min_variance_ratio, warmup_steps, warmup, freeze_after, nonfinite,
-            process_group: as in :class:`~lightning_uncertainty.UncertaintyWeighting`.
+        lr, betas, eps, init: as in :class:`~lightning_uncertainty.UncertaintyWeighting`.
+        regularizer, bounds, min_variance_ratio: likewise.
+        warmup_steps, warmup, freeze_after: likewise.
+        nonfinite, process_group: likewise.
 
     Raises:
         ValueError: if an argument is not valid.

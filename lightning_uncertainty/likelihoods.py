@@ -186,6 +186,9 @@ class SoftmaxExact(Likelihood):
 class Fixed(Likelihood):
     """A task that takes no part: ``w L``, with the weight given. A number is its short form: ``{"aux": 0.1}``.
 
+    Attributes:
+        coefficient: ``w``.
+
     Raises:
         ValueError: if the weight is negative or not finite.
 

@@ -14,10 +14,6 @@ from lightning_uncertainty.names import suggest
 
 __all__ = ["Task", "TaskSpecs", "parse_tasks"]
 
-TaskSpecs = Mapping[str, Any] | Iterable["Task"]
-"""What users may write: ``{"depth": "laplace", "aux": 0.1}``, ``{"depth": {"likelihood": "laplace", "init": 0.0}}``,
-or a list of :class:`Task`."""
-
 _NAME = re.compile(r"\w([\w.\- ]*[\w.\-])?")
 
 
@@ -63,6 +59,11 @@ class Task:
         set_field("init", None if init is None else check_init(init))
         set_field("bounds", None if bounds is None else check_bounds(bounds))
         set_field("unit", str(unit))
+
+
+TaskSpecs = Mapping[str, Any] | Iterable[Task]
+"""What users may write: ``{"depth": "laplace", "aux": 0.1}``, ``{"depth": {"likelihood": "laplace", "init": 0.0}}``,
+or a list of :class:`Task`."""
 
 
 def parse_tasks(specs: TaskSpecs) -> tuple[Task, ...]:

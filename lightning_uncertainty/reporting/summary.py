@@ -34,7 +34,12 @@ _COLOURS: dict[Severity, str] = {"fault": "bold red", "look": "yellow", "fine": 
 
 @dataclass(frozen=True)
 class Row:
-    """One task, as text in the order of :data:`COLUMNS`."""
+    """One task.
+
+    Attributes:
+        cells: texts in the order of :data:`COLUMNS`.
+        severity: of the worst that was found.
+    """
 
     cells: tuple[str, ...]
     severity: Severity

@@ -17,7 +17,11 @@ _EXACT_SEEDS = {"test": 2**31, "val": 2**31 + 1}  # beyond those of training set
 
 
 class Scenes(Dataset[SceneBatch]):
-    """Scenes in memory, fetched a batch at a time."""
+    """Scenes in memory, fetched a batch at a time.
+
+    Args:
+        scenes: all of them.
+    """
 
     def __init__(self, scenes: SceneBatch) -> None:
         self.scenes = scenes
