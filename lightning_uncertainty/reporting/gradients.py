@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from lightning_uncertainty.reporting.figures import COLOURS, LINE_STYLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["GradientSnapshot", "pairs_of", "plot_cosines", "plot_gradient_norms"]
+__all__ = [
+    "GradientSnapshot",
+    "from_state",
+    "of_logged",
+    "pairs_of",
+    "plot_cosine_range",
+    "plot_cosines",
+    "plot_gradient_norms",
+    "state_of",
+]
 
 NAMED = 8  # tasks: up to so many, each has a colour, a key per pair, and its name in the picture
 WRITTEN = 12  # tasks: up to so many, the cosines are written into the heat map
@@ -29,17 +40,27 @@ class GradientSnapshot:
         coefficients: the factor before the raw loss in the total, by task.
         cosines: of the angle between the gradients of each pair, in the order of the tasks; -1 where they are opposed,
             NaN where one is zero or missing. Weights do not change it.
+        extent: the lowest and the mean of the cosines, where they are not known one by one, as in a log of many tasks.
     """
 
     step: int
     norms: Mapping[str, float]
     coefficients: Mapping[str, float]
     cosines: Mapping[tuple[str, str], float]
+    extent: tuple[float, float] | None = None
 
     @property
     def weighted_norms(self) -> dict[str, float]:
         """Of the task's part of the total, by task."""
         return {name: self.coefficients[name] * norm for name, norm in self.norms.items()}
+
+    @property
+    def lowest_and_mean(self) -> tuple[float, float]:
+        """Of the cosines of all pairs; NaN if none is known."""
+        if self.extent is not None:
+            return self.extent
+        known = [cosine for cosine in self.cosines.values() if not math.isnan(cosine)]
+        return min(known, default=math.nan), math.fsum(known) / len(known) if known else math.nan
 
     def metrics(self, prefix: str = "gradients") -> dict[str, float]:
         """Flat, for a logger, always with the same keys.
@@ -49,9 +70,7 @@ class GradientSnapshot:
         """
         metrics = {f"{prefix}/norm/{name}": norm for name, norm in self.norms.items()}
         metrics |= {f"{prefix}/weighted/{name}": norm for name, norm in self.weighted_norms.items()}
-        known = [cosine for cosine in self.cosines.values() if not math.isnan(cosine)]
-        metrics[f"{prefix}/cosine/lowest"] = min(known, default=math.nan)
-        metrics[f"{prefix}/cosine/mean"] = math.fsum(known) / len(known) if known else math.nan
+        metrics[f"{prefix}/cosine/lowest"], metrics[f"{prefix}/cosine/mean"] = self.lowest_and_mean
         if len(self.norms) <= NAMED:
             metrics |= {f"{prefix}/cosine/{one},{other}": cosine for (one, other), cosine in self.cosines.items()}
         return metrics
@@ -131,6 +150,82 @@ def plot_cosines(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
     assert axis.figure is not None
     axis.figure.colorbar(image, ax=axis, shrink=0.8, label="cosine between gradients")
     return axis
+
+
+def plot_cosine_range(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
+    """The lowest and the mean cosine of all pairs over the steps; below 0, tasks pull against each other.
+
+    Args:
+        axis: what to draw on.
+        snapshots: in order of their steps.
+
+    Returns:
+        ``axis``.
+
+    Raises:
+        ValueError: if there are no snapshots.
+    """
+    _check(snapshots)
+    steps = [snapshot.step for snapshot in snapshots]
+    lowest, mean = zip(*(snapshot.lowest_and_mean for snapshot in snapshots), strict=True)
+    marker = "o" if len(steps) == 1 else ""
+    for values, label, colour, style in ((mean, "mean", COLOURS[0], "-"), (lowest, "lowest", COLOURS[1], "--")):
+        axis.plot(steps, values, color=colour, linestyle=style, marker=marker, label=label)
+    axis.axhline(0.0, color="0.5", linewidth=0.8)
+    axis.set_ylim(-1.05, 1.05)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    axis.set_xlabel("optimizer step")
+    axis.set_ylabel("cosine between gradients, all pairs")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    return axis
+
+
+# ---------------------------------------------------------------------------------------------------- saved and logged
+
+
+def state_of(snapshots: Sequence[GradientSnapshot]) -> dict[str, Any]:
+    """As tensors, for a checkpoint; only those that have the tasks of the last one."""
+    names = _names(snapshots) if snapshots else []
+    kept = [snapshot for snapshot in snapshots if list(snapshot.norms) == names]
+    rows = [[*s.norms.values(), *s.coefficients.values(), *s.cosines.values()] for s in kept]
+    return {"tasks": names, "at": [s.step for s in kept], "values": torch.tensor(rows)}
+
+
+def from_state(state: Any) -> list[GradientSnapshot]:
+    """What :func:`state_of` gave."""
+    names, size = state["tasks"], len(state["tasks"])
+    return [
+        GradientSnapshot(
+            step,
+            dict(zip(names, row[:size], strict=True)),
+            dict(zip(names, row[size : 2 * size], strict=True)),
+            dict(zip(pairs_of(names), row[2 * size :], strict=True)),
+        )
+        for step, row in zip(state["at"], state["values"].tolist(), strict=True)
+    ]
+
+
+def of_logged(rows: Mapping[int, Mapping[str, float]]) -> list[GradientSnapshot]:
+    """What :meth:`GradientSnapshot.metrics` gave to a logger, by step, without the prefix.
+
+    >>> of_logged({7: {"norm/a": 2.0, "weighted/a": 3.0, "cosine/lowest": 0.5, "cosine/mean": 0.5, "train_loss": 1.0}})
+    [GradientSnapshot(step=7, norms={'a': 2.0}, coefficients={'a': 1.5}, cosines={}, extent=(0.5, 0.5))]
+    """
+    return list(_snapshots(rows))
+
+
+def _snapshots(rows: Mapping[int, Mapping[str, float]]) -> Iterator[GradientSnapshot]:
+    for step, row in rows.items():
+        norms = {key.removeprefix("norm/"): norm for key, norm in row.items() if key.startswith("norm/")}
+        if not norms:
+            continue
+        weighted = {name: row.get(f"weighted/{name}", math.nan) for name in norms}
+        factors = {name: weighted[name] / norm if norm else 0.0 for name, norm in norms.items()}
+        keys = {pair: f"cosine/{pair[0]},{pair[1]}" for pair in pairs_of(list(norms))}
+        cosines = {pair: row[key] for pair, key in keys.items() if key in row}
+        extent = None if cosines else (row.get("cosine/lowest", math.nan), row.get("cosine/mean", math.nan))
+        yield GradientSnapshot(step, norms, factors, cosines, extent)
 
 
 def _check(snapshots: Sequence[GradientSnapshot]) -> None:
