@@ -364,7 +364,10 @@ def test_a_saved_history_goes_on_with_what_was_logged_after_it(tmp_path):
 def test_the_log_of_another_run_or_of_other_tasks_is_not_followed(tmp_path):
     _, rows, saved = resumable(tmp_path)
     before = saved.state_dict()
-    other = {step: {key: value * (1.001 if key == "weight/b" else 1.0) for key, value in row.items()} for step, row in rows.items()}
+    other = {
+        step: {key: value * (1.001 if key == "weight/b" else 1.0) for key, value in row.items()}
+        for step, row in rows.items()
+    }
     fewer = {step: {key: value for key, value in row.items() if not key.endswith("/b")} for step, row in rows.items()}
     assert not any(map(saved.follow, (other, fewer, {})))
     assert difference(before, saved.state_dict()) is None

@@ -173,10 +173,9 @@ class History:
             rows: what was logged, by step, without the prefix.
 
         Returns:
-            Whether it is the same run: it has the same tasks, and the same weights where both have a step.
+            Whether nothing speaks against its being the same run.
         """
-        named = {name for row in rows.values() for name in map(_weighed_task, row) if name}
-        if named != set(self.facts) or not self._agrees(rows):
+        if self.agreement(rows) < 0:
             return False
         end, facts = self.steps[-1], self.facts
         for step, row in rows.items():
@@ -187,15 +186,19 @@ class History:
             self._forget_totals(since=end)
         return True
 
-    def _agrees(self, rows: Mapping[int, Mapping[str, float]]) -> bool:
-        ours = {step - 1: index for index, step in enumerate(self.steps)}
-        return all(
-            math.isclose(row.get(f"weight/{name}", math.nan), weights[ours[step]], rel_tol=1e-5)
-            for name in self.facts
-            for weights in [self.series("weight", name)]
-            for step, row in rows.items()
-            if step in ours and not math.isnan(weights[ours[step]])
+    def agreement(self, rows: Mapping[int, Mapping[str, float]]) -> int:
+        """In how many steps a log has the same weights; -1 if one has others, or it has other tasks."""
+        if {name for row in rows.values() for name in map(_weighed_task, row) if name} != set(self.facts):
+            return -1
+        weights = {name: self.series("weight", name) for name in self.facts}
+        both = [(rows[step - 1], index) for index, step in enumerate(self.steps) if step - 1 in rows]
+        equal = (
+            math.isclose(row.get(f"weight/{name}", math.nan), series[index], rel_tol=1e-5)
+            for row, index in both
+            for name, series in weights.items()
+            if not math.isnan(series[index])
         )
+        return len(both) if all(equal) else -1
 
     def _forget_totals(self, *, since: float) -> None:
         """What was logged has no regularisers, and coefficients only up to a factor."""
