@@ -48,23 +48,20 @@ def is_comparison(folder: Path) -> bool:
 
 def read_comparison(folder: Path) -> ComparisonTable:
     """Its table and sentences; of one that has not finished, the runs that have."""
-    runs = sorted(path for path in folder.iterdir() if path.is_dir() and run_of(path))
-    finished = [content for path in runs if (content := _finished(path)) is not None]
-    begun = [
-        f"{arm}, seed {seed}" for path in runs if _finished(path) is None for arm, seed in [run_of(path) or ("", 0)]
-    ]
+    runs = {path: _finished(path) for path in sorted(folder.iterdir()) if path.is_dir() and run_of(path)}
+    finished = {path: content for path, content in runs.items() if content is not None}
+    begun = [", seed ".join(map(str, run_of(path) or ())) for path in runs if path not in finished]
     notes = [f"Not finished: {'; '.join(begun)}."] if begun else []
     table = folder / TABLE
-    if table.is_file() and (read := _read_markdown(table.read_text(encoding="utf-8", errors="replace"))) is not None:
-        newer = [
-            path for path in runs if (path / "run.json").is_file() and _written(path / "run.json") > _written(table)
-        ]
+    read = _read_markdown(table.read_text(encoding="utf-8", errors="replace")) if table.is_file() else None
+    if read is not None:
+        newer = sum(_written(path / "run.json") > _written(table) for path in finished)
         if newer:
-            notes.append(f"The table is that of an earlier comparison; {len(newer)} runs have finished since.")
+            notes.append(f"The table is that of an earlier comparison; runs that have finished since: {newer}.")
         return ComparisonTable(*read, notes)
     what = f"{TABLE} is not whole" if table.is_file() else "The comparison has not come to its end"
-    notes.insert(0, f"{what}: these are the {len(finished)} runs that have finished, without gains and intervals.")
-    return ComparisonTable(list(_of_runs(finished)), "", [], notes)
+    notes.insert(0, f"{what}: these are the runs that have finished ({len(finished)}), without gains and intervals.")
+    return ComparisonTable(list(_of_runs(list(finished.values()))), "", [], notes)
 
 
 def _read_markdown(text: str) -> tuple[list[list[str]], str, list[str]] | None:

@@ -216,7 +216,7 @@ def _plot_quantiles(axis: Axes, steps: Sequence[int], rows: Sequence[Sequence[fl
         lower, upper = ([_quantile(column, at) for column in columns] for at in (low, high))
         axis.fill_between(steps, lower, upper, color=GREY, alpha=alpha, linewidth=0.0)
     axis.plot(steps, [_quantile(column, 0.5) for column in columns], color=GREY, linewidth=2.0, label="median")
-    said = f"grey: the median of {len(rows)} tasks, and where half, four fifths and all of them are"
+    said = f"grey: median of {len(rows)} tasks, and what half, 80% and all are in"
     axis.set_title(said, loc="left", color=GREY, fontsize="small")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_uncertainty.reporting.figures import COLOURS, LINE_STYLES
+from lightning_uncertainty.reporting.figures import COLOURS, LINE_STYLES, MANY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +28,7 @@ __all__ = [
 
 NAMED = 8  # tasks: up to so many, each has a colour, a key per pair, and its name in the picture
 WRITTEN = 12  # tasks: up to so many, the cosines are written into the heat map
+LABELLED = 15  # names at the sides of a heat map of more tasks: every second of 30, every twentieth of 300
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,14 @@ def plot_gradient_norms(axis: Axes, snapshots: Sequence[GradientSnapshot], *, we
     named = order if len(order) <= NAMED else [*order[:3], *order[-3:]]
     axis.set_yscale("log", nonpositive="mask")
     for name in (name for name in order if name not in named):
-        axis.plot(steps, series[name], color="0.6", linewidth=0.6, alpha=0.6)
+        faint = 0.6 if len(order) <= MANY else 0.3
+        axis.plot(*_met(steps, series[name]), color="0.6", linewidth=0.6, alpha=faint)
     for name in named:
         place = list(series).index(name) if len(order) <= NAMED else named.index(name)
         style = LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]
-        marker = "o" if len(steps) == 1 else ""  # one point makes no line
-        axis.plot(steps, series[name], color=COLOURS[place % len(COLOURS)], linestyle=style, marker=marker, label=name)
+        met = _met(steps, series[name])
+        marker = "o" if len(met[0]) == 1 else ""  # one point makes no line
+        axis.plot(*met, color=COLOURS[place % len(COLOURS)], linestyle=style, marker=marker, label=name)
     legend = axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)  # in the order of the ends
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -135,13 +138,13 @@ def plot_cosines(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
     names = _names(snapshots)
     matrix = [[1.0 if one == other else _mean_cosine(snapshots, one, other) for other in names] for one in names]
     image = axis.imshow(matrix, cmap="RdBu", vmin=-1.0, vmax=1.0)
-    if len(names) <= 4 * WRITTEN:
-        slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        turned = slanted if len(names) <= WRITTEN else {"rotation": 90}
-        axis.set_xticks(range(len(names)), names, parse_math=False, **turned)
-        axis.set_yticks(range(len(names)), names, parse_math=False)
-    else:
-        axis.set_xlabel(f"{len(names)} tasks")
+    every = 1 if len(names) <= WRITTEN else math.ceil(len(names) / LABELLED)
+    slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    turned = slanted if len(names) <= WRITTEN else {"rotation": 90, "fontsize": "small"}
+    size = None if len(names) <= WRITTEN else "small"
+    places = range(0, len(names), every)
+    axis.set_xticks(places, names[::every], parse_math=False, **turned)
+    axis.set_yticks(places, names[::every], parse_math=False, fontsize=size)
     if len(names) <= WRITTEN:
         for row, cosines in enumerate(matrix):
             for column, cosine in enumerate(cosines):
@@ -235,6 +238,12 @@ def _check(snapshots: Sequence[GradientSnapshot]) -> None:
 
 def _names(snapshots: Sequence[GradientSnapshot]) -> list[str]:
     return list(snapshots[-1].norms)
+
+
+def _met(steps: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:
+    """The points of a task: where it took part in every third look, a line still goes through them."""
+    known = [(step, value) for step, value in zip(steps, values, strict=True) if not math.isnan(value)]
+    return [step for step, _ in known], [value for _, value in known]
 
 
 def _last_known(values: Sequence[float]) -> float:

@@ -30,9 +30,11 @@ __all__ = ["build_page", "is_page", "write_page"]
 _INK = "#010203"  # what is drawn in it has the colour of the text, light or dark
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1c1e21; --quiet: #5d6673; --line: #d5d9de; --shade: #eef0f2;
+:root { color-scheme: light dark; --paper: #ffffff; --ink: #1c1e21; --quiet: #5d6673; --line: #d5d9de;
+  --shade: #eef0f2;
   --fault: #b3261e; --look: #8a5a00; --fine: #14703c; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181d; --ink: #e6e8eb; --quiet: #9aa3ae; --line: #363b44; --shade: #262a32;
+@media (prefers-color-scheme: dark) { :root { --paper: #16181d; --ink: #e6e8eb; --quiet: #9aa3ae; --line: #363b44;
+  --shade: #262a32;
   --fault: #ff8a80; --look: #ffc45c; --fine: #6fd896; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--paper); color: var(--ink);
@@ -56,29 +58,30 @@ th:first-child, td:first-child, .tasks th:nth-child(2), .tasks td:nth-child(2), 
 figure { margin: 0; min-width: 0; } svg { display: block; width: 100%; max-width: 42rem; height: auto; }
 @media (max-width: 48rem) {
   .tasks { display: block; } .tasks thead { display: none; } .tasks tbody { display: block; }
-  .tasks tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem; padding: 0.5rem 0;
+  .tasks tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; padding: 0.5rem 0;
     border-bottom: 1px solid var(--line); }
-  .tasks td { display: flex; justify-content: space-between; gap: 0.5rem; padding: 0.05rem 0; border: 0; }
-  .tasks td:not(:first-child)::before { content: attr(data-is); color: var(--quiet); }
-  .tasks td:first-child, .tasks td:last-child, .tasks td.wide { grid-column: 1 / -1; }
-  .tasks td:first-child { font-weight: 600; }
-  .tasks td:last-child { white-space: normal; } .tasks td:empty { display: none; }
+  .tasks td { display: flex; justify-content: space-between; gap: 0.5rem; padding: 0.05rem 0; border: 0; order: 3; }
+  .tasks td::before { content: attr(data-is); color: var(--quiet); }
+  .tasks td:first-child::before, .tasks td:last-child::before { content: none; }
+  .tasks td:first-child { order: 0; font-weight: 600; }
+  .tasks td:last-child { order: 1; justify-content: end; text-align: right; white-space: normal; }
+  .tasks td:nth-child(2), .tasks td:nth-child(8) { order: 2; }
+  .tasks td:nth-child(3) { grid-column: 1 / -1; }
   .scroll { max-height: 80vh; }
 }
 @media print { .scroll { overflow: visible; max-height: none; } figure { break-inside: avoid; } }
 """
 
 _CAPTIONS = {
-    "weights": "How much each task counts",
-    "sigmas": "How uncertain each task is",
-    "raw losses": "What each task loses",
-    "shares": "What each task is of the weighted loss",
+    "weights": "How much each task counts: its weight",
+    "sigmas": "How uncertain each task is: its sigma",
+    "raw losses": "How well each task is learned: its raw loss",
+    "shares": "Share of each task in the weighted loss",
 }
 Plot = Callable[[Any, Any], Any]
 _SIZE = 5.0, 3.7  # inches: on a phone, text is then as large as it says
 _DRAWN = 20_000  # points of all lines of a figure, so that the page stays small
 _MARK = '<meta name="generator" content="lightning-uncertainty">'
-_WIDE = 2  # the column whose cells are long
 
 
 def build_page(
@@ -147,7 +150,7 @@ def _run(history: History) -> Iterator[str]:
     yield from _findings(summary)
     yield "<h2>Tasks</h2>"
     yield from _table(summary)
-    yield f'<p class="quiet">{_text(NOTE)}</p>'
+    yield f'<p class="quiet">{_arrows(NOTE)}</p>'
     yield "<h2>Over the steps</h2>"
     yield from _figures(
         (_CAPTIONS[name], f"{name} of the tasks over the steps", PLOTS[name], history) for name in PLOTS
@@ -169,9 +172,8 @@ def _table(summary: Summary) -> Iterator[str]:
     yield '<div class="scroll"><table class="tasks">'
     yield f"<thead><tr>{''.join(f'<th>{_text(column)}</th>' for column in COLUMNS)}</tr></thead><tbody>"
     for row in rows:
-        *cells, verdict = (_text(cell).replace(" -&gt; ", " → ") for cell in row.cells)
-        wide = {_WIDE: ' class="wide"'}
-        told = "".join(f'<td data-is="{COLUMNS[i]}"{wide.get(i, "")}>{cell}</td>' for i, cell in enumerate(cells))
+        *cells, verdict = map(_arrows, row.cells)
+        told = "".join(f'<td data-is="{COLUMNS[i]}">{cell}</td>' for i, cell in enumerate(cells))
         yield f'<tr>{told}<td data-is="{COLUMNS[-1]}" class="{row.severity}">{verdict}</td></tr>'
     yield "</tbody></table></div>"
 
@@ -257,6 +259,10 @@ def _list(kind: str, items: Iterable[str]) -> Iterator[str]:
 
 def _text(text: str) -> str:
     return html.escape(text)
+
+
+def _arrows(text: str) -> str:
+    return _text(text.replace("->", "→"))
 
 
 def _prose(text: str) -> str:

@@ -111,7 +111,7 @@ class _Reader:
 
     def name(self, path: Path) -> str:
         """As it is called on the page, which may go to another machine."""
-        return str(path.relative_to(self.root)) if path != self.root else _title(self.root)
+        return str(path.relative_to(self.root)) if path != self.root else self.root.resolve().name
 
     # ------------------------------------------------------------------------------------------------ which run
 
@@ -125,7 +125,7 @@ class _Reader:
             content = self._read(run, others=order[place + 1 :])
             if content is not None:
                 content.notes[:0] = [] if run in own else self._choice(run, order, passed=order[:place])
-                content.title = self._titled(run)
+                content.title = self._heading(run)
                 return content
         return None
 
@@ -136,9 +136,9 @@ class _Reader:
         parts = run.folder.relative_to(self.root).parts
         return run_of(Path(parts[0])) if parts else None
 
-    def _titled(self, run: RunFiles) -> str:
+    def _heading(self, run: RunFiles) -> str:
         arm = self._arm(run)
-        return f"{_title(self.root)}: {arm[0]}, seed {arm[1]}" if arm else _title(run.folder)
+        return f"{_title(self.root)}, {arm[0]}, seed {arm[1]}" if arm else _title(run.folder)
 
     def _choice(self, run: RunFiles, order: list[RunFiles], passed: list[RunFiles]) -> Iterator[str]:
         rest = [other for other in order if other is not run and other not in passed]
@@ -277,7 +277,7 @@ _NOT_ENDED = "it was killed, has failed, still goes on, or had `report=False`."
 
 
 def _title(folder: Path) -> str:
-    return folder.resolve().name or str(folder)
+    return f"Uncertainty weighting: {folder.resolve().name}"
 
 
 def _complete(rows: Rows) -> Rows:
@@ -295,7 +295,7 @@ def _longest(logs: Mapping[Path, Rows]) -> tuple[Path, Rows] | None:
 def _with_logged(
     saved: dict[str, list[GradientSnapshot]], logs: Mapping[Path, Rows]
 ) -> dict[str, list[GradientSnapshot]]:
-    """The gradient views of a checkpoint; one that goes on in a log, with that; without any, those of the logs."""
+    """The gradient views of a checkpoint, a single one with what else is logged of it; else those of the logs."""
     logged: dict[str, list[GradientSnapshot]] = {}
     for rows in logs.values():
         for prefix in prefixes_in(rows, "norm", "weighted"):
@@ -307,5 +307,6 @@ def _with_logged(
     if len(saved) == len(logged) == 1:
         ((name, ours),), (theirs,) = saved.items(), logged.values()
         if ours[-1].norms.keys() == theirs[-1].norms.keys():
-            return {name: [*ours, *(snapshot for snapshot in theirs if snapshot.step > ours[-1].step)]}
+            at = {snapshot.step: snapshot for snapshot in [*theirs, *ours]}  # a log of many tasks has no pairs
+            return {name: [at[step] for step in sorted(at)]}
     return saved
