@@ -11,7 +11,7 @@ class Page(html.parser.HTMLParser):
         text: of the page.
 
     Attributes:
-        words: what a reader sees, in order.
+        words: what a reader sees, in order; ``text`` is all of it.
         tags: of all elements, in order.
         titles: of the sections.
     """
@@ -22,7 +22,7 @@ class Page(html.parser.HTMLParser):
         super().__init__()
         self.open, self.loaded, self.tags, self.words, self.titles = [], [], [], [], []
         self.feed(text)
-        self.text = " ".join(" ".join(self.words).split())
+        self.text = " ".join("".join(self.words).split())
         assert self.open == []
         assert self.loaded == []
         assert not re.search(r"url\((?!#)|@import|<script", text)

@@ -58,8 +58,9 @@ class RunFiles:
     @property
     def newest(self) -> tuple[float, list[Any]]:
         """To be sorted by: when something was last written, and among equals by name."""
-        files = [*self.histories, *self.checkpoints, *self.logs]
-        files += [path for log in self.logs if log.is_dir() for path in log.glob(f"*{_EVENTS}*")]
+        files = [*self.histories, *self.checkpoints]
+        for log in self.logs:  # a folder is newer with every file in it, a page of ours among them
+            files += log.glob(f"*{_EVENTS}*") if log.is_dir() else [log]
         return max(map(_written, files)), natural(self.folder)
 
 

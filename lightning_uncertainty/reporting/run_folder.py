@@ -215,13 +215,13 @@ class _Reader:
 
     def _named(self, histories: Mapping[str, History], known: Collection[str]) -> str | None:
         """Which callback of a checkpoint logs under the prefix: checkpoints have its name, and not the prefix."""
-        if self.prefix in histories:
-            return self.prefix
-        if len(histories) == 1 and self.prefix in known:
-            return next(iter(histories))
         if not known:
             self.prefixes.update(dict.fromkeys(histories))
-        return None
+        elif self.prefix not in known:
+            return None
+        elif len(histories) == 1:
+            return next(iter(histories))
+        return self.prefix if self.prefix in histories else None
 
     def _same_run(self, others: list[RunFiles], rows: Rows) -> _Saved | None:
         """What is saved of the run that logged ``rows``: it has the same weights at the same steps."""
@@ -255,25 +255,26 @@ class _Reader:
         notes = [f"{source}."]
         if saved.ended is None:
             known = "" if followed else f" Of what came after step {end:,}, nothing is known."
-            notes.append(f"There is no {file_stem(self.prefix)}{HISTORY_FILE}: {_NOT_ENDED}{known}")
+            notes.append(f"There is no {file_stem(self.prefix)}{HISTORY_FILE}: the run {_NOT_ENDED}{known}")
         elif followed or saved.best is not saved.ended:
-            notes.append(f"{self.name(saved.ended[0])} is older: the run was resumed, and {_NOT_ENDED}")
+            notes.append(f"{self.name(saved.ended[0])} is older: the run was resumed after it, and {_NOT_ENDED}")
         if followed:
             notes.append(f"Counts (missing, NaN) and bounds are those of step {end:,}: a log has none.")
         return RunContent("", history, notes)
 
     def _of_log(self, path: Path, rows: Rows) -> RunContent:
         logger = "TensorBoardLogger" if path.is_dir() else "CSVLogger"
+        ended = f"{file_stem(self.prefix)}{HISTORY_FILE}"
         notes = [
             f"Read from what a {logger} wrote: {self.name(path)}.",
-            f"There is neither {file_stem(self.prefix)}{HISTORY_FILE} nor a checkpoint with a history: {_NOT_ENDED}",
+            f"There is neither {ended} nor a checkpoint with a history: the run {_NOT_ENDED}",
             "A log has no counts, bounds, units and totals: how often a task was missing or NaN is not known, a "
             "likelihood only where the numbers tell, and what needs them is not found. Its steps count from 0.",
         ]
         return RunContent("", History.of_logged(rows), notes)
 
 
-_NOT_ENDED = "it was killed, has failed, still goes on, or had `report=False`."
+_NOT_ENDED = "was killed, has failed, still goes on, or had `report=False`."
 
 
 def _title(folder: Path) -> str:
