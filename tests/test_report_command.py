@@ -8,16 +8,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lightning_uncertainty import cli
+from lightning_uncertainty.reporting.comparison_files import read_comparison
+from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.page import build_page
 from lightning_uncertainty.reporting.run_folder import read_run_folder
 from tests import report_runs
+from tests.browser import DESKTOP, FRAMES, look, look_through_frames, needs_chromium
 from tests.pages import Page
 from tests.processes import Ranks
 from tests.report_runs import STEPS, train
 from tests.test_comparison import Net, serve
+from tests.test_figures import named
+from tests.test_figures import snapshots as weights_of
+from tests.test_gradient_view import snapshots as gradients_of
 from tests.test_history import same
 
 SECTIONS = ["What stands out", "Tasks", "Over the steps", "Gradients of encoder"]
@@ -39,7 +47,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
     torch.manual_seed(0)
     history = train(folder)
-    (folder / "uncertainty.html").unlink()  # of the callback
+    (folder / "uncertainty.html").rename(folder / "at_the_end.html")  # of the callback
     return folder, history
 
 
@@ -370,10 +378,12 @@ def test_another_file_can_be_named_and_nothing_foreign_is_overwritten(whole, cop
     assert files(tmp_path) == before
 
 
-def test_the_page_of_the_end_of_a_fit_is_one_of_ours(tmp_path):
-    train(tmp_path / "run", saves=False, tensorboard=False)
-    assert report(tmp_path / "run") == 0
-    assert "Read from" in (tmp_path / "run" / "uncertainty.html").read_text()
+def test_the_page_of_the_end_of_a_fit_is_one_of_ours_and_makes_room(whole, copied):
+    folder = copied(whole[0])
+    shutil.move(folder / "at_the_end.html", folder / "uncertainty.html")
+    assert "Gradients of" not in (folder / "uncertainty.html").read_text()
+    assert report(folder) == 0
+    assert "Gradients of" in (folder / "uncertainty.html").read_text()
 
 
 def test_without_matplotlib_the_page_has_its_words_and_the_command(whole, copied, monkeypatch):
@@ -423,9 +433,9 @@ def test_a_prefix_that_is_not_there_is_answered_with_those_that_are(tmp_path, ca
         assert report(folder) == 2
         error = capsys.readouterr().err
         assert f"nothing under the prefix 'uncertainty'. Found: '{known}'. Pass --prefix {known}." in error
-        assert report(folder, "--prefix", known) == 0
-        assert "Read from" in capsys.readouterr().out
-        Page((folder / "train_mtl.html").read_text())
+        assert "Read from" in read_run_folder(folder, known).notes[0]
+    assert report(folder, "--prefix", known) == 0
+    Page((folder / "train_mtl.html").read_text())
 
 
 # ---------------------------------------------------------------------------------------------------- several runs
@@ -549,3 +559,57 @@ def test_one_run_of_a_comparison_is_a_run_like_any_other(compared, copied):
     found = read_run_folder(folder)
     assert found.comparison is None
     assert "Read from logs/uncertainty_history.json." in found.notes
+
+
+# ---------------------------------------------------------------------------------------------------- in a browser
+
+
+@needs_chromium
+def test_chromium_opens_the_page_of_a_run(whole, copied):
+    folder = copied(whole[0])
+    assert report(folder) == 0
+    seen = look(folder / "uncertainty.html", height=3000)
+    assert seen.complaints == []
+    assert seen.picture.shape == (3000, DESKTOP, 3)
+    assert seen.dom.count("<svg") == 8
+    assert all(f"<h2>{title}</h2>" in seen.dom for title in SECTIONS)
+
+
+@needs_chromium
+@pytest.mark.parametrize("count", [3, 30, 300])
+def test_on_a_phone_and_on_a_desktop_in_light_and_in_dark_everything_has_its_place(tmp_path, compared, count):
+    text = build_page(
+        History.of(weights_of(120, named(count))),
+        title="A run",
+        notes=["A note with `code`, and a_name_that_is_rather_long/and_has/no_space_to_break_it/in_it.json."],
+        gradients={"encoder": gradients_of(count)},
+        comparison=read_comparison(compared[0]),
+    )
+    seen, left = look_through_frames(text, tmp_path), 0
+    assert seen.complaints == []
+    for measured, (width, scheme) in zip(seen.measured, FRAMES, strict=True):
+        paper = {"light": (255, 255, 255), "dark": (0x16, 0x18, 0x1D)}[scheme]
+        assert measured["background"] == f"rgb{paper}"
+        assert measured["room"] == measured["needed"] == width  # nothing to scroll to the side
+        assert measured["loaded"] == []
+        assert len(measured["figures"]) == 8
+        assert all(0 <= start < end <= width and height > 200 for start, end, height in measured["figures"])
+        assert all(start >= 0 for start, _, _ in measured["texts"])
+        _, tasks = measured["tables"]
+        assert tasks[0] == tasks[1]  # that of the comparison may be wider: each arm is a column
+        shown = seen.picture[:, left : left + width]
+        assert np.allclose(shown[5, 5], np.array(paper) / 255, atol=0.01)
+        written = abs(shown - shown[5, 5]).max(axis=-1) > 0.5
+        assert 0.01 < written.mean() < 0.3
+        left += width
+
+
+@needs_chromium
+def test_what_a_browser_complains_about_and_what_is_too_wide_is_seen(tmp_path):
+    text = (
+        '<!DOCTYPE html><p style="width: 2000px">wide</p><svg><path d="nonsense"/></svg><img src="http://a.invalid/b">'
+    )
+    seen = look_through_frames(text, tmp_path)
+    assert any("attribute d: Expected moveto path command" in line for line in seen.complaints)
+    assert [measured["needed"] > measured["room"] for measured in seen.measured] == [True] * 4
+    assert seen.measured[0]["loaded"] == ["http://a.invalid/b"]
