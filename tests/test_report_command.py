@@ -142,7 +142,8 @@ def test_the_best_source_that_is_there_is_taken_and_named(whole, copied, gone, s
     for name in history.tasks:
         assert found.history.series("weight", name)[-1] == pytest.approx(history.series("weight", name)[-1], rel=1e-5)
         assert (found.history.facts[name].absent is None) == bool(shift)
-    (snapshots,) = found.gradients.values()
+    ((name, snapshots),) = found.gradients.items()
+    assert name == ("logged under gradients" if shift else "of encoder")
     assert [snapshot.step for snapshot in snapshots] == list(range(0, STEPS, 4))
     assert list(snapshots[-1].cosines) == [("a", "b"), ("a", "kind"), ("b", "kind")]
 
@@ -370,6 +371,7 @@ def test_another_file_can_be_named_and_nothing_foreign_is_overwritten(whole, cop
         ([], "is there already, and no page of this command. Give another --output."),
         (["--output", tmp_path / "run"], "is a folder"),
         (["--output", tmp_path / "nowhere" / "page.html"], "There is no folder"),
+        (["--prefix", ""], "--prefix must not be empty"),
     ):
         assert report(folder, *output) == 2
         error = capsys.readouterr().err
@@ -520,6 +522,8 @@ def test_a_comparison_shows_its_table_its_sentence_and_a_learned_run(compared, c
         assert all(cell in page.words for cell in row if cell)
     assert "Shown is the newest run of the arm 'learned' with something to show, learned-seed" in page.text
     assert "comparison, learned, seed" in page.text
+    assert page.text.count("learned-seed") == 3  # the folder of the one, and of the other, and the file
+    assert "equal-seed" not in page.text
     assert page.count("svg") == 4
 
 
@@ -582,7 +586,7 @@ def test_on_a_phone_and_on_a_desktop_in_light_and_in_dark_everything_has_its_pla
         History.of(weights_of(120, named(count))),
         title="A run",
         notes=["A note with `code`, and a_name_that_is_rather_long/and_has/no_space_to_break_it/in_it.json."],
-        gradients={"encoder": gradients_of(count)},
+        gradients={"of encoder": gradients_of(count)},
         comparison=read_comparison(compared[0]),
     )
     seen, left = look_through_frames(text, tmp_path), 0
@@ -595,8 +599,7 @@ def test_on_a_phone_and_on_a_desktop_in_light_and_in_dark_everything_has_its_pla
         assert len(measured["figures"]) == 8
         assert all(0 <= start < end <= width and height > 200 for start, end, height in measured["figures"])
         assert all(start >= 0 for start, _, _ in measured["texts"])
-        _, tasks = measured["tables"]
-        assert tasks[0] == tasks[1]  # that of the comparison may be wider: each arm is a column
+        assert all(room == needed for room, needed in measured["tables"])
         shown = seen.picture[:, left : left + width]
         assert np.allclose(shown[5, 5], np.array(paper) / 255, atol=0.01)
         written = abs(shown - shown[5, 5]).max(axis=-1) > 0.5

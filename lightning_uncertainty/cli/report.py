@@ -27,6 +27,8 @@ def report(
     from lightning_uncertainty.reporting.page import write_page
     from lightning_uncertainty.reporting.run_folder import NothingToReportError, read_run_folder
 
+    if not prefix:
+        raise typer.BadParameter("--prefix must not be empty.")
     target = run_folder / f"{file_stem(prefix)}.html" if output is None else output
     try:
         content = read_run_folder(run_folder, prefix)

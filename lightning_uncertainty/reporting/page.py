@@ -67,6 +67,7 @@ figure { margin: 0; min-width: 0; } svg { display: block; width: 100%; max-width
   .tasks td:last-child { order: 1; justify-content: end; text-align: right; white-space: normal; }
   .tasks td:nth-child(2), .tasks td:nth-child(8) { order: 2; }
   .tasks td:nth-child(3) { grid-column: 1 / -1; }
+  .compared th, .compared td { white-space: normal; padding: 0.3rem; }
   .scroll { max-height: 80vh; }
 }
 @media print { .scroll { overflow: visible; max-height: none; } figure { break-inside: avoid; } }
@@ -98,7 +99,7 @@ def build_page(
         history: of the run; None if there is only a comparison.
         title: of the page.
         notes: what else a reader should know, for example what could not be read.
-        gradients: what gradient views have seen, by what they looked at.
+        gradients: what gradient views have seen, by what follows the word in the heading: "of encoder".
         comparison: that the run is part of.
 
     Raises:
@@ -182,7 +183,7 @@ def _comparison(comparison: ComparisonTable) -> Iterator[str]:
     heading, *rows = comparison.rows
     yield "<h2>Does it help?</h2>"
     yield from (f"<p>{_text(sentence)}</p>" for sentence in comparison.sentences)
-    yield '<div class="scroll"><table>'
+    yield '<div class="scroll"><table class="compared">'
     yield f"<thead><tr>{''.join(f'<th>{_text(cell)}</th>' for cell in heading)}</tr></thead><tbody>"
     yield from (f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
     yield "</tbody></table></div>"
@@ -191,7 +192,7 @@ def _comparison(comparison: ComparisonTable) -> Iterator[str]:
 
 def _gradients(name: str, snapshots: Sequence[GradientSnapshot]) -> Iterator[str]:
     steps = f"{len(snapshots)} steps" if len(snapshots) > 1 else "1 step"
-    yield f"<h2>Gradients of {_text(name)}</h2>"
+    yield f"<h2>Gradients {_text(name)}</h2>"
     yield (
         f"<p>What each task does to the shared part of the network, as GradientView saw it in {steps}. "
         "Weights change the norms, and leave the angles as they are.</p>"

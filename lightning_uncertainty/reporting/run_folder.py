@@ -42,7 +42,7 @@ class RunContent:
         title: of the page.
         history: of the run that was taken; None for a comparison whose runs have left none.
         notes: which run and source were taken, and what is missing, as sentences.
-        gradients: of each GradientView, by what it looked at.
+        gradients: of each GradientView, by what it looked at ("of encoder"), or by the prefix of its log.
         comparison: of a folder of ``compare``.
     """
 
@@ -141,8 +141,9 @@ class _Reader:
         return f"{_title(self.root)}, {arm[0]}, seed {arm[1]}" if arm else _title(run.folder)
 
     def _choice(self, run: RunFiles, order: list[RunFiles], passed: list[RunFiles]) -> Iterator[str]:
-        rest = [other for other in order if other is not run and other not in passed]
         arm = self._arm(run)
+        rest = [other for other in order if other is not run and other not in passed]
+        rest = [other for other in rest if arm is None or (self._arm(other) or arm)[0] == arm[0]]
         if rest or passed:
             kind = f"newest run of the arm {arm[0]!r}" if arm else "newest run"
             text = f"Shown is the {kind} with something to show, {self.name(run.folder)}."
@@ -154,7 +155,8 @@ class _Reader:
 
     def _listed(self, runs: list[RunFiles]) -> str:
         more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
-        return ", ".join(self.name(run.folder) for run in runs[:LISTED]) + more
+        folders = [run.folder.parent if self._arm(run) and run.folder.name == "logs" else run.folder for run in runs]
+        return ", ".join(map(self.name, folders[:LISTED])) + more
 
     def nothing(self) -> str:
         """Why there is nothing to show."""
@@ -191,7 +193,7 @@ class _Reader:
         content = self._of_saved(saved, log) if saved.best else self._of_log(*log)  # type: ignore[misc]  # one is there
         passed_over = list(self.damaged.items())[before:]
         content.notes += [f"{self.name(path)} was passed over: {reason}." for path, reason in passed_over]
-        content.gradients = _with_logged(saved.views, logs)
+        content.gradients = _with_logged({f"of {module}": seen for module, seen in saved.views.items()}, logs)
         return content
 
     def _saved(self, run: RunFiles, known: Iterable[str]) -> _Saved:
@@ -301,8 +303,9 @@ def _with_logged(
     for rows in logs.values():
         for prefix in prefixes_in(rows, "norm", "weighted"):
             seen = of_logged(under(rows, prefix))
-            if prefix not in logged or seen[-1].step > logged[prefix][-1].step:
-                logged[prefix] = seen
+            name = f"logged under {prefix}"
+            if name not in logged or seen[-1].step > logged[name][-1].step:
+                logged[name] = seen
     if not saved:
         return logged
     if len(saved) == len(logged) == 1:
