@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lightning_uncertainty import cli
+from lightning_uncertainty.reporting import extras, page
 from lightning_uncertainty.reporting.comparison_files import read_comparison
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import build_page
@@ -74,6 +75,13 @@ def copied(tmp_path):
     return copy
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """As without matplotlib: where a test is about words, plots take time only."""
+    found = page.find_spec
+    monkeypatch.setattr(page, "find_spec", lambda name: None if name == "matplotlib" else found(name))
+
+
 def files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -95,11 +103,11 @@ def test_a_finished_run_gives_one_page_with_all_of_it(whole, copied, capsys):
     before = files(folder)
     assert report(folder) == 0
     text = (folder / "uncertainty.html").read_text()
-    page = Page(text)
-    assert [title for title in page.titles if title in SECTIONS] == SECTIONS
-    assert page.count("svg") == 8
-    assert "Read from uncertainty_history.json." in page.text
-    assert all(name in page.words for name in history.tasks)
+    shown = Page(text)
+    assert [title for title in shown.titles if title in SECTIONS] == SECTIONS
+    assert shown.count("svg") == 8
+    assert "Read from uncertainty_history.json." in shown.text
+    assert all(name in shown.words for name in history.tasks)
     printed = capsys.readouterr().out
     assert f"3 tasks after {STEPS} steps" in printed
     assert printed.splitlines()[-2:] == ["Read from uncertainty_history.json.", f"Open {folder / 'uncertainty.html'}"]
@@ -177,9 +185,9 @@ def test_a_killed_run_shows_its_checkpoint_and_then_its_log(killed, copied, caps
         "There is no uncertainty_history.json: the run was killed, has failed, still goes on, or had `report=False`.",
         f"Counts (missing, NaN) and bounds are those of step {SAVED_AT}: a log has none.",
     ]
-    page = Page((folder / "uncertainty.html").read_text())
-    assert page.count("svg") == 8
-    assert all(note.replace("`", "") in page.text for note in notes)
+    shown = Page((folder / "uncertainty.html").read_text())
+    assert shown.count("svg") == 8
+    assert all(note.replace("`", "") in shown.text for note in notes)
     found = read_run_folder(folder)
     last = found.history.steps[-1]
     assert last == KILLED_AT - 1  # an even step, the last that was logged
@@ -360,6 +368,7 @@ def test_a_missing_folder_and_a_file_in_its_place_get_one_line(tmp_path, capsys)
 # ---------------------------------------------------------------------------------------------------- the page's file
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_file_can_be_named_and_nothing_foreign_is_overwritten(whole, copied, tmp_path, capsys):
     folder = copied(whole[0])
     assert report(folder, "--output", tmp_path / "mine.html") == 0
@@ -380,6 +389,7 @@ def test_another_file_can_be_named_and_nothing_foreign_is_overwritten(whole, cop
     assert files(tmp_path) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_of_the_end_of_a_fit_is_one_of_ours_and_makes_room(whole, copied):
     folder = copied(whole[0])
     shutil.move(folder / "at_the_end.html", folder / "uncertainty.html")
@@ -388,11 +398,8 @@ def test_the_page_of_the_end_of_a_fit_is_one_of_ours_and_makes_room(whole, copie
     assert "Gradients of" in (folder / "uncertainty.html").read_text()
 
 
-def test_without_matplotlib_the_page_has_its_words_and_the_command(whole, copied, monkeypatch):
-    from lightning_uncertainty.reporting import page
-
-    found = page.find_spec
-    monkeypatch.setattr(page, "find_spec", lambda name: None if name == "matplotlib" else found(name))
+@pytest.mark.usefixtures("undrawn")
+def test_without_matplotlib_the_page_has_its_words_and_the_command(whole, copied):
     folder = copied(whole[0])
     assert report(folder) == 0
     shown = Page((folder / "uncertainty.html").read_text())
@@ -401,8 +408,6 @@ def test_without_matplotlib_the_page_has_its_words_and_the_command(whole, copied
 
 
 def test_without_tensorboard_event_files_are_passed_over_with_the_command(whole, copied, capsys, monkeypatch):
-    from lightning_uncertainty.reporting import extras
-
     found = extras.find_spec
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "tensorboard" else found(name))
     assert report(without(copied(whole[0]), "json", "checkpoints", "csv")) == 2
@@ -422,6 +427,7 @@ def test_reading_imports_no_lightning(whole, copied):
 # ---------------------------------------------------------------------------------------------------- prefixes
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_prefix_that_is_not_there_is_answered_with_those_that_are(tmp_path, capsys):
     train(tmp_path / "run", prefix="train/mtl")
     for gone in ([], ["json"], ["csv", "tensorboard"]):
@@ -448,6 +454,7 @@ def made_at(folder, hour):
         os.utime(path, (3600 * hour, 3600 * hour))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_of_several_runs_the_newest_is_taken_and_the_others_are_named(whole, killed, copied, tmp_path, capsys):
     names = {"version_9": whole[0], "version_10": killed, "version_11": whole[0]}
     for hour, (name, source) in enumerate(names.items()):
@@ -461,13 +468,24 @@ def test_of_several_runs_the_newest_is_taken_and_the_others_are_named(whole, kil
         "Shown is the newest run with something to show, lightning_logs/version_11. For another one, pass its own "
         "folder: lightning_logs/version_10, lightning_logs/version_9."
     ) in printed
-    assert "Newer, but without anything under 'uncertainty': lightning_logs/version_12." in printed
+    assert "Tried before it, without anything to be read under 'uncertainty': lightning_logs/version_12." in printed
     assert (tmp_path / "uncertainty.html").exists()
     made_at(tmp_path / "lightning_logs" / "version_10", 10)
     assert read_run_folder(tmp_path).title == "Uncertainty weighting: version_10"
     for name in names:  # as after a copy: then the last by name
         made_at(tmp_path / "lightning_logs" / name, 1)
     assert read_run_folder(tmp_path).title == "Uncertainty weighting: version_11"
+
+
+def test_a_newer_run_that_is_damaged_is_passed_over_with_its_reason(whole, copied, tmp_path):
+    made_at(copied(whole[0], "version_0"), 1)
+    damaged = without(copied(whole[0], "version_1"), "csv", "tensorboard", "checkpoints")
+    cut(damaged / "uncertainty_history.json")
+    notes = read_run_folder(tmp_path).notes
+    assert notes[0] == "Shown is the newest run with something to show, version_0."
+    assert notes[1] == "Tried before it, without anything to be read under 'uncertainty': version_1."
+    assert notes[2] == "Read from version_0/uncertainty_history.json."
+    assert "version_1/uncertainty_history.json was passed over: it is not whole (JSONDecodeError" in notes[3]
 
 
 def test_a_checkpoint_that_lies_elsewhere_is_found_by_its_weights(killed, copied, tmp_path):
@@ -479,12 +497,15 @@ def test_a_checkpoint_that_lies_elsewhere_is_found_by_its_weights(killed, copied
     train(tmp_path / "another", module=Otherwise())
     shutil.move(tmp_path / "another" / "checkpoints", other)
     shutil.rmtree(tmp_path / "another")
+    shutil.copy(checkpoint(killed), other / "damaged.ckpt")
+    cut(other / "damaged.ckpt")
     for hour, folder in enumerate((own, other, log)):
         made_at(folder, hour)
     found = read_run_folder(tmp_path)
     assert f"models/mine/step={SAVED_AT}.ckpt up to step {SAVED_AT}" in next(
         note for note in found.notes if "Read from" in note
     )
+    assert not any("passed over" in note for note in found.notes)  # what is damaged is of another run
     assert found.history.facts["a"].absent == 0
 
 
@@ -511,22 +532,23 @@ def compared(tmp_path_factory):
 def test_a_comparison_shows_its_table_its_sentence_and_a_learned_run(compared, copied, capsys):
     folder, result = copied(compared[0], "comparison"), compared[1]
     assert report(folder) == 0
-    page = Page((folder / "uncertainty.html").read_text())
-    assert page.titles[0] == "Does it help?"
+    shown = Page((folder / "uncertainty.html").read_text())
+    assert shown.titles[0] == "Does it help?"
     for sentence in result.sentences:
-        assert sentence in page.text
+        assert sentence in shown.text
         assert sentence in capsys.readouterr().out
     from lightning_uncertainty.comparison.tables import rows
 
     for row in rows(result):
-        assert all(cell in page.words for cell in row if cell)
-    assert "Shown is the newest run of the arm 'learned' with something to show, learned-seed" in page.text
-    assert "comparison, learned, seed" in page.text
-    assert page.text.count("learned-seed") == 3  # the folder of the one, and of the other, and the file
-    assert "equal-seed" not in page.text
-    assert page.count("svg") == 4
+        assert all(cell in shown.words for cell in row if cell)
+    assert "Shown is the newest run of the arm 'learned' with something to show, learned-seed" in shown.text
+    assert "comparison, learned, seed" in shown.text
+    assert shown.text.count("learned-seed") == 3  # the folder of the one, and of the other, and the file
+    assert "equal-seed" not in shown.text
+    assert shown.count("svg") == 4
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_comparison_that_was_killed_shows_what_has_finished(compared, copied, capsys):
     folder = copied(compared[0], "comparison")
     for path in (folder / "comparison.md", folder / "comparison.csv", *folder.glob("learned-seed1-*/run.json")):
@@ -535,14 +557,15 @@ def test_a_comparison_that_was_killed_shows_what_has_finished(compared, copied, 
     notes = "The comparison has not come to its end: these are the runs that have finished (3), without gains"
     assert notes in (printed := capsys.readouterr().out)
     assert "Not finished: learned, seed 1." in printed
-    page = Page((folder / "uncertainty.html").read_text())
-    assert notes in page.text
+    shown = Page((folder / "uncertainty.html").read_text())
+    assert notes in shown.text
     runs = [f"{arm}, seed {seed}" for seed, arm in ((0, "equal"), (0, "learned"), (1, "equal"))]
-    assert [word for word in page.words if word in runs] == runs
+    assert [word for word in shown.words if word in runs] == runs
     for run in compared[1].runs:
-        assert (f"{run.metrics['val/a']:.4g}" in page.words) == ((run.arm, run.seed) != ("learned", 1))
+        assert (f"{run.metrics['val/a']:.4g}" in shown.words) == ((run.arm, run.seed) != ("learned", 1))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_comparison_without_a_history_yet_shows_its_runs(compared, copied, capsys):
     folder = copied(compared[0], "comparison")
     for run in list(folder.glob("*-seed*")):
@@ -554,8 +577,8 @@ def test_a_comparison_without_a_history_yet_shows_its_runs(compared, copied, cap
     printed = capsys.readouterr().out
     assert "comparison.md is not whole: these are the runs that have finished (1)" in printed
     assert "No run has left a history yet." in printed
-    page = Page((folder / "uncertainty.html").read_text())
-    assert page.titles == ["Does it help?"]
+    shown = Page((folder / "uncertainty.html").read_text())
+    assert shown.titles == ["Does it help?"]
 
 
 def test_one_run_of_a_comparison_is_a_run_like_any_other(compared, copied):

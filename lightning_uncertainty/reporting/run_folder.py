@@ -27,6 +27,7 @@ __all__ = ["NothingToReportError", "RunContent", "read_run_folder"]
 
 DEFAULT = "uncertainty"
 LISTED = 5  # other runs
+SEARCHED = 20  # folders, for the checkpoint of a run
 LEARNED = "learned"  # the arm of a comparison
 
 
@@ -151,7 +152,7 @@ class _Reader:
                 text += f" For another one, pass its own folder: {self._listed(rest)}."
             yield text
         if passed and not arm:
-            yield f"Newer, but without anything under {self.prefix!r}: {self._listed(passed)}."
+            yield f"Tried before it, without anything to be read under {self.prefix!r}: {self._listed(passed)}."
 
     def _listed(self, runs: list[RunFiles]) -> str:
         more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
@@ -180,7 +181,6 @@ class _Reader:
     # ------------------------------------------------------------------------------------------------ one run
 
     def _read(self, run: RunFiles, others: list[RunFiles]) -> RunContent | None:
-        before = len(self.damaged)
         logs = {path: rows for path in run.logs if (rows := self._tried(read_log, path))}
         known = dict.fromkeys(name for rows in logs.values() for name in prefixes_in(rows, "weight", "share"))
         self.prefixes.update(known)
@@ -191,8 +191,7 @@ class _Reader:
         if saved.best is None and log is None:
             return None
         content = self._of_saved(saved, log) if saved.best else self._of_log(*log)  # type: ignore[misc]  # one is there
-        passed_over = list(self.damaged.items())[before:]
-        content.notes += [f"{self.name(path)} was passed over: {reason}." for path, reason in passed_over]
+        content.notes += [f"{self.name(path)} was passed over: {reason}." for path, reason in self.damaged.items()]
         content.gradients = _with_logged({f"of {module}": seen for module, seen in saved.views.items()}, logs)
         return content
 
@@ -227,11 +226,12 @@ class _Reader:
 
     def _same_run(self, others: list[RunFiles], rows: Rows) -> _Saved | None:
         """What is saved of the run that logged ``rows``: it has the same weights at the same steps."""
-        for run in others:
-            if run.checkpoints or run.histories:
-                saved = self._saved(run, [self.prefix])
-                if saved.best is not None and saved.best[1].agreement(rows) > 0:
-                    return saved
+        damaged = dict(self.damaged)
+        for run in [other for other in others if other.checkpoints or other.histories][:SEARCHED]:
+            saved = self._saved(run, [self.prefix])
+            if saved.best is not None and saved.best[1].agreement(rows) > 0:
+                return saved
+            self.damaged = dict(damaged)  # what is damaged there does not matter here
         return None
 
     def _tried(self, read: Callable[[Path], T], path: Path, *, named: bool = True) -> T | None:
