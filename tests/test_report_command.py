@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_uncertainty import cli
+from lightning_uncertainty import cli, compare
+from lightning_uncertainty.comparison import ComparisonResult, FinishedRun
+from lightning_uncertainty.comparison.tables import rows
 from lightning_uncertainty.reporting import extras, page
 from lightning_uncertainty.reporting.comparison_files import read_comparison
 from lightning_uncertainty.reporting.history import History
@@ -520,8 +522,6 @@ class Otherwise(report_runs.Shared):
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """The folder of a comparison, and its result."""
-    from lightning_uncertainty import compare
-
     folder = tmp_path_factory.mktemp("compared") / "comparison"
     options = {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 2}
     return folder, compare(
@@ -537,8 +537,6 @@ def test_a_comparison_shows_its_table_its_sentence_and_a_learned_run(compared, c
     for sentence in result.sentences:
         assert sentence in shown.text
         assert sentence in capsys.readouterr().out
-    from lightning_uncertainty.comparison.tables import rows
-
     for row in rows(result):
         assert all(cell in shown.words for cell in row if cell)
     assert "Shown is the newest run of the arm 'learned' with something to show, learned-seed" in shown.text
@@ -563,6 +561,36 @@ def test_a_comparison_that_was_killed_shows_what_has_finished(compared, copied, 
     assert [word for word in shown.words if word in runs] == runs
     for run in compared[1].runs:
         assert (f"{run.metrics['val/a']:.4g}" in shown.words) == ((run.arm, run.seed) != ("learned", 1))
+
+
+def test_the_table_of_a_comparison_comes_back_from_its_file(tmp_path):
+    """With bars in names, an interval that is not there, and an arm that is the baseline."""
+    metrics = {"val/a|b": "min", "|": "max"}
+    runs = [
+        FinishedRun(arm, 0, {"val/a|b": 2.0 + k, "|": 1.0}, 1.0, {}, {}) for k, arm in enumerate(("equal", "learned"))
+    ]
+    result = ComparisonResult(metrics, ["equal", "learned"], [0], runs)
+    (tmp_path / "comparison.md").write_text(result.to_markdown(), encoding="utf-8")
+    table = read_comparison(tmp_path)
+    assert table.rows == rows(result)
+    assert table.sentences == result.sentences
+    assert table.notes == []
+    cut(tmp_path / "comparison.md", 0.99)
+    assert read_comparison(tmp_path).notes == [
+        "comparison.md is not whole: these are the runs that have finished (0), without gains and intervals."
+    ]
+
+
+def test_runs_that_finished_after_the_table_was_written_are_counted(compared, copied):
+    folder = copied(compared[0], "comparison")
+    os.utime(folder / "comparison.md", (0, 0))
+    (begun := folder / "learned-seed7-0123456789abcdef").mkdir()
+    assert read_comparison(folder).notes == [
+        "Not finished: learned, seed 7.",
+        "The table is that of an earlier comparison; runs that have finished since: 4.",
+    ]
+    (begun / "run.json").write_text('{"arm": "lear')
+    assert read_comparison(folder).notes[0] == "Not finished: learned, seed 7."
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -18,7 +18,7 @@ def report(
         Path, typer.Argument(help="Of a run, as lightning_logs/version_0; of several; or of `compare`.")
     ],
     output: Annotated[
-        Path | None, typer.Option(help="The page to write.  [default: <prefix>.html in the folder]")
+        Path | None, typer.Option(help="The page to write; by default <prefix>.html in the folder.")
     ] = None,
     prefix: Annotated[str, typer.Option(help="The `log_prefix` of the callback.")] = "uncertainty",
 ) -> None:

@@ -112,7 +112,7 @@ def plot_shares(axis: Axes, points: Points, *, labels: Mapping[str, str] | None 
     ends, floor = {}, 0.0
     for name in names:
         height = rows[name][-1]
-        ends[name] = (steps[-1], floor + 0.5 * height, colours[name])
+        ends[name] = (steps[-1], floor + 0.5 * height, GREY if colours[name] == LIGHT else colours[name])  # to be read
         floor += height
     label_right(axis, ends if floor > 0.0 else {}, _share_labels(history, rows, labels or {}))
     return axis
