@@ -57,7 +57,8 @@ th:first-child, td:first-child, .tasks th:nth-child(2), .tasks td:nth-child(2), 
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)); gap: 1rem 2rem; }
 figure { margin: 0; min-width: 0; } svg { display: block; width: 100%; max-width: 42rem; height: auto; }
 @media (max-width: 48rem) {
-  .tasks { display: block; } .tasks thead { display: none; } .tasks tbody { display: block; }
+  .tasks { display: block; } .tasks thead { display: none; }
+  .tasks tbody { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: 0 2rem; }
   .tasks tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; padding: 0.5rem 0;
     border-bottom: 1px solid var(--line); }
   .tasks td { display: flex; justify-content: space-between; gap: 0.5rem; padding: 0.05rem 0; border: 0; order: 3; }
