@@ -326,7 +326,11 @@ def test_a_sharded_checkpoint_is_read_from_the_part_that_is_not(whole, copied):
     torch.save({key: value for key, value in content.items() if key != "state_dict"}, path / "meta.pt")
     found = read_run_folder(folder)
     assert same(found.history, whole[1])
-    assert found.notes[0] == f"Read from the checkpoint checkpoints/step={STEPS}.ckpt."
+    assert found.notes == [
+        f"Read from the checkpoint checkpoints/step={STEPS}.ckpt.",
+        "There is no uncertainty_history.json: the run was killed, has failed, still goes on, or had `report=False` or "
+        f"no logger. Of what came after step {STEPS}, nothing is known.",
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- nothing there

@@ -257,9 +257,10 @@ class _Reader:
         notes = [f"{source}."]
         if saved.ended is None:
             known = "" if followed else f" Of what came after step {end:,}, nothing is known."
-            notes.append(f"There is no {file_stem(self.prefix)}{HISTORY_FILE}: the run {_NOT_ENDED}{known}")
+            alone = "" if log is not None else " or no logger"
+            notes.append(f"There is no {file_stem(self.prefix)}{HISTORY_FILE}: the run {_NOT_ENDED}{alone}.{known}")
         elif followed or saved.best is not saved.ended:
-            notes.append(f"{self.name(saved.ended[0])} is older: the run was resumed after it, and {_NOT_ENDED}")
+            notes.append(f"{self.name(saved.ended[0])} is older: the run was resumed after it, and {_NOT_ENDED}.")
         if followed:
             notes.append(f"Counts (missing, NaN) and bounds are those of step {end:,}: a log has none.")
         return RunContent("", history, notes)
@@ -269,14 +270,14 @@ class _Reader:
         ended = f"{file_stem(self.prefix)}{HISTORY_FILE}"
         notes = [
             f"Read from what a {logger} wrote: {self.name(path)}.",
-            f"There is neither {ended} nor a checkpoint with a history: the run {_NOT_ENDED}",
+            f"There is neither {ended} nor a checkpoint with a history: the run {_NOT_ENDED}.",
             "A log has no counts, bounds, units and totals: how often a task was missing or NaN is not known, a "
             "likelihood only where the numbers tell, and what needs them is not found. Its steps count from 0.",
         ]
         return RunContent("", History.of_logged(rows), notes)
 
 
-_NOT_ENDED = "was killed, has failed, still goes on, or had `report=False`."
+_NOT_ENDED = "was killed, has failed, still goes on, or had `report=False`"
 
 
 def _title(folder: Path) -> str:
