@@ -153,6 +153,15 @@ class UncertaintyCallback(CallbackBase):
         """The weights and losses of this run so far, those before a resume included."""
         return self._report.history
 
+    @property
+    def summary(self) -> bool:
+        """Whether it prints what became of each task at the end of ``fit``; can be set until then."""
+        return self._report.summary
+
+    @summary.setter
+    def summary(self, wanted: bool) -> None:
+        self._report.summary = wanted
+
     # ------------------------------------------------------------------------------------------------ attaching
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -11,7 +11,7 @@ from lightning_uncertainty.arguments import check_steps
 from lightning_uncertainty.lightning_bases import CallbackBase
 from lightning_uncertainty.mixin import attached_weighting
 from lightning_uncertainty.names import lookup
-from lightning_uncertainty.reporting.gradients import GradientSnapshot, pairs_of
+from lightning_uncertainty.reporting.gradients import GradientSnapshot, from_state, state_of
 from lightning_uncertainty.task_gradients import TaskGradients
 
 if TYPE_CHECKING:
@@ -211,25 +211,13 @@ class GradientView(CallbackBase):
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far, as tensors."""
-        names = list(self.snapshots[-1].norms) if self.snapshots else []
-        kept = [snapshot for snapshot in self.snapshots if list(snapshot.norms) == names]
-        rows = [[*s.norms.values(), *s.coefficients.values(), *s.cosines.values()] for s in kept]
         counts = {"steps": self._steps, "looks": self._looks, "spacing": self._spacing}
-        return {**counts, "tasks": names, "at": [s.step for s in kept], "values": torch.tensor(rows)}
+        return {**counts, **state_of(self.snapshots)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self._steps, self._looks, self._spacing = (state_dict[key] for key in ("steps", "looks", "spacing"))
-        names, size = state_dict["tasks"], len(state_dict["tasks"])
-        self.snapshots = [
-            GradientSnapshot(
-                step,
-                dict(zip(names, row[:size], strict=True)),
-                dict(zip(names, row[size : 2 * size], strict=True)),
-                dict(zip(pairs_of(names), row[2 * size :], strict=True)),
-            )
-            for step, row in zip(state_dict["at"], state_dict["values"].tolist(), strict=True)
-        ]
+        self.snapshots = from_state(state_dict)
 
 
 def _obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:

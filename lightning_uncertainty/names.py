@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -26,3 +27,12 @@ def suggest(name: object, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), names, n=1)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {', '.join(map(repr, names))}."
+
+
+def file_stem(key: str) -> str:
+    """A logger's key as part of the name of a file.
+
+    >>> file_stem("train/mtl")
+    'train_mtl'
+    """
+    return re.sub(r"[^\w.\-]+", "_", key)

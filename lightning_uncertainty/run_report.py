@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty.logger_kinds import image_giver
+from lightning_uncertainty.names import file_stem
 from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.reporting.figures import save_overview
+from lightning_uncertainty.reporting.files import write_whole
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import write_page
 from lightning_uncertainty.reporting.summary import print_summary
@@ -94,10 +94,10 @@ class RunReport:
         """Files beside those of the first logger that has a folder, and images; returns what to say of it."""
         loggers = list(trainer.loggers)
         folder = next((found for logger in loggers if (found := _folder(logger)) is not None), None)
-        stem = re.sub(r"[^\w.\-]+", "_", self.prefix)
+        stem = file_stem(self.prefix)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / f"{stem}_history.json", json.dumps(self.history.to_json(), allow_nan=False))
+            write_whole(folder / f"{stem}_history.json", json.dumps(self.history.to_json(), allow_nan=False))
             write_page(folder / f"{stem}.html", self.history)
         if find_spec("matplotlib") is None:
             said = "The plots need matplotlib" if folder else "A picture needs matplotlib" if loggers else ""
@@ -143,10 +143,3 @@ def _folder(logger: Any) -> Path | None:
         version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
         folder = Path(logger.save_dir) / str(logger.name) / version
     return None if folder is None or "://" in str(folder) else Path(folder)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write all of it or nothing."""
-    draft = path.with_name(f"{path.name}.part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)

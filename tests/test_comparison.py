@@ -105,6 +105,14 @@ def by_hand(tmp_path, module_class, seed, callback):
 # ---------------------------------------------------------------------------------------------------- what is run
 
 
+@pytest.mark.parametrize("callbacks", [[], [UncertaintyCallback(lr=0.05)]], ids=["ours", "the user's"])
+def test_no_run_prints_a_summary_whosever_callback_it_has(tmp_path, capsys, callbacks):
+    run(tmp_path, seeds=(0,), trainer={**QUICK, "callbacks": callbacks})
+    assert capsys.readouterr().out == ""
+    assert len(list(tmp_path.glob("runs/*/logs/uncertainty.html"))) == 2  # but each is written
+    assert all(callback.summary for callback in callbacks)
+
+
 def test_the_equal_arm_is_the_plain_sum_and_the_learned_arm_the_callback_bit_for_bit(tmp_path):
     result = run(tmp_path)
     for index, seed in enumerate(result.seeds):

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_uncertainty import Snapshot, UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
 from lightning_uncertainty.reporting.history import QUANTITIES, History
+from lightning_uncertainty.reporting.logged import read_csv_logger
 from lightning_uncertainty.run_report import RunReport
 from lightning_uncertainty.snapshot import TaskSnapshot
 from tests.models import TASKS, Plain, Weighed, batches, fit, trainer
@@ -324,14 +325,59 @@ def test_what_a_logger_wrote_gives_the_history_of_the_run(tmp_path, logger, read
     assert all(math.isnan(total) for total in found.totals)
 
 
-def test_a_file_that_was_cut_off_gives_what_is_in_it(tmp_path):
+@pytest.mark.parametrize("part", [0.5, 0.6, 0.7, 0.999])
+def test_a_file_that_was_cut_off_gives_the_whole_lines_in_it(tmp_path, part):
     logger = CSVLogger(tmp_path)
     fit(tmp_path, logger=logger, log_every_n_steps=4)
-    content = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
-    (tmp_path / "metrics.csv").write_text(content[: int(0.7 * len(content))])
+    content = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_bytes()
+    (tmp_path / "metrics.csv").write_bytes(content[: int(part * len(content))])
     whole, found = History.from_csv_logger(logger.log_dir), History.from_csv_logger(tmp_path)
     assert 2 < len(found) < len(whole)
-    assert found.series("weight", "a")[:-1] == whole.series("weight", "a")[: len(found) - 1]
+    for quantity in QUANTITIES:  # half a number would be another one
+        for name in found.tasks:
+            assert found.series(quantity, name) == whole.series(quantity, name)[: len(found)]
+
+
+def resumable(tmp_path, saved=20, **options):
+    """A run of 48 steps, logged; its callback, its rows, and its history as it was saved after step ``saved``."""
+    callback, logger = UncertaintyCallback(report=False), CSVLogger(tmp_path)
+    saves = Saves(tmp_path / "run.ckpt", saved)
+    fit(tmp_path, callback=callback, callbacks=[saves], logger=logger, log_every_n_steps=4, **options)
+    state = torch.load(tmp_path / "run.ckpt", weights_only=True)["callbacks"][callback.state_key]
+    return callback.history, read_csv_logger(logger.log_dir), History.from_state_dict(state["history"])
+
+
+def test_a_saved_history_goes_on_with_what_was_logged_after_it(tmp_path):
+    whole, rows, saved = resumable(tmp_path)
+    facts = saved.facts
+    assert saved.steps == [1, 4, 8, 12, 16, 20]
+    assert saved.follow(rows)
+    assert saved.steps == [1, 4, 8, 12, 16, 20, *range(24, 49, 4)] == whole.steps
+    for quantity in QUANTITIES:
+        for name in saved.tasks:
+            assert saved.series(quantity, name) == pytest.approx(whole.series(quantity, name), rel=1e-6)
+    assert saved.totals[:6] == whole.totals[:6]
+    assert all(map(math.isnan, saved.totals[6:]))
+    assert (saved.facts, saved.relative) == (facts, True)
+
+
+def test_the_log_of_another_run_or_of_other_tasks_is_not_followed(tmp_path):
+    _, rows, saved = resumable(tmp_path)
+    before = saved.state_dict()
+    other = {
+        step: {key: value * (1.001 if key == "weight/b" else 1.0) for key, value in row.items()}
+        for step, row in rows.items()
+    }
+    fewer = {step: {key: value for key, value in row.items() if not key.endswith("/b")} for step, row in rows.items()}
+    assert not any(map(saved.follow, (other, fewer, {})))
+    assert difference(before, saved.state_dict()) is None
+
+
+def test_a_log_that_ends_where_the_history_does_changes_nothing(tmp_path):
+    whole, rows, _ = resumable(tmp_path)
+    before = whole.state_dict()
+    assert whole.follow(rows)
+    assert difference(before, whole.state_dict()) is None
 
 
 def test_a_folder_of_something_else_is_refused_with_what_it_has(tmp_path):

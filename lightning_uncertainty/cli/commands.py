@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lightning_uncertainty.cli.compare import compare
+from lightning_uncertainty.cli.report import report
 from lightning_uncertainty.reporting.extras import require
 
 __all__ = ["app"]
@@ -99,3 +100,4 @@ def scenes(
 
 
 app.command()(compare)
+app.command()(report)

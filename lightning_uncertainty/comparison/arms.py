@@ -46,6 +46,8 @@ class Arm:
         if self.name == LEARNED:
             if not ours:
                 callbacks.insert(0, UncertaintyCallback(summary=False))  # before those that save
+            for callback in ours:
+                callback.summary = False  # the comparison has a table of its own
             return
         fixed = self.fixed_weights(tasks)
         prefix = ours[0].log_prefix if ours else "uncertainty"

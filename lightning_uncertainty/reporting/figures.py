@@ -112,7 +112,7 @@ def plot_shares(axis: Axes, points: Points, *, labels: Mapping[str, str] | None 
     ends, floor = {}, 0.0
     for name in names:
         height = rows[name][-1]
-        ends[name] = (steps[-1], floor + 0.5 * height, colours[name])
+        ends[name] = (steps[-1], floor + 0.5 * height, GREY if colours[name] == LIGHT else colours[name])  # to be read
         floor += height
     label_right(axis, ends if floor > 0.0 else {}, _share_labels(history, rows, labels or {}))
     return axis
@@ -216,7 +216,7 @@ def _plot_quantiles(axis: Axes, steps: Sequence[int], rows: Sequence[Sequence[fl
         lower, upper = ([_quantile(column, at) for column in columns] for at in (low, high))
         axis.fill_between(steps, lower, upper, color=GREY, alpha=alpha, linewidth=0.0)
     axis.plot(steps, [_quantile(column, 0.5) for column in columns], color=GREY, linewidth=2.0, label="median")
-    said = f"grey: the median of {len(rows)} tasks, and where half, four fifths and all of them are"
+    said = f"grey: median of {len(rows)} tasks, and what half, 80% and all are in"
     axis.set_title(said, loc="left", color=GREY, fontsize="small")
 
 

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lightning_uncertainty.reporting.figures import COLOURS, LINE_STYLES
+import torch
+
+from lightning_uncertainty.reporting.figures import COLOURS, LINE_STYLES, MANY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["GradientSnapshot", "pairs_of", "plot_cosines", "plot_gradient_norms"]
+__all__ = [
+    "GradientSnapshot",
+    "from_state",
+    "of_logged",
+    "pairs_of",
+    "plot_cosine_range",
+    "plot_cosines",
+    "plot_gradient_norms",
+    "state_of",
+]
 
 NAMED = 8  # tasks: up to so many, each has a colour, a key per pair, and its name in the picture
 WRITTEN = 12  # tasks: up to so many, the cosines are written into the heat map
+LABELLED = 15  # names at the sides of a heat map of more tasks: every second of 30, every twentieth of 300
 
 
 @dataclass(frozen=True)
@@ -29,17 +41,27 @@ class GradientSnapshot:
         coefficients: the factor before the raw loss in the total, by task.
         cosines: of the angle between the gradients of each pair, in the order of the tasks; -1 where they are opposed,
             NaN where one is zero or missing. Weights do not change it.
+        extent: the lowest and the mean of the cosines, where they are not known one by one, as in a log of many tasks.
     """
 
     step: int
     norms: Mapping[str, float]
     coefficients: Mapping[str, float]
     cosines: Mapping[tuple[str, str], float]
+    extent: tuple[float, float] | None = None
 
     @property
     def weighted_norms(self) -> dict[str, float]:
         """Of the task's part of the total, by task."""
         return {name: self.coefficients[name] * norm for name, norm in self.norms.items()}
+
+    @property
+    def lowest_and_mean(self) -> tuple[float, float]:
+        """Of the cosines of all pairs; NaN if none is known."""
+        if self.extent is not None:
+            return self.extent
+        known = [cosine for cosine in self.cosines.values() if not math.isnan(cosine)]
+        return min(known, default=math.nan), math.fsum(known) / len(known) if known else math.nan
 
     def metrics(self, prefix: str = "gradients") -> dict[str, float]:
         """Flat, for a logger, always with the same keys.
@@ -49,9 +71,7 @@ class GradientSnapshot:
         """
         metrics = {f"{prefix}/norm/{name}": norm for name, norm in self.norms.items()}
         metrics |= {f"{prefix}/weighted/{name}": norm for name, norm in self.weighted_norms.items()}
-        known = [cosine for cosine in self.cosines.values() if not math.isnan(cosine)]
-        metrics[f"{prefix}/cosine/lowest"] = min(known, default=math.nan)
-        metrics[f"{prefix}/cosine/mean"] = math.fsum(known) / len(known) if known else math.nan
+        metrics[f"{prefix}/cosine/lowest"], metrics[f"{prefix}/cosine/mean"] = self.lowest_and_mean
         if len(self.norms) <= NAMED:
             metrics |= {f"{prefix}/cosine/{one},{other}": cosine for (one, other), cosine in self.cosines.items()}
         return metrics
@@ -81,12 +101,14 @@ def plot_gradient_norms(axis: Axes, snapshots: Sequence[GradientSnapshot], *, we
     named = order if len(order) <= NAMED else [*order[:3], *order[-3:]]
     axis.set_yscale("log", nonpositive="mask")
     for name in (name for name in order if name not in named):
-        axis.plot(steps, series[name], color="0.6", linewidth=0.6, alpha=0.6)
+        faint = 0.6 if len(order) <= MANY else 0.3
+        axis.plot(*_met(steps, series[name]), color="0.6", linewidth=0.6, alpha=faint)
     for name in named:
         place = list(series).index(name) if len(order) <= NAMED else named.index(name)
         style = LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]
-        marker = "o" if len(steps) == 1 else ""  # one point makes no line
-        axis.plot(steps, series[name], color=COLOURS[place % len(COLOURS)], linestyle=style, marker=marker, label=name)
+        met = _met(steps, series[name])
+        marker = "o" if len(met[0]) == 1 else ""  # one point makes no line
+        axis.plot(*met, color=COLOURS[place % len(COLOURS)], linestyle=style, marker=marker, label=name)
     legend = axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)  # in the order of the ends
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -116,13 +138,13 @@ def plot_cosines(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
     names = _names(snapshots)
     matrix = [[1.0 if one == other else _mean_cosine(snapshots, one, other) for other in names] for one in names]
     image = axis.imshow(matrix, cmap="RdBu", vmin=-1.0, vmax=1.0)
-    if len(names) <= 4 * WRITTEN:
-        slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        turned = slanted if len(names) <= WRITTEN else {"rotation": 90}
-        axis.set_xticks(range(len(names)), names, parse_math=False, **turned)
-        axis.set_yticks(range(len(names)), names, parse_math=False)
-    else:
-        axis.set_xlabel(f"{len(names)} tasks")
+    every = 1 if len(names) <= WRITTEN else math.ceil(len(names) / LABELLED)
+    slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    turned = slanted if len(names) <= WRITTEN else {"rotation": 90, "fontsize": "small"}
+    size = None if len(names) <= WRITTEN else "small"
+    places = range(0, len(names), every)
+    axis.set_xticks(places, names[::every], parse_math=False, **turned)
+    axis.set_yticks(places, names[::every], parse_math=False, fontsize=size)
     if len(names) <= WRITTEN:
         for row, cosines in enumerate(matrix):
             for column, cosine in enumerate(cosines):
@@ -133,6 +155,82 @@ def plot_cosines(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
     return axis
 
 
+def plot_cosine_range(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
+    """The lowest and the mean cosine of all pairs over the steps; below 0, tasks pull against each other.
+
+    Args:
+        axis: what to draw on.
+        snapshots: in order of their steps.
+
+    Returns:
+        ``axis``.
+
+    Raises:
+        ValueError: if there are no snapshots.
+    """
+    _check(snapshots)
+    steps = [snapshot.step for snapshot in snapshots]
+    lowest, mean = zip(*(snapshot.lowest_and_mean for snapshot in snapshots), strict=True)
+    marker = "o" if len(steps) == 1 else ""
+    for values, label, colour, style in ((mean, "mean", COLOURS[0], "-"), (lowest, "lowest", COLOURS[1], "--")):
+        axis.plot(steps, values, color=colour, linestyle=style, marker=marker, label=label)
+    axis.axhline(0.0, color="0.5", linewidth=0.8)
+    axis.set_ylim(-1.05, 1.05)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    axis.set_xlabel("optimizer step")
+    axis.set_ylabel("cosine between gradients, all pairs")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    return axis
+
+
+# ---------------------------------------------------------------------------------------------------- saved and logged
+
+
+def state_of(snapshots: Sequence[GradientSnapshot]) -> dict[str, Any]:
+    """As tensors, for a checkpoint; only those that have the tasks of the last one."""
+    names = _names(snapshots) if snapshots else []
+    kept = [snapshot for snapshot in snapshots if list(snapshot.norms) == names]
+    rows = [[*s.norms.values(), *s.coefficients.values(), *s.cosines.values()] for s in kept]
+    return {"tasks": names, "at": [s.step for s in kept], "values": torch.tensor(rows)}
+
+
+def from_state(state: Any) -> list[GradientSnapshot]:
+    """What :func:`state_of` gave."""
+    names, size = state["tasks"], len(state["tasks"])
+    return [
+        GradientSnapshot(
+            step,
+            dict(zip(names, row[:size], strict=True)),
+            dict(zip(names, row[size : 2 * size], strict=True)),
+            dict(zip(pairs_of(names), row[2 * size :], strict=True)),
+        )
+        for step, row in zip(state["at"], state["values"].tolist(), strict=True)
+    ]
+
+
+def of_logged(rows: Mapping[int, Mapping[str, float]]) -> list[GradientSnapshot]:
+    """What :meth:`GradientSnapshot.metrics` gave to a logger, by step, without the prefix.
+
+    >>> of_logged({7: {"norm/a": 2.0, "weighted/a": 3.0, "cosine/lowest": 0.5, "cosine/mean": 0.5, "train_loss": 1.0}})
+    [GradientSnapshot(step=7, norms={'a': 2.0}, coefficients={'a': 1.5}, cosines={}, extent=(0.5, 0.5))]
+    """
+    return list(_snapshots(rows))
+
+
+def _snapshots(rows: Mapping[int, Mapping[str, float]]) -> Iterator[GradientSnapshot]:
+    for step, row in rows.items():
+        norms = {key.removeprefix("norm/"): norm for key, norm in row.items() if key.startswith("norm/")}
+        if not norms:
+            continue
+        weighted = {name: row.get(f"weighted/{name}", math.nan) for name in norms}
+        factors = {name: weighted[name] / norm if norm else 0.0 for name, norm in norms.items()}
+        keys = {pair: f"cosine/{pair[0]},{pair[1]}" for pair in pairs_of(list(norms))}
+        cosines = {pair: row[key] for pair, key in keys.items() if key in row}
+        extent = None if cosines else (row.get("cosine/lowest", math.nan), row.get("cosine/mean", math.nan))
+        yield GradientSnapshot(step, norms, factors, cosines, extent)
+
+
 def _check(snapshots: Sequence[GradientSnapshot]) -> None:
     if not snapshots:
         raise ValueError("There is nothing to plot: GradientView has seen no optimizer step yet.")
@@ -140,6 +238,12 @@ def _check(snapshots: Sequence[GradientSnapshot]) -> None:
 
 def _names(snapshots: Sequence[GradientSnapshot]) -> list[str]:
     return list(snapshots[-1].norms)
+
+
+def _met(steps: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:
+    """The points of a task: where it took part in every third look, a line still goes through them."""
+    known = [(step, value) for step, value in zip(steps, values, strict=True) if not math.isnan(value)]
+    return [step for step, _ in known], [value for _, value in known]
 
 
 def _last_known(values: Sequence[float]) -> float:

@@ -118,7 +118,7 @@ class History:
             FileNotFoundError: if there is no ``metrics.csv``.
             ValueError: if nothing in it has that prefix.
         """
-        return cls._of_logged(read_csv_logger(folder, prefix))
+        return cls.of_logged(read_csv_logger(folder, prefix))
 
     @classmethod
     def from_tensorboard(cls, folder: Path | str, prefix: str = "uncertainty") -> History:
@@ -129,19 +129,19 @@ class History:
             ValueError: if nothing in them has that prefix.
             MissingExtraError: without tensorboard.
         """
-        return cls._of_logged(read_tensorboard(folder, prefix))
+        return cls.of_logged(read_tensorboard(folder, prefix))
 
     @classmethod
-    def _of_logged(cls, rows: Mapping[int, Mapping[str, float]]) -> History:
-        """Of what was logged. Likelihoods are told from sigma and weight where they tell; counts and bounds are not."""
-        names = list(dict.fromkeys(key[7:] for row in rows.values() for key in row if key.startswith("weight/")))
+    def of_logged(cls, rows: Mapping[int, Mapping[str, float]]) -> History:
+        """Of what was logged, by step, without the prefix.
+
+        Likelihoods are told from sigma and weight where they tell; counts and bounds are not.
+        """
+        names = list(dict.fromkeys(name for row in rows.values() for name in map(_weighed_task, row) if name))
         history = cls()
         for step, row in rows.items():
             history.add(Snapshot(step, {name: _logged_task(name, row) for name in names}))
-        history.relative = True
-        history._kept = [replace(point, total=math.nan) for point in history._kept]
-        if history._latest:
-            history._latest = replace(history._latest, total=math.nan)
+        history._forget_totals(since=-math.inf)
         for name, fact in history.facts.items():
             kind = _likelihood_from(list(rows.values()), name)
             history.facts[name] = TaskFacts(kind, fact.unit, kind != "fixed", None, None, None)
@@ -163,6 +163,49 @@ class History:
     def end(self, snapshot: Snapshot) -> None:
         """Make ``snapshot`` the last point, until the next one comes: it does not change which others are kept."""
         self._latest = self._take(snapshot)
+
+    def follow(self, rows: Mapping[int, Mapping[str, float]]) -> bool:
+        """Go on with what a logger wrote after the last point, if it wrote it in the same run.
+
+        The logger's steps count from 0. Counts and bounds stay as they were at the last point.
+
+        Args:
+            rows: what was logged, by step, without the prefix.
+
+        Returns:
+            Whether nothing speaks against its being the same run.
+        """
+        if self.agreement(rows) < 0:
+            return False
+        end, facts = self.steps[-1], self.facts
+        for step, row in rows.items():
+            if step + 1 > end:
+                self.add(Snapshot(step + 1, {name: _logged_task(name, row) for name in facts}))
+        self.facts = facts
+        if self.steps[-1] > end:
+            self._forget_totals(since=end)
+        return True
+
+    def agreement(self, rows: Mapping[int, Mapping[str, float]]) -> int:
+        """In how many steps a log has the same weights; -1 if one has others, or it has other tasks."""
+        if {name for row in rows.values() for name in map(_weighed_task, row) if name} != set(self.facts):
+            return -1
+        weights = {name: self.series("weight", name) for name in self.facts}
+        both = [(rows[step - 1], index) for index, step in enumerate(self.steps) if step - 1 in rows]
+        equal = (
+            math.isclose(row.get(f"weight/{name}", math.nan), series[index], rel_tol=1e-5)
+            for row, index in both
+            for name, series in weights.items()
+            if not math.isnan(series[index])
+        )
+        return len(both) if all(equal) else -1
+
+    def _forget_totals(self, *, since: float) -> None:
+        """What was logged has no regularisers, and coefficients only up to a factor."""
+        self.relative = True
+        self._kept = [replace(point, total=math.nan) if point.step > since else point for point in self._kept]
+        if self._latest and self._latest.step > since:
+            self._latest = replace(self._latest, total=math.nan)
 
     def _take(self, snapshot: Snapshot) -> _Point:
         facts = {name: _facts(task) for name, task in snapshot.tasks.items()}
@@ -332,6 +375,11 @@ def _facts(task: TaskSnapshot) -> TaskFacts:
     learned = task.sigma is not None
     bound = task.at_bound if task.started else None
     return TaskFacts(task.likelihood, task.unit, learned, task.nonfinite, task.absent, bound or "")
+
+
+def _weighed_task(key: str) -> str:
+    """The task of a logged weight; empty for what else was logged."""
+    return key.removeprefix("weight/") if key.startswith("weight/") else ""
 
 
 def _logged_task(name: str, row: Mapping[str, float]) -> TaskSnapshot:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 __all__ = ["label_right", "spread"]
 
 HEIGHT = 0.075  # of an axis, for a label
+# To the left edge of the text: towards its middle, it would cross the labels between.
+_LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 2, "shrinkB": 2, "relpos": (0.0, 0.5)}
 
 
 def label_right(axis: Axes, ends: Mapping[str, tuple[float, float, Any]], labels: Mapping[str, str]) -> None:
@@ -35,7 +37,7 @@ def label_right(axis: Axes, ends: Mapping[str, tuple[float, float, Any]], labels
             verticalalignment="center",
             annotation_clip=False,
             parse_math=False,  # a dollar is a unit
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 2, "shrinkB": 2},
+            arrowprops={**_LEADER, "color": colour},
         )
 
 

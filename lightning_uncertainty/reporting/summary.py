@@ -59,11 +59,15 @@ class Summary:
     rows: list[Row]
     findings: list[tuple[Severity, str]]
 
-    def shown(self) -> list[Row]:
-        """The rows that a terminal has room for: of very many, those of which something is found come first."""
+    def ordered(self) -> list[Row]:
+        """All rows: of very many, those of which something is found come first."""
         if len(self.rows) <= MOST_ROWS:
             return self.rows
-        return sorted(self.rows, key=lambda row: ("fault", "look", "fine").index(row.severity))[:MOST_ROWS]
+        return sorted(self.rows, key=lambda row: ("fault", "look", "fine").index(row.severity))
+
+    def shown(self) -> list[Row]:
+        """Those of :meth:`ordered` that a terminal has room for."""
+        return self.ordered()[:MOST_ROWS]
 
 
 def summarize(history: History) -> Summary:
