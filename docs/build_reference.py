@@ -32,6 +32,7 @@ MODULES = (  # what users import, and what they are given; the package itself ha
     "reporting.gradients",
     "reporting.history",
     "reporting.page",
+    "reporting.run_folder",
     "reporting.summary",
     "scenes.average_precision",
     "scenes.batch",

@@ -48,14 +48,19 @@ def test_an_unknown_command_gets_one_line(capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("package", ["typer", "pandas", "matplotlib", "rich", "tensorboard"])
-def test_a_missing_package_gets_one_line_with_the_command_that_installs_it(package, capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [("typer", "report"), ("pandas", "demo"), ("matplotlib", "demo"), ("rich", "demo"), ("tensorboard", "demo")],
+)
+def test_a_missing_package_gets_one_line_with_the_command_that_installs_it(
+    package, extra, capsys, monkeypatch, tmp_path
+):
     found = extras.find_spec
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == package else found(name))
     assert cli.main(["demo", "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert repr(package) in error
-    assert 'pip install "lightning-uncertainty[demo]"' in error
+    assert f'pip install "lightning-uncertainty[{extra}]"' in error
     assert error.count("\n") == 1
 
 

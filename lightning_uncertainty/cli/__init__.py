@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 where something that the user can mend is said in one line.
     """
     try:
-        require("demo", "typer")
+        require("report", "typer")
         from lightning_uncertainty.cli.commands import app
 
         code = app(sys.argv[1:] if arguments is None else list(arguments), standalone_mode=False)
