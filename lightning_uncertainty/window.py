@@ -62,28 +62,27 @@ class LossWindow:
             given: bool: tasks whose loss was passed, of shape (K,); None for all.
             samples: how often ``raw_loss`` and ``slope`` count, of shape (K,); None for once each.
         """
-        call = _Call(raw_loss, marked, slope, given, samples)
         if torch.compiler.is_compiling():  # what a graph leaves behind must be where the next run of it finds it
-            self._add(call)
+            self._add(raw_loss, marked, slope, given, samples)
         else:
             self.flush()
-            self._held = call
+            self._held = _Call(raw_loss, marked, slope, given, samples)
 
     def flush(self) -> None:
         """Add the call that is held to the sums."""
         if self._held is not None:
-            self._add(self._held)
+            self._add(*self._held)
             self._held = None
 
-    def _add(self, call: _Call) -> None:
-        present, samples = call.present, call.samples
-        raw_loss = call.raw_loss if samples is None else call.raw_loss * samples
-        self.sums[0] += torch.where(present, raw_loss, 0.0)
+    def _add(
+        self, raw_loss: Tensor, marked: Tensor, slope: Tensor | None, given: Tensor | None, samples: Tensor | None
+    ) -> None:
+        present = _present(marked)
+        self.sums[0] += torch.where(present, raw_loss if samples is None else raw_loss * samples, 0.0)
         self.sums[1] += present if samples is None else torch.where(present, samples, 0.0)
-        if call.slope is not None:
-            slope = call.slope if samples is None else call.slope * samples
-            self.sums[2] += torch.where(present, slope, 0.0)
-        self.sums[3] += call.refused
+        if slope is not None:
+            self.sums[2] += torch.where(present, slope if samples is None else slope * samples, 0.0)
+        self.sums[3] += _refused(marked, given)
         self._summed = True
 
     def clear(self) -> None:
@@ -119,17 +118,19 @@ class _Call(NamedTuple):
     given: Tensor | None
     samples: Tensor | None
 
-    @property
-    def present(self) -> Tensor:
-        return self.marked.eq(self.marked)
-
-    @property
-    def refused(self) -> Tensor:
-        """Left out is not refused."""
-        absent = self.marked.ne(self.marked)
-        return absent if self.given is None else absent & self.given
-
     def means(self) -> WindowMeans:
         """Of this call alone."""
-        present = self.present if self.slope is None else self.present & torch.isfinite(self.slope)
-        return WindowMeans(present, self.raw_loss, self.slope, self.refused)
+        present = _present(self.marked)
+        if self.slope is not None:
+            present = present & torch.isfinite(self.slope)
+        return WindowMeans(present, self.raw_loss, self.slope, _refused(self.marked, self.given))
+
+
+def _present(marked: Tensor) -> Tensor:
+    return marked.eq(marked)
+
+
+def _refused(marked: Tensor, given: Tensor | None) -> Tensor:
+    """Left out is not refused."""
+    absent = marked.ne(marked)
+    return absent if given is None else absent & given
