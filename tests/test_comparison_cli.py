@@ -94,7 +94,7 @@ def test_a_configuration_is_trained_with_equal_and_learned_and_given_weights(pro
 
 def test_the_weights_that_a_callback_of_the_configuration_learns_are_compared(project, capsys, tmp_path):
     callback = {"class_path": "lightning_uncertainty.UncertaintyCallback", "init_args": {"lr": 0.5, "log_prefix": "u"}}
-    bar = {"class_path": "lightning.pytorch.callbacks.RichProgressBar"}
+    bar = {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar"}
     project(trainer={**TRAINER, "callbacks": [bar, callback]})
     assert compare(*BOTH, seeds=("--seeds", "0")) == 0
     assert "One seed shows no noise" in " ".join(capsys.readouterr().out.split())
