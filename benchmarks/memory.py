@@ -36,8 +36,8 @@ def memory_section() -> Section:
     section = Section(
         "6. Memory",
         f"{STEPS:,} steps, losses of one vector. Resident memory and live tensors after 2,000 steps and at the end; "
-        "peak of the process so far. *Alive after backward*: how many of K losses and their graph nodes still exist "
-        "once `backward()` has run and the caller has dropped them, before `step()`.",
+        "peak of the whole process, sections before included. *Alive after backward*: how many of K losses and their "
+        "graph nodes still exist once `backward()` has run and the caller has dropped them, before `step()`.",
     )
     header = ["K", "resident at 2,000", "at the end, MB", "growth", "live tensors", "at the end", "peak", "alive"]
     table = Table("Megabytes", header)
