@@ -1,17 +1,21 @@
 import csv
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from lightning_uncertainty import cli
 from lightning_uncertainty.scenes.experiment import command, runner, settings
 from lightning_uncertainty.scenes.experiment.cells import Cell, first_cells, grid_cell
+from lightning_uncertainty.scenes.experiment.controls import control_cells
 from lightning_uncertainty.scenes.experiment.gain import mean_relative_gain
 from lightning_uncertainty.scenes.experiment.grid import expected_best, missing_neighbours
 from lightning_uncertainty.scenes.experiment.results import Results
@@ -19,8 +23,9 @@ from lightning_uncertainty.scenes.experiment.runner import run_experiment
 from lightning_uncertainty.scenes.experiment.settings import FULL, QUICK, Settings
 from lightning_uncertainty.scenes.experiment.starts import first_step_within, start_paths
 from lightning_uncertainty.scenes.experiment.store import Store
-from lightning_uncertainty.scenes.experiment.table import markdown, table_rows, write_csv
-from lightning_uncertainty.scenes.experiment.train import Outcome, train
+from lightning_uncertainty.scenes.experiment.table import control_rows, lr_table, markdown, table_rows, write_csv
+from lightning_uncertainty.scenes.experiment.train import Outcome, _Scaled, train
+from lightning_uncertainty.scenes.model import LIKELIHOODS
 
 TINY = Settings(seeds=2, steps=3, start_steps=4, train=4, test=2, batch_size=2, width=4, height=16, image_width=32)
 
@@ -101,6 +106,20 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     assert store.read(cell) is None
 
 
+@pytest.mark.parametrize("damage", ["", '{"cell": {"row"'], ids=["empty", "cut off"])
+def test_a_damaged_cell_is_trained_again(damage, tmp_path):
+    store, cell = Store.open(tmp_path, TINY), Cell("learned", 0, {"depth": 1.0})
+    store.file(cell).write_text(damage)
+    assert store.read(cell) is None
+
+
+def test_damaged_settings_are_refused_like_others(tmp_path):
+    Store.open(tmp_path, TINY)
+    (tmp_path / "settings.json").write_text("")
+    with pytest.raises(ValueError, match="other settings than this run"):
+        Store.open(tmp_path, TINY)
+
+
 def test_settings_survive_their_file():
     assert Settings.from_json(json.loads(json.dumps(TINY.to_json()))) == TINY
 
@@ -151,6 +170,39 @@ def test_workers_end_when_the_command_is_killed(tmp_path):
         process.communicate(timeout=60)  # the pipe ends when nobody holds it any more
 
 
+INTERRUPTED = """
+import os, signal, time
+from lightning_uncertainty.scenes.experiment.runner import _workers
+
+if __name__ == "__main__":
+    with _workers(2) as executor:
+        print(executor.submit(os.getpid).result(), executor.submit(os.getpid).result(), flush=True)
+        executor.submit(time.sleep, 600)
+        time.sleep(600)
+"""
+
+
+def test_ctrl_c_ends_the_command_and_its_workers_at_once(tmp_path):
+    """A terminal sends it to all of them; a worker that finished its training first would let everyone wait."""
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen([sys.executable, script], **options) as process:
+        assert len(process.stdout.readline().split()) == 2
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGINT
+
+
+def test_an_interrupted_command_says_so(monkeypatch, tmp_path, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run_experiment", interrupt)
+    assert cli.main(["scenes", "--quick", "--output", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.strip() == "Interrupted."
+
+
 def test_rows_differ_in_their_weights_only():
     cells = {cell.row: cell for cell in first_cells(0)}
     learned = train(cells["learned"], TINY)
@@ -166,6 +218,50 @@ def test_rows_differ_in_their_weights_only():
 def test_training_the_weights_of_one_task_by_hand_does_not_depend_on_their_scale_under_adam():
     one, ten = (train(Cell("x", 0, {"depth": weight}), TINY).metrics["depth"] for weight in (1.0, 10.0))
     assert one == pytest.approx(ten, rel=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------ the controls
+
+
+def test_a_constant_factor_changes_nothing_under_adam_but_a_growing_one_does():
+    cell = grid_cell((0, 0), 0, 4.0)
+    settings = replace(TINY, steps=6)
+    plain, constant, growing = (
+        train(replace(cell, total=total), settings).metrics["depth"]
+        for total in (None, (7.0,), [4.0**step for step in range(6)])
+    )
+    assert constant == pytest.approx(plain, rel=1e-3)
+    assert growing != pytest.approx(plain, rel=1e-3)
+
+
+def test_factors_sum_to_the_total_of_their_step(monkeypatch):
+    seen = []
+    monkeypatch.setattr(_Scaled, "weigh", _scaled_and_noted(_Scaled.weigh, seen))
+    train(Cell("x", 0, dict(LIKELIHOODS), total=(1.0, 5.0)), replace(TINY, steps=4))
+    assert seen == pytest.approx([1.0, 1.0, 5.0, 5.0])
+
+
+def _scaled_and_noted(weigh, seen):
+    def noted(self, losses, **options):
+        total = weigh(self, losses, **options)
+        factors = torch.autograd.grad(total, list(losses.values()), retain_graph=True)
+        seen.append(float(sum(factors)))
+        return total
+
+    return noted
+
+
+@pytest.mark.usefixtures("trained")
+def test_controls_keep_the_weights_and_change_one_thing(tmp_path):
+    results = run_experiment(Store.open(tmp_path, TINY), workers=1)
+    cells = {cell.name: cell for cell in control_cells(results)}
+    assert cells["grid_-1_+1-of-learned-sum.seed1"].total == [3.0, 6.0]  # three tasks of 1, then of 2
+    assert cells["learned-of-constant-sum.seed0"].total == (1.0,)
+    assert cells["grid_-1_+1-lr-2.seed0"] == replace(grid_cell((-1, 1), 0, 4.0), row="grid_-1_+1-lr-2", lr_factor=2.0)
+    assert len(cells) == 2 * 9
+    assert len(control_rows(results)) == 6
+    gain = np.mean(results.gains("learned-lr-0.5"))
+    assert f"| **learned weights** | {gain:+.1f} ± " in lr_table(results)
 
 
 # ------------------------------------------------------------------------------------------------ the grid
@@ -284,7 +380,7 @@ def test_the_command_writes_table_figures_and_pictures(tmp_path, monkeypatch, ca
     assert cli.main(["scenes", "--quick", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)]) == 0
     assert "README.md" in capsys.readouterr().out.replace("\n", "")
     pictures = {"grid.png", "effort.png", "starts.png", "noise.png", "scenes.png", "predictions.png"}
-    assert pictures | {"README.md", "table.csv", "grid.csv", "settings.json", "cells"} == {
+    assert pictures | {"README.md", "table.csv", "grid.csv", "runs.csv", "settings.json", "cells"} == {
         p.name for p in tmp_path.iterdir()
     }
     page = (tmp_path / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The command line: ``lightning-uncertainty demo``."""
+"""The command line: ``lightning-uncertainty demo``, ``scenes``, ``compare``, ``report``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -21,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those after the name of the program; by default those of the process.
 
     Returns:
-        The exit code: 0, or 2 where something that the user can mend is said in one line.
+        The exit code: 0, 2 where something that the user can mend is said in one line, 130 after Ctrl-C.
     """
     try:
         require("report", "typer")
@@ -35,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _refuse(error.format_message())
+    if code == _INTERRUPTED:
+        print("Interrupted.", file=sys.stderr)
     return code if isinstance(code, int) else 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, product
 from typing import Any
@@ -33,6 +33,8 @@ class Cell:
         init: of ``s``, None for the start from the data.
         frozen: whether learned weights stay at their start.
         steps: of the optimizer, None for those of the settings.
+        total: what the factors before the losses are made to sum to, evenly over the steps; None leaves them alone.
+        lr_factor: times the learning rate of the settings.
     """
 
     row: str
@@ -41,6 +43,8 @@ class Cell:
     init: float | None = None
     frozen: bool = False
     steps: int | None = None
+    total: Sequence[float] | None = None
+    lr_factor: float = 1.0
 
     @property
     def name(self) -> str:
@@ -49,7 +53,8 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "weights": dict(self.weights)}
+        total = None if self.total is None else list(self.total)
+        return {**asdict(self), "weights": dict(self.weights), "total": total}
 
 
 def first_cells(seed: int) -> Iterator[Cell]:

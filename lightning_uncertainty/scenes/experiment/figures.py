@@ -11,6 +11,7 @@ import numpy as np
 from lightning_uncertainty.reporting.extras import require
 from lightning_uncertainty.reporting.figures import COLOURS
 from lightning_uncertainty.scenes.batch import TASKS
+from lightning_uncertainty.scenes.experiment.cells import grid_cell
 from lightning_uncertainty.scenes.experiment.grid import best_point, expected_best
 from lightning_uncertainty.scenes.experiment.results import Results
 from lightning_uncertainty.scenes.experiment.starts import StartPath
@@ -48,21 +49,32 @@ def save_starts(path: Path, paths: Sequence[StartPath]) -> Path:
 
 
 def save_effort(path: Path, results: Results) -> Path:
-    """Mean relative gain against the number of training runs: one that learns, and the best of n by hand."""
+    """Mean relative gain against the number of training runs: one that learns, and the best of n by hand.
+
+    Bars are standard deviations over the seeds, of the learned weights and of the best ones by hand.
+    """
     figure = _figure(7.0, 4.2)
     axis = figure.subplots()
     gains, learned = expected_best(list(results.grid.values())), results.gains("learned")
     runs = np.arange(1, len(gains) + 1)
     axis.plot(runs, gains, "o-", color=COLOURS[1], label="best of n weightings by hand (mean over choices of n)")
-    middle, spread = float(np.mean(learned)), float(np.std(learned, ddof=1)) if len(learned) > 1 else 0.0
+    by_hand = results.gains(grid_cell(best_point(results.grid), 0, results.settings.grid_factor).row)
+    axis.errorbar([runs[-1]], [gains[-1]], [_spread(by_hand)], fmt="none", color=COLOURS[1], capsize=4)
+    middle = float(np.mean(learned))
     axis.axhline(middle, color=COLOURS[0], linewidth=1.0, linestyle="--")
-    axis.errorbar([1], [middle], [spread], fmt="s", color=COLOURS[0], capsize=4, label="learned weights: one run")
+    axis.errorbar(
+        [1], [middle], [_spread(learned)], fmt="s", color=COLOURS[0], capsize=4, label="learned weights: one run"
+    )
     axis.axhline(0.0, color="#888888", linewidth=0.8)
     axis.set_xticks(runs)
     axis.set_ylabel("mean gain over single-task nets [%]")
     _tidy(axis, title="What a search by hand buys", x="training runs (each with one seed; gain: mean over the seeds)")
     axis.legend(frameon=False, loc="lower right")
     return _saved(figure, path)
+
+
+def _spread(gains: Sequence[float]) -> float:
+    return float(np.std(gains, ddof=1)) if len(gains) > 1 else 0.0
 
 
 def save_grid(path: Path, results: Results) -> Path:

@@ -17,7 +17,14 @@ from lightning_uncertainty.scenes.experiment.figures import save_effort, save_gr
 from lightning_uncertainty.scenes.experiment.grid import best_point
 from lightning_uncertainty.scenes.experiment.results import Results
 from lightning_uncertainty.scenes.experiment.starts import StartPath, start_paths
-from lightning_uncertainty.scenes.experiment.table import markdown, table_rows, write_csv
+from lightning_uncertainty.scenes.experiment.table import (
+    control_rows,
+    lr_table,
+    markdown,
+    table_rows,
+    write_csv,
+    write_runs,
+)
 from lightning_uncertainty.scenes.experiment.train import train_model
 from lightning_uncertainty.scenes.model import LIKELIHOODS
 from lightning_uncertainty.scenes.noise_check import NoiseResult, check_noise
@@ -38,6 +45,7 @@ def write_report(results: Results, folder: Path, *, command: str) -> Path:
     """
     rows, paths, noise = table_rows(results), start_paths(results), check_noise()
     write_csv(rows, folder / "table.csv")
+    write_runs(results, folder / "runs.csv")
     _write_grid(results, folder / "grid.csv")
     save_grid(folder / "grid.png", results)
     save_effort(folder / "effort.png", results)
@@ -46,7 +54,14 @@ def write_report(results: Results, folder: Path, *, command: str) -> Path:
     save_contact_sheet(folder / "scenes.png", noise=results.settings.noise)
     _draw_predictions(results, folder / "predictions.png")
     page = folder / "README.md"
-    sections = [_introduction(results, command), markdown(rows), _reading(results), _starts(paths), _noise(noise)]
+    sections = [
+        _introduction(results, command),
+        markdown(rows),
+        _reading(results),
+        _controls(results),
+        _starts(paths),
+        _noise(noise),
+    ]
     page.write_text("\n".join(sections), encoding="utf-8")
     return page
 
@@ -98,6 +113,18 @@ neighbours on all sides: the grid of factors of {factor:g} around equal weights 
 
 ![predictions](predictions.png)
 """
+
+
+def _controls(results: Results) -> str:
+    return f"""## Ratios, sum, and learning rate
+
+Learned weights change their ratios, and while the losses fall also their sum. Adam does not see a constant factor, but
+a sum that grows makes its steps larger. The same trainings with the sum of the others:
+
+{markdown(control_rows(results))}
+And with other learning rates of the network, against the single-task nets of the table:
+
+{lr_table(results)}"""
 
 
 def _starts(paths: Sequence[StartPath]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
@@ -20,8 +21,10 @@ from lightning_uncertainty.scenes.experiment.cells import (
     retrained_cell,
     start_cells,
 )
+from lightning_uncertainty.scenes.experiment.controls import LEAST_CONTROLS, control_cells
 from lightning_uncertainty.scenes.experiment.grid import missing_neighbours
 from lightning_uncertainty.scenes.experiment.results import Results
+from lightning_uncertainty.scenes.experiment.settings import Settings
 from lightning_uncertainty.scenes.experiment.store import Store
 from lightning_uncertainty.scenes.experiment.train import Outcome, train
 
@@ -53,7 +56,7 @@ def run_experiment(store: Store, *, workers: int, report: Report = lambda *_: No
             _run(cells, store, results, executor, report)
             results.grid.update({point: results.gain(grid_cell(point, 0, settings.grid_factor).row) for point in fresh})
             cells, fresh = [], missing_neighbours(results.grid)
-        _run(start_cells(settings.start_steps), store, results, executor, report)
+        _run([*control_cells(results), *start_cells(settings.start_steps)], store, results, executor, report)
     return results
 
 
@@ -68,11 +71,18 @@ def _run(cells: Iterable[Cell], store: Store, results: Results, executor: Execut
         else:
             results.add(cell, known)
     done = results.cells - len(waiting)
-    report("", done, results.cells)
+    total = max(results.cells, _least_cells(store.settings))
+    report("", done, total)
     for cell, outcome in _outcomes(waiting, store, executor):
         results.add(cell, outcome)
         done += 1
-        report(cell.name, done, results.cells)
+        report(cell.name, done, total)
+
+
+def _least_cells(settings: Settings) -> int:
+    """How many there are if the grid need not be widened, and equal weights are its best point."""
+    of_a_seed = len([*first_cells(0), *FIRST_GRID]) + 1 + LEAST_CONTROLS
+    return settings.seeds * of_a_seed + len([*start_cells(settings.start_steps)])
 
 
 def _outcomes(cells: Sequence[Cell], store: Store, executor: Executor | None) -> Iterator[tuple[Cell, Outcome]]:
@@ -101,11 +111,19 @@ def _workers(count: int) -> Iterator[Executor | None]:
         yield None
         return
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin_worker) as executor:
-        yield executor
+        try:
+            yield executor
+        except BaseException:
+            # Nobody waits for trainings that are under way: what was finished is on disk.
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.kill()
+            raise
 
 
 def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the command ends its workers
     torch.set_num_threads(1)
     # A worker whose parent was killed would wait for work for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning_uncertainty.scenes.experiment.cells import Cell
 from lightning_uncertainty.scenes.experiment.settings import Settings
@@ -36,7 +37,7 @@ class Store:
         """
         (path / "cells").mkdir(parents=True, exist_ok=True)
         file = path / "settings.json"
-        if file.exists() and json.loads(file.read_text(encoding="utf-8")) != settings.to_json():
+        if file.exists() and _read(file) != settings.to_json():
             raise ValueError(
                 f"{str(file)!r} has other settings than this run, whose cells cannot stand in one table. "
                 "Name another folder with --output, or remove that one."
@@ -49,17 +50,25 @@ class Store:
         return self.path / "cells" / f"{cell.name}.json"
 
     def read(self, cell: Cell) -> Outcome | None:
-        """The outcome of that very cell, None if it was not run, or run with other weights."""
+        """The outcome of that very cell, None if it was not run, run with other weights, or its file is damaged."""
         if not (file := self.file(cell)).exists():
             return None
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["cell"] != json.loads(json.dumps(cell.to_json())):
+        found = _read(file)
+        if found is None or found["cell"] != json.loads(json.dumps(cell.to_json())):
             return None
         return Outcome(**found["outcome"])
 
     def write(self, cell: Cell, outcome: Outcome) -> None:
         """Keep an outcome; a file is whole or not there."""
         _write(self.file(cell), {"cell": cell.to_json(), "outcome": asdict(outcome)})
+
+
+def _read(file: Path) -> Any:
+    """What a file holds, None if that is no JSON."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
 
 
 def _write(file: Path, values: object) -> None:

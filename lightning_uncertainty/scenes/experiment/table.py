@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
 from lightning_uncertainty.scenes.batch import TASKS
 from lightning_uncertainty.scenes.experiment.cells import grid_cell
+from lightning_uncertainty.scenes.experiment.controls import LR_FACTORS, lr_row, of_constant_sum, of_learned_sum
 from lightning_uncertainty.scenes.experiment.grid import best_point
 from lightning_uncertainty.scenes.experiment.results import Results
 from lightning_uncertainty.scenes.experiment.train import Outcome
 from lightning_uncertainty.scenes.metrics import METRICS
 
-__all__ = ["Row", "markdown", "table_rows", "write_csv"]
+__all__ = ["Row", "control_rows", "lr_table", "markdown", "table_rows", "write_csv", "write_runs"]
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,12 @@ class Row:
 
 def table_rows(results: Results) -> list[Row]:
     """All rows, in the order of the article."""
-    factor, best = results.settings.grid_factor, best_point(results.grid)
-    equal_name, best_name = grid_cell((0, 0), 0, factor).row, grid_cell(best, 0, factor).row
+    equal, best = _names_by_hand(results)
     points = len(results.grid)
     return [
         *(_row(results, f"single-{task}", f"{task} only", 1) for task in TASKS),
-        _row(results, equal_name, "equal weights", 1),
-        _row(results, best_name, f"best of {points} weightings by hand", points),
+        _row(results, equal, "equal weights", 1),
+        _row(results, best, f"best of {points} weightings by hand", points),
         _row(results, "never-learned", "start from the data, never learned", 1),
         _row(results, "retrained", "learned weights, fixed from the first step", 2),
         _row(results, "learned-semantic-instance", "learned: semantic + instance", 1),
@@ -56,6 +56,43 @@ def table_rows(results: Results) -> list[Row]:
         _row(results, "learned-instance-depth", "learned: instance + depth", 1),
         _row(results, "learned", "**learned: all three**", 1),
     ]
+
+
+def control_rows(results: Results) -> list[Row]:
+    """The ratios and the sum of the weights apart: each of the important rows, with the sum of the other."""
+    equal, best = _names_by_hand(results)
+    return [
+        _row(results, equal, "equal weights", 1),
+        _row(results, of_learned_sum(equal), "equal weights, scaled to the sum of the learned ones", 2),
+        _row(results, best, "best weighting by hand", len(results.grid)),
+        _row(
+            results, of_learned_sum(best), "best by hand, scaled to the sum of the learned ones", len(results.grid) + 1
+        ),
+        _row(results, of_constant_sum("learned"), "learned weights, divided by their sum", 1),
+        _row(results, "learned", "**learned weights**", 1),
+    ]
+
+
+def lr_table(results: Results) -> str:
+    """Mean gain of the important rows with other learning rates, for people."""
+    equal, best = _names_by_hand(results)
+    titles = {equal: "equal weights", best: "best weighting by hand", "learned": "**learned weights**"}
+    factors = sorted([1.0, *LR_FACTORS])
+    lines = [
+        ["mean gain over single task [%]", *(f"lr {factor * results.settings.lr:g}" for factor in factors)],
+        ["---", *["---:"] * len(factors)],
+        *(
+            [title, *(_spread(results.gains(lr_row(row, f)), 1, sign="+") for f in factors)]
+            for row, title in titles.items()
+        ),
+    ]
+    return _table(lines)
+
+
+def _names_by_hand(results: Results) -> tuple[str, str]:
+    """The rows of equal weights and of the best ones by hand."""
+    factor = results.settings.grid_factor
+    return grid_cell((0, 0), 0, factor).row, grid_cell(best_point(results.grid), 0, factor).row
 
 
 def _row(results: Results, name: str, title: str, runs: int) -> Row:
@@ -81,7 +118,10 @@ def markdown(rows: Sequence[Row]) -> str:
         "↑ mean gain over single task [%]",
         "runs",
     ]
-    lines = [head, ["---", "---", *["---:"] * 5], *map(_cells, rows)]
+    return _table([head, ["---", "---", *["---:"] * 5], *map(_cells, rows)])
+
+
+def _table(lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
@@ -103,6 +143,19 @@ def write_csv(rows: Sequence[Row], path: Path) -> Path:
     """The same as numbers, a line per row: means, standard deviations over the seeds (empty for one), weights."""
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(_lines(rows))
+    return path
+
+
+def write_runs(results: Results, path: Path) -> Path:
+    """A line per training: what it was, what it gave, and how long it took."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        metrics = [f"{task} [{METRICS[task].unit}]" for task in TASKS]
+        writer.writerow(["row", "seed", *(f"weight of {task}" for task in TASKS), *metrics, "gain [%]", "seconds"])
+        for row, outcomes in results.outcomes.items():
+            for (seed, outcome), gain in zip(sorted(outcomes.items()), results.gains(row), strict=True):
+                values = [measured.get(task, "") for measured in (outcome.weights, outcome.metrics) for task in TASKS]
+                writer.writerow([row, seed, *values, gain, round(outcome.seconds, 1)])
     return path
 
 

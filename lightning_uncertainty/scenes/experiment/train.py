@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from lightning_uncertainty.callback import UncertaintyCallback
+from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.quiet import quiet_lightning
+from lightning_uncertainty.samples import SampleCounts
 from lightning_uncertainty.scenes.data import ScenesDataModule
 from lightning_uncertainty.scenes.experiment.cells import Cell
 from lightning_uncertainty.scenes.experiment.settings import Settings
@@ -58,6 +61,21 @@ class _PathRecorder(L.Callback):
                 self.path.setdefault(task, []).append(weight)
 
 
+class _Scaled(SceneModel):
+    """A SceneModel whose factors before the losses are scaled: they sum to ``total``, evenly over the steps."""
+
+    def __init__(self, total: Sequence[float], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.total = total
+
+    def weigh(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
+        weighted = super().weigh(losses, samples=samples)
+        inputs = [loss for loss in losses.values() if isinstance(loss, Tensor)]
+        factors = torch.autograd.grad(weighted, inputs, retain_graph=True)
+        place = self.trainer.global_step * len(self.total) // self.trainer.max_steps
+        return weighted * (self.total[place] / torch.stack(factors).sum())
+
+
 def train(cell: Cell, settings: Settings) -> Outcome:
     """Train and test one cell."""
     begin = time.perf_counter()
@@ -82,7 +100,9 @@ def train_model(cell: Cell, settings: Settings) -> tuple[SceneModel, ScenesDataM
         height=settings.height,
         width=settings.image_width,
     )
-    model = SceneModel(len(CLASS_NAMES), tasks=cell.weights, lr=settings.lr, width=settings.width)
+    options: dict[str, Any] = {"tasks": cell.weights, "lr": cell.lr_factor * settings.lr, "width": settings.width}
+    classes = len(CLASS_NAMES)
+    model = SceneModel(classes, **options) if cell.total is None else _Scaled(cell.total, classes, **options)
     model.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
     steps = cell.steps or settings.steps
     weights = UncertaintyCallback(
