@@ -256,7 +256,9 @@ def test_finished_runs_are_not_run_again_and_more_seeds_and_metrics_only_add(tmp
     assert Net.trainings == 5  # with the rehearsal
     again = run(tmp_path)
     assert Net.trainings == 5
-    assert str(again) == str(first)
+    assert str(first).endswith("\nAll 4 runs are new.")
+    assert str(again).endswith("\n4 of 4 runs are from earlier: nothing that can be seen to define them has changed.")
+    assert again.to_markdown() == first.to_markdown()
     assert [r.reused for r in again.runs] == 4 * [True]
     more = run(tmp_path, seeds=(0, 1, 2), metrics={"val/b": "max"}, fixed={"mine": {"a": 1.0, "b": 2.0}})
     assert Net.trainings == 11

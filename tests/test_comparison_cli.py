@@ -92,6 +92,39 @@ def test_a_configuration_is_trained_with_equal_and_learned_and_given_weights(pro
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("comparison/*/run.json")} == before
 
 
+CHANGES = {
+    "data": ('return serve()["train"]', 'return serve(size=6)["train"]'),
+    "callback": ("CALLS = 1", "CALLS = 2"),
+    "helper": ("return losses.items()", "return reversed(losses.items())"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_code_of_whatever_the_configuration_names_is_run_anew(project, capsys, tmp_path, monkeypatch, change):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two edits within a second have the same date
+    name = project(trainer={**TRAINER, "callbacks": [{"class_path": "project_lightning_True.Watch"}]})
+    more = """
+
+CALLS = 1
+
+class Watch(L.Callback):
+    def on_fit_end(self, trainer, pl_module):
+        pl_module.calls = CALLS
+
+
+def pairs(losses):
+    return losses.items()
+"""
+    file = tmp_path / f"{name}.py"
+    text = file.read_text().replace("in self.losses(batch).items()", "in pairs(self.losses(batch))") + more
+    old, new = CHANGES[change]
+    for content, said in ((text, "All 2 runs are new"), (text, "2 of 2 runs"), (text.replace(old, new), "All 2 runs")):
+        file.write_text(content)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        assert compare("--metric", "val/a:min", seeds=("--seeds", "0")) == 0
+        assert said in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_weights_that_a_callback_of_the_configuration_learns_are_compared(project, capsys, tmp_path):
     callback = {"class_path": "lightning_uncertainty.UncertaintyCallback", "init_args": {"lr": 0.5, "log_prefix": "u"}}
     bar = {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar"}

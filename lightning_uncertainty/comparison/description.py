@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_uncertainty.comparison.source_code import code_of, qualified_name
+
 __all__ = ["describe", "describe_data", "describe_module", "digest"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), Path, torch.dtype, torch.device)
-_FOREIGN = {"builtins", "torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "abc", "typing"}
 _DEPTH = 6
 
 
@@ -34,8 +35,8 @@ def describe_module(module: nn.Module) -> dict[str, Any]:
     """Its code, its plain attributes, its layers and its initial weights."""
     kinds = {type(part) for part in module.modules()}
     return {
-        "class": _name(type(module)),
-        "code": digest(sorted(filter(None, map(_code, kinds)))),
+        "class": qualified_name(type(module)),
+        "code": digest(code_of(*kinds)),
         "attributes": {**_plain_attributes(module), "tasks": describe(getattr(module, "tasks", None))},
         "layers": digest(repr(module)),
         "weights": digest_weights(module),
@@ -54,15 +55,15 @@ def describe_data(data: object) -> Any:
         return {str(name): describe_data(part) for name, part in data.items()}
     if any(kind.__name__ == "LightningDataModule" for kind in type(data).__mro__):
         # What its `setup` makes of these is not there before the first run, so that it cannot count.
-        return {"class": _name(type(data)), "code": _code(type(data)), "attributes": _plain_attributes(data)}
+        return {"class": qualified_name(type(data)), "code": _code(type(data)), "attributes": _plain_attributes(data)}
     return describe(data)
 
 
 def describe(value: Any, depth: int = _DEPTH) -> Any:
     """``value`` as plain data, equal for equal settings in another process.
 
-    Functions and classes count with their source and with what their closures hold, tensors and arrays with their
-    content, other objects with the source of their class and their attributes, some levels deep.
+    Functions and classes count with their code (see :func:`code_of`) and with what their closures hold, tensors and
+    arrays with their content, other objects with the code of their class and their attributes, some levels deep.
     """
     if isinstance(value, _PLAIN):
         return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
@@ -71,7 +72,7 @@ def describe(value: Any, depth: int = _DEPTH) -> Any:
     if hasattr(value, "__array__") and hasattr(value, "tobytes"):
         return digest([str(value.shape), str(value.dtype), hashlib.blake2b(value.tobytes()).hexdigest()])
     if depth == 0:
-        return _name(type(value))
+        return qualified_name(type(value))
     if isinstance(value, Mapping):
         return {str(key): describe(part, depth - 1) for key, part in value.items()}
     if isinstance(value, (set, frozenset)):
@@ -83,13 +84,13 @@ def describe(value: Any, depth: int = _DEPTH) -> Any:
     if inspect.isroutine(value) or isinstance(value, type):
         return _describe_code(value, depth)
     attributes = {name: describe(part, depth - 1) for name, part in getattr(value, "__dict__", {}).items()}
-    return {"class": _name(type(value)), "code": _code(type(value)), "attributes": attributes}
+    return {"class": qualified_name(type(value)), "code": _code(type(value)), "attributes": attributes}
 
 
 def _describe_code(value: Any, depth: int) -> dict[str, Any]:
     held = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
     given = [getattr(value, "__defaults__", None), getattr(value, "__kwdefaults__", None)]
-    return {"name": _name(value), "code": _code(value), "holds": describe([*held, *given], depth - 1)}
+    return {"name": qualified_name(value), "code": _code(value), "holds": describe([*held, *given], depth - 1)}
 
 
 def _plain_attributes(value: Any) -> dict[str, Any]:
@@ -104,18 +105,7 @@ def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else isinstance(value, _PLAIN)
 
 
-def _name(value: Any) -> str:
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-
-
 def _code(value: Any) -> str | None:
-    """A short name for the source of a function, or of a class and its bases; None for what comes with a package."""
-    parts: Iterable[Any] = value.__mro__ if isinstance(value, type) else [value]
-    sources = []
-    for part in parts:
-        if (getattr(part, "__module__", None) or "builtins").split(".")[0] not in _FOREIGN:
-            try:
-                sources.append(inspect.getsource(part))
-            except (OSError, TypeError):  # typed into an interpreter, or built in
-                sources.append(_name(part))
+    """A short name for the code of a class or function; None for what comes with a package."""
+    sources = code_of(value)
     return digest(sources) if sources else None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_uncertainty.comparison.description import describe
+from lightning_uncertainty.comparison.description import describe, digest
 from lightning_uncertainty.comparison.errors import ComparisonError
 from lightning_uncertainty.comparison.parts import Parts, lightning_of
+from lightning_uncertainty.comparison.source_code import code_of
 from lightning_uncertainty.reporting.extras import require
 
 if TYPE_CHECKING:
@@ -67,7 +70,8 @@ class ConfigSource:
         trainer.pop("logger", None)
         if not learned and isinstance(trainer.get("callbacks"), list):
             trainer["callbacks"] = [c for c in trainer["callbacks"] if "UncertaintyCallback" not in str(_path(c))]
-        return describe({**content, "trainer": trainer, "overrides": self.overrides})
+        settings = {**content, "trainer": trainer, "overrides": self.overrides}
+        return {**describe(settings), "code": digest(code_of(self._data_class, *_named_in(settings)))}
 
     def _instantiate(self, seed: int, folder: Path, rehearsal: bool) -> Parts:
         cli_module = import_module(f"{self._lightning.__name__}.cli")
@@ -131,6 +135,20 @@ def _read(config: Path) -> dict[str, Any]:
 
 def _path(section: Any) -> Any:
     return section.get("class_path") if isinstance(section, Mapping) else section
+
+
+def _named_in(settings: Any) -> Iterator[Any]:
+    """The classes and functions whose import paths stand anywhere in the settings, once they are imported."""
+    if isinstance(settings, Mapping):
+        settings = list(settings.values())
+    if isinstance(settings, list):
+        for part in settings:
+            yield from _named_in(part)
+    elif isinstance(settings, str):  # of an override, only what is after its key
+        module_name, _, name = settings.rpartition("=")[2].rpartition(".")
+        found = getattr(sys.modules.get(module_name), name, None)
+        if isinstance(found, type) or inspect.isroutine(found):
+            yield found
 
 
 def _import(what: str, path: str) -> type:

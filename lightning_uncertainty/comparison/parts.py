@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lightning_uncertainty.callback import UncertaintyCallback
-from lightning_uncertainty.comparison.description import describe, describe_data
+from lightning_uncertainty.comparison.description import describe, describe_data, digest
 from lightning_uncertainty.comparison.errors import ComparisonError
+from lightning_uncertainty.comparison.source_code import code_of
 from lightning_uncertainty.names import lookup
 
 if TYPE_CHECKING:
@@ -139,7 +141,8 @@ class PythonSource:
         if not learned:
             options["callbacks"] = [c for c in options["callbacks"] if not isinstance(c, UncertaintyCallback)]
         options = {name: option for name, option in options.items() if name not in ("logger", "default_root_dir")}
-        return {"trainer": describe(options), "data": describe_data(self.data)}
+        made_by = code_of(self.make_module) if inspect.isroutine(self.make_module) else []
+        return {"trainer": describe(options), "data": describe_data(self.data), "made by": digest(made_by)}
 
     def _options(self, folder: Path) -> dict[str, Any]:
         """Those of the user, as copies: callbacks have a state, which no two runs should share."""

@@ -122,6 +122,14 @@ class ComparisonResult:
         return [self.verdict(arm) for arm in self.arms[1:]]
 
     @property
+    def origin(self) -> str:
+        """How many of the runs were not run but found."""
+        found, number = sum(run.reused for run in self.runs), len(self.runs)
+        if not found:
+            return f"All {number} runs are new."
+        return f"{found} of {number} runs are from earlier: nothing that can be seen to define them has changed."
+
+    @property
     def records(self) -> list[dict[str, Any]]:
         """A flat record per run: arm, seed, metrics, gains in percent; ready for a table library."""
         records = []
@@ -171,7 +179,7 @@ class ComparisonResult:
         tables.show(self, console)
 
     def __str__(self) -> str:
-        return tables.plain(self) + "\n\n" + "\n".join(self.sentences)
+        return tables.plain(self) + "\n\n" + "\n".join([*self.sentences, self.origin])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -58,8 +58,9 @@ def compare(
 
     First of all, one batch is trained and evaluated, to find out within seconds what cannot work. Then every finished
     run is stored in ``folder`` and not run again, unless something that defines it has changed: the seed, the weights,
-    the code and initial weights of the module, its attributes, the data as far as it can be described, the Trainer's
-    options, or the versions of torch, Lightning and this package. A run that was interrupted starts anew.
+    the initial weights of the module, its attributes, the data as far as it can be described, the Trainer's options,
+    the code of all these and what it refers to in the user's own files, or the versions of torch, Lightning and this
+    package. A run that was interrupted starts anew.
 
     Args:
         make_module: makes a new LightningModule; called for each run, right after seeding.

@@ -77,7 +77,7 @@ def show(result: ComparisonResult, console: Any = None) -> None:
     table.add_row(*gain, style="bold")
     table.add_row(*interval)
     console.print(table)
-    for sentence in result.sentences:
+    for sentence in (*result.sentences, result.origin):
         console.print(f"\n{sentence}", highlight=False, markup=False)
 
 

@@ -1,0 +1,207 @@
+"""The code that a run depends on: that of a class or function, and what it refers to in the user's own files."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import sysconfig
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+__all__ = ["code_of", "qualified_name"]
+
+# Told apart by their versions, if at all.
+_VERSIONED = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_uncertainty"}
+_INSTALLED = {"site-packages", "dist-packages"}
+_STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
+_SCALAR = (bool, int, float, complex, str, bytes, type(None))
+
+
+def code_of(*values: Any) -> list[str]:
+    """The sources of classes and functions, and of what they refer to; sorted, none for what comes with a package.
+
+    A class counts with its bases, and one of an installed package with its own source alone. Names are followed, file
+    by file, as long as they lead to the user's own code: to functions and classes with their sources, to constants with
+    their values or with the line that assigns them, and to modules that a function imports when it is called, with the
+    whole file. What is found out when the program runs, as by ``getattr(module, name)``, cannot be followed.
+    """
+    walk = _Walk()
+    for value in values:
+        walk.add(value)
+    return sorted(set(walk.texts))
+
+
+def qualified_name(value: Any) -> str:
+    """Module and name of a class or function, or of the class of an object."""
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._seen: set[int] = set()
+
+    def add(self, value: Any) -> None:
+        for part in value.__mro__ if isinstance(value, type) else [inspect.unwrap(value)]:
+            module = sys.modules.get(getattr(part, "__module__", None) or "builtins")
+            if module is not None and not _comes_with_a_version(module) and id(part) not in self._seen:
+                self._seen.add(id(part))
+                self._add_one(part, module)
+
+    def _add_one(self, part: Any, module: ModuleType) -> None:
+        source = _source(part)
+        self.texts.append(source or qualified_name(part))
+        if not _is_own(module):
+            return
+        tree = _parse(source)
+        names = _names(tree) | set(_names_in(getattr(part, "__code__", None)))
+        self._follow(names, getattr(part, "__globals__", vars(module)), {module.__name__})
+        self._follow(names, _held(part), set())
+        for name in _imported_inside(tree, module):
+            self.texts.append(_file_of(name))
+
+    def _follow(self, names: set[str], namespace: Mapping[str, Any], visited: set[str]) -> None:
+        for name in sorted(names & namespace.keys()):
+            value = namespace[name]
+            if isinstance(value, ModuleType):
+                if _is_own(value) and value.__name__ not in visited:
+                    visited.add(value.__name__)
+                    self._follow(names, vars(value), visited)
+            elif inspect.isroutine(value) or isinstance(value, type):
+                self.add(value)
+            else:
+                self._add_constant(name, value, namespace)
+
+    def _add_constant(self, name: str, value: Any, namespace: Mapping[str, Any]) -> None:
+        if isinstance(value, _SCALAR):
+            self.texts.append(f"{name} = {value!r}")
+        elif "__name__" in namespace:  # of a module; its value may have changed since, as that of a cache does
+            self.texts.append(_assignment(namespace["__name__"], name) or f"{name}: {type(value).__qualname__}")
+            self.add(type(value))
+
+
+def _source(part: Any) -> str:
+    """As it stands in the file; of a lambda its code, since the line around it may say anything; else nothing."""
+    code = getattr(part, "__code__", None)
+    if code is not None and part.__name__ == "<lambda>":
+        return repr(_plain(code))
+    try:
+        return textwrap.dedent(inspect.getsource(part))
+    except (OSError, TypeError):  # typed into an interpreter, or built in
+        return repr(_plain(code)) if code is not None else ""
+
+
+def _plain(code: CodeType) -> tuple[Any, ...]:
+    constants = [_plain(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, constants
+
+
+def _parse(source: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SyntaxError:  # lines cut out of a statement
+        return ast.Module([], [])
+
+
+def _names(tree: ast.AST) -> set[str]:
+    nodes = list(ast.walk(tree))
+    return {n.id for n in nodes if isinstance(n, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+
+
+def _names_in(code: CodeType | None) -> Iterator[str]:
+    if code is not None:
+        yield from (*code.co_names, *code.co_freevars)
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                yield from _names_in(constant)
+
+
+def _held(part: Any) -> dict[str, Any]:
+    """The variables of the functions around it that it uses, as far as they are set."""
+    held = {}
+    functions = [value for value in vars(part).values() if inspect.isfunction(value)] if inspect.isclass(part) else []
+    for function in (part, *functions):
+        cells = getattr(function, "__closure__", None) or ()
+        for name, cell in zip(function.__code__.co_freevars if cells else (), cells, strict=True):
+            try:
+                held[name] = cell.cell_contents
+            except ValueError:  # not yet
+                continue
+    return held
+
+
+def _imported_inside(tree: ast.Module, module: ModuleType) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            name = _from(node, module)
+            yield from (name, *(f"{name}.{alias.name}" for alias in node.names))
+
+
+def _file_of(name: str) -> str:
+    """The text of a module of the user's own, imported or not; nothing for others."""
+    try:
+        file = getattr(find_spec(name), "origin", None) or ""
+    except (ImportError, ValueError):
+        return ""
+    is_own = file.endswith(".py") and not _is_versioned(name, file) and not _INSTALLED & set(Path(file).parts)
+    return Path(file).read_text(encoding="utf-8", errors="replace") if is_own else ""
+
+
+def _is_own(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None) or ""
+    return not _comes_with_a_version(module) and not _INSTALLED & set(Path(file).parts)
+
+
+def _comes_with_a_version(module: ModuleType) -> bool:
+    """Whether it is Python's own, or of a package whose version is part of the definition anyway."""
+    file = getattr(module, "__file__", None)
+    return module.__name__ != "__main__" if file is None else _is_versioned(module.__name__, file)
+
+
+def _is_versioned(name: str, file: str) -> bool:
+    if name.partition(".")[0] in _VERSIONED:
+        return True
+    return not _INSTALLED & set(Path(file).parts) and any(Path(file).is_relative_to(path) for path in _STANDARD)
+
+
+def _assignment(module_name: str, name: str) -> str:
+    """The statements that give a name its value at the top of a module, or of the one that it is imported from."""
+    module = sys.modules.get(module_name)
+    if module is None or not _is_own(module):
+        return ""
+    try:
+        body = _parsed(inspect.getsource(module)).body
+    except (OSError, TypeError, SyntaxError):
+        return ""
+    for node in body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if name == (alias.asname or alias.name):
+                    return _assignment(_from(node, module), alias.name)
+    return "\n".join(ast.unparse(node) for node in body if name in _targets(node))
+
+
+def _from(node: ast.ImportFrom, module: ModuleType) -> str:
+    name = "." * node.level + (node.module or "")
+    return resolve_name(name, getattr(module, "__package__", None) or "") if node.level else name
+
+
+@lru_cache(maxsize=64)
+def _parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+def _targets(node: ast.stmt) -> Iterable[str]:
+    if isinstance(node, ast.Assign):
+        return {each.id for target in node.targets for each in ast.walk(target) if isinstance(each, ast.Name)}
+    if isinstance(node, (ast.AnnAssign, ast.AugAssign)) and isinstance(node.target, ast.Name):
+        return {node.target.id}
+    return ()
