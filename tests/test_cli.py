@@ -81,3 +81,10 @@ def test_importing_the_command_line_imports_none_of_what_it_may_need():
     code = f"import sys, lightning_uncertainty.cli; print([name for name in {heavy} if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("command", "default"), [("demo", "fits 90 seconds"), ("scenes", "one per core")])
+def test_the_help_says_what_an_option_that_is_left_out_means(command, default, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert cli.main([command, "--help"]) == 0
+    assert f"[default: ({default})]" in capsys.readouterr().out

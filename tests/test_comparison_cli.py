@@ -145,7 +145,8 @@ def test_a_configuration_for_a_command_line_with_classes_of_its_own_is_used_by_t
 @pytest.mark.parametrize(
     ("changes", "arguments", "said"),
     [
-        ({}, ["--metric", "val/c:min"], "no metric 'val/c'. Did you mean"),
+        ({}, ["--metric", "val/c:min"], "? Known: 'val/a', 'val/b'."),
+        ({}, ["config.yaml", *BOTH], "the configuration is `--config`"),
         ({}, ["--metric", "val/a"], "--metric must be a name and a direction"),
         ({}, [*BOTH, "--seeds", "one"], "--seeds must be whole numbers"),
         ({}, [*BOTH, "--fixed", "mine:a"], "--fixed must be a name and a weight for each task"),
@@ -161,7 +162,7 @@ def test_a_configuration_for_a_command_line_with_classes_of_its_own_is_used_by_t
         ({"trainer": {"epochs": 1}}, BOTH, "config.yaml cannot be used"),
     ],
     ids=[
-        "unknown metric", "no direction", "no seed", "no weight", "a weight missing", "unknown override",
+        "unknown metric", "no option", "no direction", "no seed", "no weight", "a weight missing", "unknown override",
         "no evaluation", "no mixin", "no data", "no model", "no such class", "under fit", "checkpoint",
         "unknown option",
     ],

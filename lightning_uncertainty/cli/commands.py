@@ -30,9 +30,9 @@ def welcome(context: typer.Context) -> None:
 @app.command()
 def demo(
     data: Annotated[str, typer.Option(help="diamonds or flights.")] = "diamonds",
-    rows: Annotated[int | None, typer.Option(help="Use so many rows, chosen at random.  [default: all]")] = None,
+    rows: Annotated[int | None, typer.Option(help="Use so many rows, chosen at random.", show_default="all")] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="How often to go through the training rows.  [default: fits 90 seconds]")
+        int | None, typer.Option(help="How often to go through the training rows.", show_default="fits 90 seconds")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the rows, the split, the network and the batches.")] = 0,
     output: Annotated[Path, typer.Option(help="The folder for logs, checkpoints, table and picture.")] = Path(
@@ -66,11 +66,11 @@ def scenes(
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed and short trainings: whether all works, not who is best.")
     ] = False,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many.  [default: 3, quick: 1]")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many.", show_default="3, quick: 1")] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Of the optimizer in each training.  [default: 600, quick: 150]")
+        int | None, typer.Option(min=1, help="Of the optimizer in each training.", show_default="600, quick: 150")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: one per core]")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
     output: Annotated[
         Path, typer.Option(help="The folder. Trainings that are finished there are not run again.")
     ] = Path("scenes_output"),

@@ -23,7 +23,7 @@ def compare(
         list[str], typer.Option(help="NAME:min or NAME:max, as the evaluation logs it; can be given several times.")
     ],
     seeds: Annotated[str, typer.Option(help="Of the runs: `--seeds 0 1 2` or `--seeds 0,1,2`.")] = "0,1,2",
-    more_seeds: Annotated[list[int] | None, typer.Argument(hidden=True)] = None,
+    more_seeds: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="SEED")] = None,
     fixed: Annotated[
         list[str] | None,
         typer.Option(help="NAME:task=weight,task=weight for one more arm with these weights; several times."),
@@ -82,11 +82,15 @@ def _metric(text: str) -> tuple[str, Direction]:
     return name, "min" if direction == "min" else "max"
 
 
-def _seeds(text: str, more: Sequence[int]) -> list[int]:
+def _seeds(text: str, more: Sequence[str]) -> list[int]:
+    words = " ".join([text, *more])
     try:
-        return [*(int(part) for part in text.replace(",", " ").split()), *more]
+        return [int(part) for part in words.replace(",", " ").split()]
     except ValueError:
-        raise ValueError(f"--seeds must be whole numbers, for example 0,1,2; got {text!r}.") from None
+        raise ValueError(
+            f"--seeds must be whole numbers, for example 0,1,2; got {words!r}. Nothing else goes without an option: the "
+            "configuration is `--config`, a metric `--metric`."
+        ) from None
 
 
 def _weights(text: str) -> tuple[str, dict[str, float]]:
