@@ -11,8 +11,10 @@ from lightning_uncertainty.arguments import check_steps
 from lightning_uncertainty.lightning_bases import CallbackBase
 from lightning_uncertainty.mixin import attached_weighting
 from lightning_uncertainty.names import lookup
+from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.reporting.gradients import GradientSnapshot, from_state, state_of
 from lightning_uncertainty.task_gradients import TaskGradients
+from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -49,7 +51,8 @@ class GradientView(CallbackBase):
     Logged on these steps, to every logger and to ``trainer.callback_metrics``, under ``log_prefix``:
 
     ===========================  =============================================================================
-    ``/norm/<task>``             norm of the gradient of the raw loss; NaN for a task that did not take part
+    ``/norm/<task>``             norm of the gradient of the raw loss; NaN for a task that did not take part, 0 for
+                                 one that does not reach the shared part
     ``/weighted/<task>``         the same times the factor of the task in the total
     ``/cosine/<task>,<task>``    cosine between the gradients of a pair, -1 to 1; for up to 8 tasks
     ``/cosine/lowest``           the lowest of all pairs: below 0, two tasks pull against each other
@@ -58,12 +61,16 @@ class GradientView(CallbackBase):
 
     Works with accumulation, mixed precision (half precision is scaled as the Trainer scales it), manual optimisation
     (there, the sum over the backward passes of a batch) and DDP. It refuses strategies that shard parameters,
-    compiled modules, LBFGS, SyncBatchNorm over several processes and reentrant activation checkpointing.
+    compiled modules, LBFGS, SyncBatchNorm over several processes and reentrant activation checkpointing. While the
+    whole shared part is frozen, it does not look, and says so once.
+
+    Where several modules weigh for themselves, as a generator and a discriminator do, the tasks are those of the
+    innermost one that contains the shared part.
 
     Args:
         module: name of the shared part in the LightningModule, ``"encoder"`` or ``"net.trunk"``.
         every_n_steps: optimizer steps from one look to the next.
-        log_prefix: first part of all keys.
+        log_prefix: first part of all keys; another one for each view.
 
     Attributes:
         snapshots: those kept; of a long run, evenly thinned out, the first and the last of them always there. For
@@ -91,8 +98,10 @@ class GradientView(CallbackBase):
         self._spacing = 1  # of those kept, in looks
         self._looks = 0
         self._stepped_at = 0  # value of trainer.global_step
+        self._weighting: UncertaintyWeighting | None = None  # in training
         self._gradients: TaskGradients | None = None  # while it looks
         self._checked = False  # the graph of this run
+        self._notices = Notices()
 
     # ------------------------------------------------------------------------------------------------ refusing
 
@@ -100,10 +109,18 @@ class GradientView(CallbackBase):
         """Refuse what would fail later, or look right and be wrong.
 
         Raises:
-            ValueError: if there is no such module, or gradients cannot be seen in this set-up.
+            ValueError: if there is no such module, another view logs under the same keys, or gradients cannot be seen
+                in this set-up.
         """
         if stage == "fit":
             self._shared(pl_module)
+            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
+            for other in callbacks:
+                if isinstance(other, GradientView) and other is not self and other.log_prefix == self.log_prefix:
+                    raise ValueError(
+                        f"The GradientViews of {other.module!r} and {self.module!r} would log under the same keys: give "
+                        f"one of them another log_prefix than {self.log_prefix!r}."
+                    )
             if obstacle := _obstacle(trainer, pl_module):
                 raise ValueError(f"GradientView cannot work here: {obstacle} Train this without it.")
 
@@ -114,27 +131,52 @@ class GradientView(CallbackBase):
             raise ValueError(f"The module {self.module!r} has no parameters. Name one that the tasks share.")
         return shared
 
+    def _weighting_of(self, pl_module: LightningModule) -> UncertaintyWeighting:
+        """That of the innermost module around the shared part; or the only one there is."""
+        modules = pl_module.named_modules(remove_duplicate=False)
+        found = {path: weighting for path, module in modules if (weighting := attached_weighting(module)) is not None}
+        around = [path for path in found if f"{self.module}.".startswith(f"{path}." if path else "")]
+        if not found:
+            raise ValueError(
+                "GradientView has no tasks to look at: add an UncertaintyCallback to the Trainer's callbacks, or derive "
+                f"{type(pl_module).__name__} from UncertaintyMixin."
+            )
+        if not around and len({id(weighting) for weighting in found.values()}) > 1:
+            raise ValueError(
+                f"GradientView cannot tell whose tasks to look at: {', '.join(map(repr, found))} weigh for themselves, "
+                f"and {self.module!r} is in none of them. Name a module inside one of them."
+            )
+        return found[max(around, key=len)] if around else next(iter(found.values()))
+
     # ------------------------------------------------------------------------------------------------ looking
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting from where training starts.
 
         Raises:
-            ValueError: with LBFGS.
+            ValueError: with LBFGS, or if there is no telling whose tasks to look at.
         """
         self._stepped_at = trainer.global_step
+        self._weighting = self._weighting_of(pl_module)
         self._gradients, self._checked = None, False
         if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
             raise ValueError("GradientView cannot work with LBFGS, which evaluates the losses many times in a step.")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """On a step that is looked at, listen to what the engine is called with."""
-        weighting = attached_weighting(pl_module)
-        if weighting is None or self._steps % self.every_n_steps:
+        if self._steps % self.every_n_steps:
             return
+        assert self._weighting is not None  # since training started
         if self._gradients is None:
-            self._gradients = TaskGradients(weighting, self._shared(pl_module))
-        weighting.observer = self._gradients.note
+            shared = self._shared(pl_module)
+            if not any(parameter.requires_grad for parameter in shared):
+                self._notices.warn(
+                    "frozen", f"GradientView sees no gradients while all parameters of {self.module!r} are frozen."
+                )
+                return
+            self._gradients = TaskGradients(self._weighting, shared)
+        self._stop_listening()  # a batch that was skipped has no end
+        self._weighting.observers.append(self._gradients.note)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """While the graph is there: one backward pass per task, that ends at the shared module.
@@ -160,7 +202,7 @@ class GradientView(CallbackBase):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log and keep, if an optimizer has stepped."""
-        self._stop_listening(pl_module)
+        self._stop_listening()
         if trainer.global_step == self._stepped_at:
             return
         self._stepped_at = trainer.global_step
@@ -172,12 +214,17 @@ class GradientView(CallbackBase):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave nothing behind."""
-        self._stop_listening(pl_module)
+        self._stop_listening()
         self._gradients = None
 
-    def _stop_listening(self, pl_module: LightningModule) -> None:
-        if (weighting := attached_weighting(pl_module)) is not None:
-            weighting.observer = None
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the weights."""
+        self._weighting = None
+
+    def _stop_listening(self) -> None:
+        if self._gradients is not None and self._weighting is not None:
+            note = self._gradients.note
+            self._weighting.observers = [other for other in self._weighting.observers if other != note]
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, snapshot: GradientSnapshot) -> None:
         metrics = snapshot.metrics(self.log_prefix)

@@ -24,13 +24,13 @@ class TaskGradients:
 
     Args:
         weighting: whose losses.
-        parameters: on which; those without ``requires_grad`` are left out.
+        parameters: on which; those without ``requires_grad`` count as zero.
     """
 
     def __init__(self, weighting: UncertaintyWeighting, parameters: Sequence[Tensor]) -> None:
         self._weighting = weighting
-        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self._vectors: Tensor | None = None
+        self._parameters = parameters
+        self._vectors: Tensor | None = None  # a row per task; last in it, in how many calls the task took part
         self._coefficients: Tensor | None = None
         self._calls: list[tuple[Mapping[str, Tensor | CrossEntropy], Tensor]] = []
 
@@ -50,7 +50,8 @@ class TaskGradients:
         for losses, self._coefficients in calls:
             for index, name in enumerate(self._weighting.tasks):
                 if (loss := self._loss(name, index, losses)) is not None:
-                    self._sum()[index] += self._finite_gradient(loss, scale) * factor
+                    self._sum()[index, :-1] += self._finite_gradient(loss, scale) * factor
+                    self._sum()[index, -1] += 1.0
 
     def behind_a_checkpoint(self) -> bool:
         """Whether a remembered loss depends on reentrant activation checkpointing, which hides parameters."""
@@ -69,7 +70,7 @@ class TaskGradients:
 
     def _sum(self) -> Tensor:
         if self._vectors is None:
-            size = sum(parameter.numel() for parameter in self._parameters)
+            size = 1 + sum(parameter.numel() for parameter in self._parameters)
             double = any(parameter.dtype == torch.float64 for parameter in self._parameters)
             shape, dtype = (len(self._weighting.tasks), size), torch.float64 if double else torch.float32
             self._vectors = torch.zeros(shape, dtype=dtype, device=self._weighting.device)
@@ -92,9 +93,13 @@ class TaskGradients:
         return gradient
 
     def _gradient(self, loss: Tensor, scale: float) -> Tensor:
-        gradients = torch.autograd.grad(
-            loss, self._parameters, torch.full_like(loss, scale), retain_graph=True, allow_unused=True
+        trained = [parameter for parameter in self._parameters if parameter.requires_grad]
+        found = iter(
+            torch.autograd.grad(loss, trained, torch.full_like(loss, scale), retain_graph=True, allow_unused=True)
+            if trained
+            else ()
         )
+        gradients = [next(found) if parameter.requires_grad else None for parameter in self._parameters]
         dtype = self._sum().dtype
         flat = [
             (torch.zeros_like(parameter) if gradient is None else gradient).to_dense().flatten().to(dtype)
@@ -106,21 +111,23 @@ class TaskGradients:
         """Norms and cosines of the sums, mean over the ranks, as the optimizer sees them; starts the next sum."""
         vectors = self._sum()
         sum_over_ranks(vectors)
+        vectors, calls = vectors[:, :-1], vectors[:, -1]
         products = vectors @ vectors.T / world_size() ** 2
-        coefficients = torch.full_like(vectors[:, 0], math.nan) if self._coefficients is None else self._coefficients
+        products.diagonal().masked_fill_(calls == 0.0, math.nan)
+        coefficients = torch.full_like(calls, math.nan) if self._coefficients is None else self._coefficients
         self._vectors = self._coefficients = None
         rows = torch.cat([products, coefficients.to(products).unsqueeze(1)], dim=1).tolist()  # one transfer
         return _snapshot(step, list(self._weighting.tasks), rows)
 
 
 def _snapshot(step: int, names: list[str], rows: list[list[float]]) -> GradientSnapshot:
-    norms = [math.sqrt(row[index]) if row[index] > 0.0 else math.nan for index, row in enumerate(rows)]
+    norms = [math.sqrt(row[index]) for index, row in enumerate(rows)]
     place = {name: index for index, name in enumerate(names)}
     cosines = {}
     for one, other in pairs_of(names):
         i, j = place[one], place[other]
-        cosine = rows[i][j] / (norms[i] * norms[j])
-        cosines[one, other] = cosine if math.isnan(cosine) else min(max(cosine, -1.0), 1.0)
+        scale = norms[i] * norms[j]
+        cosines[one, other] = min(max(rows[i][j] / scale, -1.0), 1.0) if scale > 0.0 else math.nan
     return GradientSnapshot(
         step, dict(zip(names, norms, strict=True)), {n: row[-1] for n, row in zip(names, rows, strict=True)}, cosines
     )

@@ -121,7 +121,7 @@ class UncertaintyWeighting(NamedValues):
         self.warmup_steps, self.warmup, self.freeze_after = warmup_steps, warmup, freeze_after
         self.nonfinite, self.process_group = nonfinite, process_group
         self.training = True
-        self.observer: Callable[[Mapping[str, Tensor | CrossEntropy], Tensor], None] | None = None  # of recorded calls
+        self.observers: list[Callable[[Mapping[str, Tensor | CrossEntropy], Tensor], None]] = []  # of recorded calls
         self.steps = 0
         self._frozen = False
         self._settled = self._trouble_seen = False
@@ -185,8 +185,8 @@ class UncertaintyWeighting(NamedValues):
         if self.nonfinite == "raise":
             self._raise_if_refused(marked, given)
         if recording:
-            if self.observer is not None:
-                self.observer(losses, weight)
+            for observer in self.observers:
+                observer(losses, weight)
             self._window.record(raw_loss.detach().to(torch.float32), marked, slope, given, counts)
             return total if losses else total.requires_grad_()
         # A zero here would look like the best validation ever.

@@ -12,11 +12,11 @@ from lightning.pytorch.loggers import CSVLogger
 from matplotlib.figure import Figure
 from torch.utils.checkpoint import checkpoint
 
-from lightning_uncertainty import CrossEntropy, GradientView, UncertaintyCallback, UncertaintyMixin
+from lightning_uncertainty import CrossEntropy, GradientView, UncertaintyCallback, UncertaintyMixin, UncertaintyWarning
 from lightning_uncertainty.reporting.gradients import GradientSnapshot, plot_cosines, plot_gradient_norms
 from tests import gradient_ranks
 from tests.compatibility import precision_options
-from tests.models import Loader, fit
+from tests.models import Loader, fit, trainer
 from tests.processes import run_ranks
 
 COUNT, SIZE = 8, 6
@@ -200,13 +200,13 @@ def test_between_its_looks_nothing_listens(tmp_path):
 
     class Watch(Callback):
         def on_before_backward(self, trainer, module, loss):
-            heard.append(module.uncertainty.observer is not None)
+            heard.append(len(module.uncertainty.observers))
 
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            assert module.uncertainty.observer is None
+            assert module.uncertainty.observers == []
 
     looked(tmp_path, every=4, callbacks=[Watch()], max_epochs=1)
-    assert heard == [True, False, False, False, True, False, False, False]
+    assert heard == [1, 0, 0, 0, 1, 0, 0, 0]
 
 
 @pytest.mark.filterwarnings("ignore:The loss of task 'b' was NaN")
@@ -282,7 +282,101 @@ def test_parameters_that_are_frozen_or_that_a_task_does_not_reach_count_as_zero(
     for name in "ab":
         gradient = by_hand(state, batch)[name][:12]  # the weight alone
         assert view.snapshots[step].norms[name] == pytest.approx(np.linalg.norm(gradient), rel=1e-5)
-    assert math.isnan(view.snapshots[step].norms["kind"])
+    assert view.snapshots[step].norms["kind"] == 0.0  # not NaN: it took part
+    assert view.snapshots[step].metrics()["gradients/weighted/kind"] == 0.0
+    assert math.isnan(view.snapshots[step].cosines["a", "kind"])
+
+
+def test_a_part_that_is_frozen_is_not_looked_at_until_it_is_trained(tmp_path):
+    class Thawed(Shared):
+        def __init__(self):
+            super().__init__()
+            self.encoder.requires_grad_(False)
+
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            self.encoder.requires_grad_(self.global_step in (3, 4))
+
+        def on_train_batch_start(self, batch, batch_idx):
+            self.encoder.weight.requires_grad_(self.global_step == 3)  # after the view has had a look
+
+    with pytest.warns(UncertaintyWarning, match="while all parameters of 'encoder' are frozen") as caught:
+        view, recorder = looked(tmp_path, Thawed(), max_epochs=1)
+    assert len([w for w in caught if issubclass(w.category, UncertaintyWarning)]) == 1
+    assert [snapshot.step for snapshot in view.snapshots] == [3, 4]
+    whole, bias = (expected_vectors(recorder, step) for step in (3, 4))
+    for name in Shared.tasks:
+        assert view.snapshots[0].norms[name] == pytest.approx(np.linalg.norm(whole[name]), rel=1e-5)
+        assert view.snapshots[1].norms[name] == pytest.approx(np.linalg.norm(bias[name][12:]), rel=1e-5)
+
+
+def expected_vectors(recorder, step):
+    return by_hand(*recorder.steps[step][1:3])
+
+
+def test_two_views_do_not_disturb_each_other(tmp_path):
+    one, other = (GradientView(name, every_n_steps=2, log_prefix=name) for name in ("encoder", "heads.a"))
+    fit(tmp_path, Shared(), data=data(), callbacks=[one, other])
+    for view, name in ((one, "encoder"), (other, "heads.a")):
+        alone = GradientView(name, every_n_steps=2)
+        fit(tmp_path, Shared(), data=data(), callbacks=[alone])
+        assert [s.norms for s in view.snapshots] == [s.norms for s in alone.snapshots]
+        assert len(view.snapshots) == COUNT  # of two epochs, every second step
+    clash = [GradientView("encoder"), GradientView("heads.a")]
+    with pytest.raises(ValueError, match="would log under the same keys"):
+        fit(tmp_path, Shared(), data=data(), callbacks=clash)
+
+
+def test_a_batch_that_was_skipped_is_not_counted_twice(tmp_path):
+    class Skipping(Shared):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1 if self.current_epoch == 1 else None  # ends the epoch
+
+    view, recorder = looked(tmp_path, Skipping(), every=COUNT, max_epochs=3)
+    state, batch, _ = recorder.steps[-COUNT][1:]  # the epoch that was skipped has a start as well
+    norms = {name: np.linalg.norm(gradient) for name, gradient in by_hand(state, batch).items()}
+    assert view.snapshots[1].norms == pytest.approx(norms, rel=1e-5)
+
+
+class Outer(L.LightningModule):
+    """Two inner modules that weigh for themselves, or one."""
+
+    automatic_optimization = False
+
+    def __init__(self, *names):
+        super().__init__()
+        self.trunk = torch.nn.Linear(1, 1)
+        self.inner = torch.nn.ModuleDict({name: Shared() for name in names})
+
+    def training_step(self, batch, batch_idx):
+        for inner, optimizer in zip(self.inner.values(), [self.optimizers()] * len(self.inner), strict=True):
+            self.manual_backward(inner.weigh(inner.losses(batch)))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def weighing(*names):
+    return [UncertaintyCallback(module=f"inner.{n}", name=n, log_prefix=n) for n in names]
+
+
+@pytest.mark.parametrize("names", [("one",), ("one", "two")], ids=len)
+def test_tasks_of_the_module_around_the_shared_part_are_seen(tmp_path, names):
+    view, outer = GradientView("inner.one.encoder", every_n_steps=1), Outer(*names)
+    trainer(tmp_path, view, *weighing(*names), max_epochs=1).fit(outer, data())
+    assert len(view.snapshots) == COUNT
+    batch = [tensor.double().numpy() for tensor in next(iter(data()))]
+    state = {name: value.double().numpy() for name, value in Shared().state_dict().items()}
+    expected_norms = {name: np.linalg.norm(gradient) for name, gradient in by_hand(state, batch).items()}
+    assert view.snapshots[0].norms == pytest.approx(expected_norms, rel=1e-5)
+    assert list(outer.inner["one"].uncertainty.observers) == []
+
+
+def test_a_view_that_cannot_tell_whose_tasks_are_meant_says_so(tmp_path):
+    for callbacks, said in ((weighing("one", "two"), "'inner.one', 'inner.two' weigh for"), ([], "has no tasks")):
+        with pytest.raises(ValueError, match=said):
+            trainer(tmp_path, GradientView("trunk"), *callbacks).fit(Outer("one", "two"), data())
 
 
 def test_two_processes_with_half_a_batch_each_see_what_one_sees_with_the_whole(tmp_path):
@@ -418,7 +512,7 @@ def test_after_an_error_nothing_listens(tmp_path):
     module = Failing()
     with pytest.raises(OSError, match="mine"):
         fit(tmp_path, module, data=data(), callbacks=[GradientView("encoder", every_n_steps=1)])
-    assert module.uncertainty.observer is None
+    assert module.uncertainty.observers == []
 
 
 # ---------------------------------------------------------------------------------------------------- pictures
