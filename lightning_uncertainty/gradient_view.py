@@ -118,8 +118,8 @@ class GradientView(CallbackBase):
             for other in callbacks:
                 if isinstance(other, GradientView) and other is not self and other.log_prefix == self.log_prefix:
                     raise ValueError(
-                        f"The GradientViews of {other.module!r} and {self.module!r} would log under the same keys: give "
-                        f"one of them another log_prefix than {self.log_prefix!r}."
+                        f"The GradientViews of {other.module!r} and {self.module!r} would log under the same keys: "
+                        f"give one of them another log_prefix than {self.log_prefix!r}."
                     )
             if obstacle := _obstacle(trainer, pl_module):
                 raise ValueError(f"GradientView cannot work here: {obstacle} Train this without it.")
@@ -138,8 +138,8 @@ class GradientView(CallbackBase):
         around = [path for path in found if f"{self.module}.".startswith(f"{path}." if path else "")]
         if not found:
             raise ValueError(
-                "GradientView has no tasks to look at: add an UncertaintyCallback to the Trainer's callbacks, or derive "
-                f"{type(pl_module).__name__} from UncertaintyMixin."
+                "GradientView has no tasks to look at: add an UncertaintyCallback to the Trainer's callbacks, or "
+                f"derive {type(pl_module).__name__} from UncertaintyMixin."
             )
         if not around and len({id(weighting) for weighting in found.values()}) > 1:
             raise ValueError(

@@ -348,7 +348,8 @@ class Outer(L.LightningModule):
         self.inner = torch.nn.ModuleDict({name: Shared() for name in names})
 
     def training_step(self, batch, batch_idx):
-        for inner, optimizer in zip(self.inner.values(), [self.optimizers()] * len(self.inner), strict=True):
+        optimizer = self.optimizers()
+        for inner in self.inner.values():
             self.manual_backward(inner.weigh(inner.losses(batch)))
         optimizer.step()
         optimizer.zero_grad()

@@ -88,8 +88,8 @@ def _seeds(text: str, more: Sequence[str]) -> list[int]:
         return [int(part) for part in words.replace(",", " ").split()]
     except ValueError:
         raise ValueError(
-            f"--seeds must be whole numbers, for example 0,1,2; got {words!r}. Nothing else goes without an option: the "
-            "configuration is `--config`, a metric `--metric`."
+            f"--seeds must be whole numbers, for example 0,1,2; got {words!r}. Nothing else goes without an option: "
+            "the configuration is `--config`, a metric `--metric`."
         ) from None
 
 
