@@ -12,6 +12,7 @@ from lightning_uncertainty.demo.options import Options
 from lightning_uncertainty.demo.run import LEARNED, prepare, train
 from lightning_uncertainty.reporting.diagnosis import Finding, diagnose, verdicts
 from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.summary import summarize
 from lightning_uncertainty.snapshot import TaskSnapshot
 from tests.models import Weighed, batches, fit
 
@@ -88,14 +89,15 @@ RUNS = {
         Settling,
         {**QUICK, "min_variance_ratio": 0.0},
         NOISELESS,
-        {Finding.EXPLODES, Finding.DOMINATES, Finding.NEGATIVE_TOTAL},
+        {Finding.EXPLODES, Finding.NEGATIVE_TOTAL},
     ),
     "a loss that goes to zero, with the default bound": (
         Settling,
         QUICK,
         NOISELESS,
-        {Finding.AT_BOUND, Finding.DOMINATES, Finding.NEGATIVE_TOTAL},
+        {Finding.EXPLODES, Finding.NEGATIVE_TOTAL},
     ),
+    "a bound above what the loss asks for": (Healthy, {"bounds": (1.0, 40.0)}, {}, {Finding.AT_BOUND}),
     "a task without labels in two batches of three": (Sparse, {}, {}, {Finding.MOSTLY_ABSENT}),
     "a start far from the losses": (
         Healthy,
@@ -176,7 +178,8 @@ def test_a_diagnosis_names_the_task_its_numbers_and_a_remedy():
         history.add(Snapshot(step, tasks))
     first, second = diagnose(history)
     assert (first.finding, first.task) == (Finding.NONFINITE, "depth")
-    assert str(first).startswith("The loss of task 'depth' was NaN or infinite in 7 calls. If labels were missing")
+    assert str(first).startswith("The loss of task 'depth' was NaN or infinite in 7 calls, and the task sat out there.")
+    assert first.finding.severity == "look"  # the way to say that labels are missing
     assert second.sentence == "Task 'depth' took no part in 67% of the steps."
     assert verdicts(history, [first, second]) == {"depth": "not finite, mostly missing", "aux": "fixed weight"}
 
@@ -217,3 +220,51 @@ def test_an_exact_softmax_is_not_said_to_be_weighed_like_others(tmp_path):
 
     found = diagnose(train_into(tmp_path, Classifier, {}, {}))
     assert Finding.ALL_EQUAL not in {each.finding for each in found}
+
+
+def test_a_task_that_never_came_does_not_make_all_weights_equal(tmp_path):
+    """Before its first loss it has no weight, but a placeholder that others may be near to."""
+
+    class Never(Weighed):
+        tasks = {"a": "gaussian", "b": "gaussian"}
+
+        def losses(self, batch):
+            return {"a": 1.0 + 0.0 * super().losses(batch)["a"]}
+
+    history = train_into(tmp_path, Never, {}, {})
+    assert history.series("coefficient", "a")[-1] == pytest.approx(history.series("coefficient", "b")[-1], rel=0.01)
+    found = {each.finding: each.task for each in diagnose(history)}
+    assert Finding.ALL_EQUAL not in found
+    assert found[Finding.MOSTLY_ABSENT] == "b"
+
+
+def test_beside_a_task_whose_loss_is_gone_the_others_are_not_to_blame(tmp_path):
+    """It is seen in what a logger wrote as well, which does not know of bounds."""
+    logger = CSVLogger(tmp_path)
+    history = train_into(tmp_path, *RUNS["a loss that goes to zero, with the default bound"][:3], logger=logger)
+    (explodes,) = [each for each in diagnose(history) if each.finding is Finding.EXPLODES]
+    assert explodes.task == "a"
+    assert "until its bound held it" in explodes.sentence
+    assert history.shares()["b"][-1] > 0.9
+    logged = {each.finding for each in diagnose(History.from_csv_logger(logger.log_dir))}
+    assert Finding.DOMINATES not in logged
+
+
+def test_nothing_is_said_of_what_a_log_does_not_tell(tmp_path):
+    logger = CSVLogger(tmp_path)
+    history = train_into(tmp_path, Healthy, {}, {}, logger=logger)
+    (known,), (logged,) = diagnose(history), diagnose(History.from_csv_logger(logger.log_dir))
+    assert known.sentence.startswith("Nothing stands out: every sigma")
+    assert logged.sentence.startswith("Nothing stands out in what was logged, which does not say how often a task was")
+
+
+def test_a_run_that_is_too_short_is_not_told_to_be_fine(tmp_path):
+    history = train_into(tmp_path, Healthy, {}, {"count": 30})
+    assert {(row.cells[-1], row.severity) for row in summarize(history).rows} == {("too short", "look")}
+
+
+def test_one_call_is_one_call():
+    history = History()
+    for step in range(300):
+        history.add(Snapshot(step, {"a": TaskSnapshot("laplace", 1.0, 1.6, 0.6, 0.6, 2.0, 1, None, True)}))
+    assert "NaN or infinite in 1 call, and" in diagnose(history)[0].sentence

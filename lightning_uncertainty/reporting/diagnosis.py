@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
@@ -39,18 +39,10 @@ class _Text:
 class Finding(Enum):
     """What can be found. The value of a member has its texts; ``{...}`` in them is filled in by :func:`diagnose`.
 
-    >>> Finding.DOMINATES.rule
-    'Its mean share at the end (the last 10% of the steps) is over 90%, and there are other tasks.'
+    >>> Finding.AT_BOUND.rule
+    'A bound holds s at the last step.'
     """
 
-    NONFINITE = _Text(
-        "fault",
-        "not finite",
-        "The loss of task {task!r} was NaN or infinite in {count} calls.",
-        "If labels were missing, leave the key out of the losses. If it diverged, find out where with "
-        '`nonfinite="raise"`.',
-        "Its loss was NaN or infinite at least once.",
-    )
     NEGATIVE_LOSS = _Text(
         "fault",
         "negative loss",
@@ -66,22 +58,28 @@ class Finding(Enum):
         "A loss summed over pixels or tokens has to be averaged; what is no cross entropy needs another likelihood.",
         f"The likelihood is that of a classification, and the median raw loss is over ln(100,000) = {MOST_NATS:.1f}.",
     )
+    NONFINITE = _Text(
+        "look",
+        "not finite",
+        "The loss of task {task!r} was NaN or infinite in {calls}, and the task sat out there.",
+        'That is as it should be where labels were missing. If it diverged, find out where with `nonfinite="raise"`.',
+        "Its loss was NaN or infinite at least once.",
+    )
     EXPLODES = _Text(
-        "fault",
+        "look",
         "its weight explodes",
-        "The weight of task {task!r} grew {factor:.3g} times (as sigma^-2) and still grows, because its loss goes to "
-        "zero ({first:.3g} to {last:.3g}).",
+        "The weight of task {task!r} grew {factor:.3g} times (as sigma^-2) {until}, because its loss goes to zero "
+        "({first:.3g} to {last:.3g}).",
         "It may be overfitted: look at its validation loss. To hold the weight, use `freeze_after`, or raise "
         "`min_variance_ratio`, for example to 0.01.",
-        f"sigma^-2 has grown over {EXPLODED:,.0f}-fold since the start, its loss fell over 100-fold, and sigma still "
-        f"changed by over {MOVED:.0%} at the end.",
+        f"sigma^-2 has grown over {EXPLODED:,.0f}-fold since the start, its loss fell over 100-fold, and at the end "
+        f"the lower bound holds s, or sigma still changed by over {MOVED:.0%}.",
     )
     AT_BOUND = _Text(
         "look",
         "at its {bound} bound",
         "The log-variance of task {task!r} is held by its {bound} bound (s = {log_var:.3g}).",
-        "Its weight no longer follows its loss. That is right for a loss that goes to zero; else set "
-        "`min_variance_ratio` or `bounds`.",
+        "Its weight no longer follows its loss. If you did not want that, set `min_variance_ratio` or `bounds`.",
         "A bound holds s at the last step.",
     )
     MOSTLY_ABSENT = _Text(
@@ -96,17 +94,17 @@ class Finding(Enum):
         "still moving",
         "Sigma of task {task!r} still {direction} at the end: by {change:.0%} in the last {last_part:.0%} of steps.",
         "Train longer, or raise the learning rate of the weights: `lr=0.02`.",
-        f"Sigma changed by over {MOVED:.0%} in the last {LAST_PART:.0%} of the steps, in one direction but for "
-        f"{1 - STRAIGHT:.0%} of its way.",
+        f"Sigma changed by over {MOVED:.0%} from the last point before the last {LAST_PART:.0%} of the steps to the "
+        f"end, in one direction but for {1 - STRAIGHT:.0%} of its way.",
     )
     DOMINATES = _Text(
         "look",
         "dominates",
         "Task {task!r} is {share:.0%} of the weighted loss at the end.",
-        "The others hardly count. A lower bound for its sigma holds it: raise `min_variance_ratio`; or check the fixed "
-        "weights.",
-        f"Its mean share at the end (the last {LAST_PART:.0%} of the steps) is over {DOMINANT:.0%}, and there are "
-        "other tasks.",
+        "The others hardly count, because its sigma is small for its loss. Train longer or raise `lr`, so that sigma "
+        "arrives; else check `bounds` and the fixed weights.",
+        f"Its mean share at the end (the last {LAST_PART:.0%} of the steps) is over {DOMINANT:.0%}. Tasks whose loss "
+        "went to zero do not count beside it: with no others, none dominates.",
     )
     DROWNS = _Text(
         "look",
@@ -120,7 +118,8 @@ class Finding(Enum):
         "as equal weights",
         "All losses are weighed alike, within {ratio:.1%}.",
         "The plugin changed little: equal weights would do.",
-        f"In the second half of the steps the largest factor before a loss is at most {ALIKE:.0%} above the smallest.",
+        f"In the second half of the steps all tasks have had a loss, and the largest factor before a loss is at most "
+        f"{ALIKE:.0%} above the smallest.",
     )
     TOO_SHORT = _Text(
         "look",
@@ -139,7 +138,7 @@ class Finding(Enum):
     NOTHING = _Text(
         "fine",
         "fine",
-        "Nothing stands out: every sigma has settled, and no task dominates or drowns.",
+        "Nothing stands out{where}: every sigma has settled, and no task dominates or drowns.",
         "Judge the result by the metrics of each task, not by the weights.",
         "No other finding, but for those that are fine.",
     )
@@ -200,14 +199,12 @@ def diagnose(history: History) -> list[Diagnosis]:
     """
     if not len(history):
         raise ValueError("There is nothing to diagnose: the history has no points.")
-    found = [
-        Diagnosis(finding, task, *(text.format(task=task, **numbers) for text in _texts(finding)))
-        for finding, check in _CHECKS.items()
-        for task, numbers in check(history)
-    ]
+    found = [_filled(finding, *each) for finding, check in _CHECKS.items() for each in check(history)]
     found = [each for each in found if not _is_said_already(each, found)]
     if all(each.finding.severity == "fine" for each in found):
-        found.append(Diagnosis(Finding.NOTHING, None, *_texts(Finding.NOTHING)))
+        counted = all(fact.absent is not None for fact in history.facts.values())
+        where = "" if counted else " in what was logged, which does not say how often a task was missing or not finite"
+        found.append(_filled(Finding.NOTHING, None, {"where": where}))
     order = list(Finding)
     return sorted(found, key=lambda each: (_SEVERITIES.index(each.finding.severity), order.index(each.finding)))
 
@@ -226,18 +223,20 @@ def verdicts(history: History, found: list[Diagnosis]) -> dict[str, str]:
 
 
 _LOUDER = {
+    Finding.AT_BOUND: (Finding.EXPLODES,),
     Finding.MOVING: (Finding.EXPLODES, Finding.NEGATIVE_LOSS),
     Finding.DROWNS: (Finding.MOSTLY_ABSENT, Finding.EXPLODES, Finding.AT_BOUND, Finding.MOVING),
 }
 _SEVERITIES = ("fault", "look", "fine")
 
 
-def _texts(finding: Finding) -> tuple[str, str, str]:
-    return finding.sentence, finding.remedy, finding.verdict
+def _filled(finding: Finding, task: str | None, numbers: Mapping[str, Any]) -> Diagnosis:
+    texts = (finding.sentence, finding.remedy, finding.verdict)
+    return Diagnosis(finding, task, *(text.format(task=task, **numbers) for text in texts))
 
 
 def _is_said_already(each: Diagnosis, found: list[Diagnosis]) -> bool:
-    """A weight that explodes also moves; a task that is hardly there, or whose sigma lags behind, also drowns."""
+    """A weight that explodes also moves or meets its bound; a task that is hardly there also drowns."""
     others = {other.finding for other in found if other.task == each.task}
     return not others.isdisjoint(_LOUDER.get(each.finding, ()))
 
@@ -250,7 +249,7 @@ _Found = Iterator[tuple[str | None, dict[str, Any]]]
 def _nonfinite(history: History) -> _Found:
     for name, fact in history.facts.items():
         if fact.nonfinite:
-            yield name, {"count": fact.nonfinite}
+            yield name, {"calls": f"{fact.nonfinite} call{'s' if fact.nonfinite > 1 else ''}"}
 
 
 def _negative_loss(history: History) -> _Found:
@@ -271,13 +270,23 @@ def _no_cross_entropy(history: History) -> _Found:
 
 def _explodes(history: History) -> _Found:
     moving = {name for name, _ in _moving(history)}
+    for name, factor in _gone_to_zero(history).items():
+        held = history.facts[name].at_bound == "lower"
+        if held or name in moving:
+            losses = _known(history.series("raw_loss", name))
+            until = "until its bound held it" if held else "and still grows"
+            yield name, {"factor": factor, "until": until, "first": losses[0], "last": losses[-1]}
+
+
+def _gone_to_zero(history: History) -> dict[str, float]:
+    """By how much sigma^-2 grew since the start, for the tasks where it is much because their losses vanish."""
+    grown = {}
     for name in _learned(history):
         losses, log_vars = _known(history.series("raw_loss", name)), _known(history.series("log_var", name))
-        if name not in moving or not losses:
-            continue
-        rise = log_vars[0] - log_vars[-1]
-        if rise > math.log(EXPLODED) and 0.0 <= 100.0 * losses[-1] < losses[0]:
-            yield name, {"factor": math.exp(rise), "first": losses[0], "last": losses[-1]}
+        rise = log_vars[0] - log_vars[-1] if log_vars else 0.0
+        if rise > math.log(EXPLODED) and losses and 0.0 <= 100.0 * losses[-1] < losses[0]:
+            grown[name] = math.exp(rise)
+    return grown
 
 
 def _at_bound(history: History) -> _Found:
@@ -297,7 +306,7 @@ def _moving(history: History) -> _Found:
     if any(True for _ in _too_short(history)):
         return
     for name in _learned(history):
-        log_vars = _known(_at_the_end(history, history.series("log_var", name)))
+        log_vars = _known(_at_the_end(history, history.series("log_var", name), before=1))
         path = math.fsum(abs(b - a) for a, b in pairwise(log_vars))
         net = log_vars[-1] - log_vars[0] if log_vars else 0.0
         if abs(net) > 2.0 * math.log(1.0 + MOVED) and abs(net) > STRAIGHT * path:
@@ -306,8 +315,9 @@ def _moving(history: History) -> _Found:
 
 
 def _dominates(history: History) -> _Found:
+    beside_it = history.facts.keys() - _gone_to_zero(history).keys()
     for name, share in shares_at_the_end(history).items():
-        if share > DOMINANT and len(history.tasks) > 1:
+        if share > DOMINANT and beside_it - {name}:
             yield name, {"share": share}
 
 
@@ -318,13 +328,20 @@ def _drowns(history: History) -> _Found:
 
 
 def _all_equal(history: History) -> _Found:
-    weights = [history.series("coefficient", name) for name in history.tasks]
     late = history.steps[0] + 0.5 * (history.steps[-1] - history.steps[0])
+    weights = [_weights(history, name) for name in history.tasks]
     rows = [row for step, row in zip(history.steps, zip(*weights, strict=True), strict=True) if step >= late]
     ratios = [max(row) / min(row) - 1.0 if min(row) > 0.0 else math.inf for row in rows]
     kinds = {fact.likelihood for fact in history.facts.values()}  # an exact softmax is not weighed but tempered
     if len(weights) > 1 and any(_learned(history)) and "softmax_exact" not in kinds and max(ratios) <= ALIKE:
         yield None, {"ratio": max(ratios)}
+
+
+def _weights(history: History, name: str) -> list[float]:
+    """The factors before a loss; 0 as long as there is no s, where what stands there is a placeholder."""
+    weights, log_vars = history.series("coefficient", name), history.series("log_var", name)
+    known = zip(weights, log_vars, strict=True)
+    return [0.0 if math.isnan(log_var) and history.facts[name].learned else weight for weight, log_var in known]
 
 
 def _too_short(history: History) -> _Found:
@@ -363,12 +380,12 @@ def _known(values: list[float]) -> list[float]:
     return [value for value in values if not math.isnan(value)]
 
 
-def _at_the_end(history: History, values: list[float]) -> list[float]:
-    """Those of the last tenth of the steps, with the one before: at least two if there are two."""
+def _at_the_end(history: History, values: list[float], before: int = 0) -> list[float]:
+    """Those of the last tenth of the steps, and so many before them."""
     steps = history.steps
     begin = steps[-1] - LAST_PART * (steps[-1] - steps[0])
     first = next(index for index, step in enumerate(steps) if step > begin or index == len(steps) - 1)
-    return values[max(first - 1, 0) :]
+    return values[max(first - before, 0) :]
 
 
 def shares_at_the_end(history: History) -> dict[str, float]:

@@ -11,7 +11,14 @@ from importlib.util import find_spec
 from itertools import groupby
 from typing import TYPE_CHECKING, TextIO
 
-from lightning_uncertainty.reporting.diagnosis import Diagnosis, Severity, diagnose, shares_at_the_end, verdicts
+from lightning_uncertainty.reporting.diagnosis import (
+    Diagnosis,
+    Finding,
+    Severity,
+    diagnose,
+    shares_at_the_end,
+    verdicts,
+)
 from lightning_uncertainty.reporting.history import History, TaskFacts
 
 if TYPE_CHECKING:
@@ -79,6 +86,9 @@ def summarize(history: History) -> Summary:
     found = diagnose(history)
     words, shares = verdicts(history, found), shares_at_the_end(history)
     severities: dict[str, Severity] = {each.task: each.finding.severity for each in reversed(found) if each.task}
+    for each in found:
+        if each.finding is Finding.TOO_SHORT:  # of all tasks that are learned
+            severities = {**{name: "look" for name, fact in history.facts.items() if fact.learned}, **severities}
     rows = [
         Row((name, *_cells(history, name, fact, shares.get(name, math.nan)), words[name]), severities.get(name, "fine"))
         for name, fact in history.facts.items()
