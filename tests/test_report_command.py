@@ -663,6 +663,20 @@ def test_on_a_phone_and_on_a_desktop_in_light_and_in_dark_everything_has_its_pla
 
 
 @needs_chromium
+def test_long_names_of_tasks_stay_on_the_page(tmp_path):
+    names = (
+        "segmentation_of_the_" + "very_" * 8 + "far_side",
+        "depth",
+        "surface normals of the near side, in the frame of it",
+    )
+    seen = look_through_frames(build_page(History.of(weights_of(120, names)), title="A run"), tmp_path)
+    for measured, (width, _) in zip(seen.measured, FRAMES, strict=True):
+        assert measured["room"] == measured["needed"] == width
+        assert all(0 <= start < end <= width for start, end, _ in measured["texts"])
+        assert all(room == needed for room, needed in measured["tables"])
+
+
+@needs_chromium
 def test_what_a_browser_complains_about_and_what_is_too_wide_is_seen(tmp_path):
     text = (
         '<!DOCTYPE html><p style="width: 2000px">wide</p><svg><path d="nonsense"/></svg><img src="http://a.invalid/b">'

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from lightning_uncertainty.reporting.diagnosis import shares_at_the_end
 from lightning_uncertainty.reporting.extras import require
 from lightning_uncertainty.reporting.history import History
-from lightning_uncertainty.reporting.labels import label_right
+from lightning_uncertainty.reporting.labels import label_right, shortened
 from lightning_uncertainty.reporting.summary import loss_unit, summarize, weight_unit
 from lightning_uncertainty.snapshot import Snapshot
 
@@ -175,7 +175,7 @@ def _checked(points: Points) -> History:
 
 
 def _labels(history: History, given: Mapping[str, str] | None, units: Mapping[str, str]) -> dict[str, str]:
-    ours = {name: f"{name} [{units[name]}]" if units[name] else name for name in history.tasks}
+    ours = {n: f"{shortened(n)} [{units[n]}]" if units[n] else shortened(n) for n in history.tasks}
     return {**ours, **(given or {})}
 
 
@@ -283,7 +283,10 @@ def _share_labels(history: History, rows: Mapping[str, Sequence[float]], given: 
     """Names with the mean share at the end, the same that the summary has."""
     means = shares_at_the_end(history)
     shares = {name: means.get(name, row[-1]) for name, row in rows.items()}
-    return {name: f"{given.get(name, name)} {share:.{0 if share >= 0.1 else 1}%}" for name, share in shares.items()}
+    return {
+        name: f"{given.get(name, shortened(name))} {share:.{0 if share >= 0.1 else 1}%}"
+        for name, share in shares.items()
+    }
 
 
 def _line(text: str, width: int = 175) -> str:

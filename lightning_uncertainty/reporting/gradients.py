@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_uncertainty.reporting.figures import COLOURS, LINE_STYLES, MANY
+from lightning_uncertainty.reporting.labels import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +109,7 @@ def plot_gradient_norms(axis: Axes, snapshots: Sequence[GradientSnapshot], *, we
         style = LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]
         met = _met(steps, series[name])
         marker = "o" if len(met[0]) == 1 else ""  # one point makes no line
-        axis.plot(*met, color=COLOURS[place % len(COLOURS)], linestyle=style, marker=marker, label=name)
+        axis.plot(*met, color=COLOURS[place % len(COLOURS)], linestyle=style, marker=marker, label=shortened(name))
     legend = axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)  # in the order of the ends
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -143,8 +144,9 @@ def plot_cosines(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
     turned = slanted if len(names) <= WRITTEN else {"rotation": 90, "fontsize": "small"}
     size = None if len(names) <= WRITTEN else "small"
     places = range(0, len(names), every)
-    axis.set_xticks(places, names[::every], parse_math=False, **turned)
-    axis.set_yticks(places, names[::every], parse_math=False, fontsize=size)
+    shown = [shortened(name) for name in names[::every]]
+    axis.set_xticks(places, shown, parse_math=False, **turned)
+    axis.set_yticks(places, shown, parse_math=False, fontsize=size)
     if len(names) <= WRITTEN:
         for row, cosines in enumerate(matrix):
             for column, cosine in enumerate(cosines):

@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["label_right", "spread"]
+__all__ = ["label_right", "shortened", "spread"]
 
 HEIGHT = 0.075  # of an axis, for a label
+LONGEST = 24  # letters of a name
 # To the left edge of the text: towards its middle, it would cross the labels between.
 _LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 2, "shrinkB": 2, "relpos": (0.0, 0.5)}
+
+
+def shortened(name: str) -> str:
+    """A long name without its middle, so that it leaves room for what it names.
+
+    >>> shortened("surface_normals_in_the_frame_of_the_camera")
+    'surface_norm…the_camera'
+    """
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-(LONGEST // 2 - 2) :]}"
 
 
 def label_right(axis: Axes, ends: Mapping[str, tuple[float, float, Any]], labels: Mapping[str, str]) -> None:

@@ -54,21 +54,23 @@ th, td { padding: 0.3rem 0.6rem; text-align: right; white-space: nowrap; border-
 th { position: sticky; top: 0; background: var(--paper); }
 th:first-child, td:first-child, .tasks th:nth-child(2), .tasks td:nth-child(2), .tasks th:last-child,
   .tasks td:last-child { text-align: left; }
+.tasks td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)); gap: 1rem 2rem; }
 figure { margin: 0; min-width: 0; } svg { display: block; width: 100%; max-width: 42rem; height: auto; }
 @media (max-width: 48rem) {
   .tasks { display: block; } .tasks thead { display: none; }
   .tasks tbody { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: 0 2rem; }
-  .tasks tr { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; padding: 0.5rem 0;
+  .tasks tr { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 1.5rem; padding: 0.5rem 0;
     border-bottom: 1px solid var(--line); }
-  .tasks td { display: flex; justify-content: space-between; gap: 0.5rem; padding: 0.05rem 0; border: 0; order: 3; }
+  .tasks td { display: flex; justify-content: space-between; gap: 0.5rem; padding: 0.05rem 0; border: 0; order: 3;
+    white-space: normal; overflow-wrap: anywhere; }
   .tasks td::before { content: attr(data-is); color: var(--quiet); }
   .tasks td:first-child::before, .tasks td:last-child::before { content: none; }
   .tasks td:first-child { order: 0; font-weight: 600; }
-  .tasks td:last-child { order: 1; justify-content: end; text-align: right; white-space: normal; }
+  .tasks td:last-child { order: 1; justify-content: end; text-align: right; }
   .tasks td:nth-child(2), .tasks td:nth-child(8) { order: 2; }
   .tasks td:nth-child(3) { grid-column: 1 / -1; }
-  .compared th, .compared td { white-space: normal; padding: 0.3rem; }
+  .compared th, .compared td { white-space: normal; overflow-wrap: anywhere; padding: 0.3rem; }
   .scroll { max-height: 80vh; }
 }
 @media print { .scroll { overflow: visible; max-height: none; } figure { break-inside: avoid; } }
