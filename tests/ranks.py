@@ -389,6 +389,30 @@ def samples_of_each_rank():
     }
 
 
+def samples_of_some_ranks(where, value, calls):
+    """Task b has no samples on the ranks ``where``, with ``value`` for a loss; and one process that never saw those."""
+    dist.init_process_group("gloo")
+    alone = dist.new_group([0]), dist.new_group([1])
+    tasks = {"a": "gaussian", "b": "laplace"}
+    mine, single = UncertaintyWeighting(tasks), UncertaintyWeighting(tasks, process_group=alone[rank()])
+    for step in range(10):
+        for call in range(calls):
+            drawn = torch.rand(2, 4, 3, generator=torch.Generator().manual_seed(10 * step + call))  # ranks, rows, tasks
+            parameter = torch.ones((), requires_grad=True)
+            a, b = (parameter * drawn[rank(), :, i].mean() for i in range(2))
+            empty = rank() in where
+            mine({"a": a, "b": parameter * value if empty else b}, samples={"a": 4, "b": 0 if empty else 4})
+            seen = [other for other in range(2) if other not in where]
+            single(
+                {"a": parameter * drawn[:, :, 0].mean()}
+                | ({"b": parameter * drawn[seen, :, 1].mean()} if seen else {}),
+                samples=4,
+            )
+        mine.step()
+        single.step()
+    return {"s": mine.log_vars, "alone": single.log_vars, "absent": mine.snapshot().tasks["b"].absent}
+
+
 FIVE = {"a": "gaussian", "b": "laplace", "c": "softmax", "d": "bernoulli", "e": "gaussian"}
 
 
