@@ -148,3 +148,22 @@ def test_ranks_without_samples_of_a_task_do_not_count(tmp_path, where, value, ca
     assert one["s"] == other["s"]
     assert one["s"] == pytest.approx(one["alone"], abs=1e-5, nan_ok=True)
     assert one["absent"] == (10 if where == (0, 1) else 0)
+
+
+def test_accumulated_over_batches_of_4_and_6_samples_every_sample_counts_once(tmp_path):
+    """Under DDP in the Trainer; the engine by itself learns the same from the means over all samples of a window."""
+    one, other = run_ranks(ranks.accumulate_means_over_samples, tmp_path, folder=tmp_path)
+    engine = UncertaintyWeighting(ranks.TASKS)
+    starts = range(0, ranks.EPOCHS * ranks.COUNT, ranks.COUNT)
+    for begin, end in ((start + a, start + b) for start in starts for a, b in ((0, 5), (5, 10), (10, 12))):
+        means = {}
+        for task in ranks.TASKS:
+            known = [(n, raw[task]) for n, r in ((4, one), (6, other)) for raw in r["raw"][begin:end] if task in raw]
+            if known:
+                means[task] = sum(n * loss for n, loss in known) / sum(n for n, _ in known)
+        weigh(engine, means)
+        engine.step()
+    assert one["s"] == other["s"] == pytest.approx(engine.log_vars, abs=1e-4)
+    for task, mean in means.items():
+        assert one["metrics"][f"uncertainty/loss/{task}"] == pytest.approx(mean, rel=1e-5)
+    assert repr(one["metrics"]) == repr(other["metrics"])  # NaN equals NaN here
