@@ -30,7 +30,7 @@ picture: $(READY)  ## the picture of the README, from a real run (15 seconds)
 docs: $(READY)  ## the API reference, from the docstrings, into docs_output/; a warning is an error
 	$(BIN)/python docs/build_reference.py
 
-bench: $(READY)  ## what the plugin costs: prints the tables and writes benchmarks/RESULTS.md (10 minutes)
+bench: $(READY)  ## what the plugin costs: prints the tables and writes benchmarks/RESULTS.md (8 minutes)
 	$(BIN)/python -m benchmarks
 
 lint: $(READY)  ## style, types, import contracts

@@ -53,6 +53,11 @@ def test_the_first_scenes_do_not_depend_on_how_many_are_made(scenes):
     assert all(torch.equal(values, scenes[key][:5]) for key, values in few.items())
 
 
+def test_no_scenes_are_refused():
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        SceneGenerator().make(0, seed=0)
+
+
 def test_making_scenes_leaves_the_global_random_numbers_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)

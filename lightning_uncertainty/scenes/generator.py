@@ -60,7 +60,12 @@ class SceneGenerator:
         Args:
             count: how many.
             seed: of all random numbers: objects, colours and noise.
+
+        Raises:
+            ValueError: if ``count`` is less than 1.
         """
+        if count < 1:
+            raise ValueError(f"The number of scenes must be at least 1; got {count!r}.")
         # Two streams: the scenes are the same whatever the noise of their labels is.
         scenery, mistakes = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(~seed)
         chunks = [
