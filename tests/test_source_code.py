@@ -120,3 +120,22 @@ def test_installed_packages_and_python_itself_are_not_followed():
     text = "".join(code_of(pytest.Item))  # its own source, and no more
     assert "class Item" in text
     assert "class Session" not in text
+
+
+def test_describing_imports_nothing_that_a_function_would_import_later(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "costly").mkdir()
+    (tmp_path / "costly" / "__init__.py").write_text("raise RuntimeError('not now')")
+    part = tmp_path / "costly" / "part.py"
+
+    def later():
+        from costly.part import value
+
+        return value
+
+    texts = []
+    for text in ("value = 1", "value = 2"):
+        part.write_text(text)
+        texts.append(code_of(later))
+    assert texts[0] != texts[1]
+    assert "costly" not in sys.modules

@@ -146,13 +146,21 @@ def _imported_inside(tree: ast.Module, module: ModuleType) -> Iterator[str]:
 
 
 def _file_of(name: str) -> str:
-    """The text of a module of the user's own, imported or not; nothing for others."""
+    """The text of a module of the user's own, found without importing anything; nothing for others."""
+    top, *rest = name.split(".")
     try:
-        file = getattr(find_spec(name), "origin", None) or ""
+        spec = find_spec(top)
     except (ImportError, ValueError):
         return ""
-    is_own = file.endswith(".py") and not _is_versioned(name, file) and not _INSTALLED & set(Path(file).parts)
-    return Path(file).read_text(encoding="utf-8", errors="replace") if is_own else ""
+    files = [Path(getattr(spec, "origin", None) or "")]
+    if rest:
+        within = [Path(folder, *rest) for folder in getattr(spec, "submodule_search_locations", None) or ()]
+        files = [file for path in within for file in (path.with_suffix(".py"), path / "__init__.py")]
+    for file in files:
+        is_own = not _is_versioned(name, str(file)) and not _INSTALLED & set(file.parts)
+        if is_own and file.suffix == ".py" and file.is_file():
+            return file.read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def _is_own(module: ModuleType) -> bool:
