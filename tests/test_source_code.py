@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ FILES = {
         from project import losses
 
         RATES = {"a": 0.1}
-        WIDTH = 16
+        WIDTH = 2 * settings.BASE
         unused = 1
 
         class Net(Base):
@@ -42,7 +43,7 @@ FILES = {
     """,
     "project/helpers.py": "widths = tuple(x for x in (1, 2))\nother = 3\n",
     "project/losses.py": "def inner(x): return x\ndef loss(x, *_): return inner(x)\n",
-    "project/settings.py": "def scale(): return 1.0\ndef nobody(): return 2.0\n",
+    "project/settings.py": "BASE = 8\ndef scale(): return 1.0\ndef nobody(): return 2.0\n",
     "project/late.py": "def late(x): return x\n",
 }
 
@@ -81,13 +82,23 @@ def project(tmp_path, monkeypatch):
     [
         ("project/net.py", "losses.loss(x,", "losses.loss(2 * x,"),
         ("project/net.py", '{"a": 0.1}', '{"a": 0.2}'),
-        ("project/net.py", "WIDTH = 16", "WIDTH = 8"),
+        ("project/net.py", "WIDTH = 2", "WIDTH = 3"),
+        ("project/settings.py", "BASE = 8", "BASE = 16"),
         ("project/layers.py", "class Root:\n    pass", "class Root:\n    lr = 2"),
         ("project/losses.py", "def inner(x): return x", "def inner(x): return -x"),
         ("project/settings.py", "1.0", "3.0"),
         ("project/late.py", "return x", "return -x"),
     ],
-    ids=["own", "dictionary", "number", "base", "helper of a helper", "module", "imported when called"],
+    ids=[
+        "own",
+        "dictionary",
+        "number",
+        "number of a number",
+        "base",
+        "helper of a helper",
+        "module",
+        "imported when called",
+    ],
 )
 def test_a_change_of_anything_the_class_refers_to_is_seen(project, file, old, new):
     assert project()[0] == project()[0] != project(file, old, new)[0]
@@ -108,6 +119,26 @@ def test_a_lambda_is_followed_to_the_classes_and_constants_it_names(project):
 )
 def test_what_it_does_not_refer_to_does_not_count(project, file, old, new):
     assert project() == project(file, old, new)
+
+
+COUNTER, CLOCK = 0, time.time()
+if COUNTER == 0:
+    SCALE = 2.0
+
+
+def test_what_changes_by_itself_does_not_count():
+    def reads():
+        return COUNTER, CLOCK
+
+    global COUNTER
+    before = code_of(reads)
+    COUNTER += 1
+    assert code_of(reads) == before
+    assert any("CLOCK = (0, time.time())" in text for text in before)
+
+
+def test_variables_that_are_assigned_under_a_condition_are_found():
+    assert "SCALE = 2.0" in code_of(lambda: SCALE)
 
 
 def test_a_lambda_does_not_depend_on_the_line_it_stands_in():

@@ -20,6 +20,7 @@ __all__ = ["code_of", "qualified_name"]
 _VERSIONED = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_uncertainty"}
 _INSTALLED = {"site-packages", "dist-packages"}
 _STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
+_NONE: frozenset[str] = frozenset()
 _SCALAR = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -27,9 +28,10 @@ def code_of(*values: Any) -> list[str]:
     """The sources of classes and functions, and of what they refer to; sorted, none for what comes with a package.
 
     A class counts with its bases, and one of an installed package with its own source alone. Names are followed, file
-    by file, as long as they lead to the user's own code: to functions and classes with their sources, to constants with
-    their values or with the line that assigns them, and to modules that a function imports when it is called, with the
-    whole file. What is found out when the program runs, as by ``getattr(module, name)``, cannot be followed.
+    by file, as long as they lead to the user's own code: to functions and classes with their sources, to variables of
+    modules with the statements that assign them (their values may be those of a clock or a counter), and to modules
+    that a function imports when it is called, with the whole file. What is found out when the program runs, as by
+    ``getattr(module, name)``, cannot be followed.
     """
     walk = _Walk()
     for value in values:
@@ -46,6 +48,7 @@ class _Walk:
     def __init__(self) -> None:
         self.texts: list[str] = []
         self._seen: set[int] = set()
+        self._assigned: set[tuple[str, str]] = set()
 
     def add(self, value: Any) -> None:
         for part in value.__mro__ if isinstance(value, type) else [inspect.unwrap(value)]:
@@ -76,14 +79,20 @@ class _Walk:
             elif inspect.isroutine(value) or isinstance(value, type):
                 self.add(value)
             else:
-                self._add_constant(name, value, namespace)
+                self._add_variable(name, value, namespace)
 
-    def _add_constant(self, name: str, value: Any, namespace: Mapping[str, Any]) -> None:
-        if isinstance(value, _SCALAR):
+    def _add_variable(self, name: str, value: Any, namespace: Mapping[str, Any]) -> None:
+        home = namespace.get("__name__", "")
+        if home and (home, name) in self._assigned:
+            return
+        self._assigned.add((home, name))
+        statements = list(_assignments(home, name))
+        for module, statement in statements:
+            self.texts.append(ast.unparse(statement))
+            self._follow(_names(statement), vars(module), {module.__name__})
+        if not statements and isinstance(value, _SCALAR):
             self.texts.append(f"{name} = {value!r}")
-        elif "__name__" in namespace:  # of a module; its value may have changed since, as that of a cache does
-            self.texts.append(_assignment(namespace["__name__"], name) or f"{name}: {type(value).__qualname__}")
-            self.add(type(value))
+        self.add(type(value))
 
 
 def _source(part: Any) -> str:
@@ -180,21 +189,25 @@ def _is_versioned(name: str, file: str) -> bool:
     return not _INSTALLED & set(Path(file).parts) and any(Path(file).is_relative_to(path) for path in _STANDARD)
 
 
-def _assignment(module_name: str, name: str) -> str:
-    """The statements that give a name its value at the top of a module, or of the one that it is imported from."""
+def _assignments(module_name: str, name: str, passed: frozenset[str] = _NONE) -> Iterator[tuple[ModuleType, ast.stmt]]:
+    """The statements outside functions that give a name its value, in its module or in that it is imported from."""
     module = sys.modules.get(module_name)
-    if module is None or not _is_own(module):
-        return ""
+    if module is None or not _is_own(module) or module_name in passed:
+        return
     try:
-        body = _parsed(inspect.getsource(module)).body
+        nodes: list[ast.AST] = [*_parsed(inspect.getsource(module)).body]
     except (OSError, TypeError, SyntaxError):
-        return ""
-    for node in body:
+        return
+    while nodes:
+        node = nodes.pop(0)
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if name == (alias.asname or alias.name):
-                    return _assignment(_from(node, module), alias.name)
-    return "\n".join(ast.unparse(node) for node in body if name in _targets(node))
+                    yield from _assignments(_from(node, module), alias.name, passed | {module_name})
+        elif isinstance(node, ast.stmt) and name in _targets(node):
+            yield module, node
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            nodes.extend(each for each in ast.iter_child_nodes(node) if isinstance(each, (ast.stmt, ast.excepthandler)))
 
 
 def _from(node: ast.ImportFrom, module: ModuleType) -> str:
