@@ -152,6 +152,7 @@ import os, sys, time
 from lightning_uncertainty.scenes.experiment.runner import _workers
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background of a shell lacks
     with _workers(2) as executor:
         first, second = executor.submit(os.getpid), executor.submit(os.getpid)
         print(first.result(), second.result(), flush=True)
@@ -175,6 +176,7 @@ import os, signal, time
 from lightning_uncertainty.scenes.experiment.runner import _workers
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background of a shell lacks
     with _workers(2) as executor:
         print(executor.submit(os.getpid).result(), executor.submit(os.getpid).result(), flush=True)
         executor.submit(time.sleep, 600)
@@ -190,7 +192,11 @@ def test_ctrl_c_ends_the_command_and_its_workers_at_once(tmp_path):
     with subprocess.Popen([sys.executable, script], **options) as process:
         assert len(process.stdout.readline().split()) == 2
         os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
+        try:
+            process.communicate(timeout=60)
+        finally:  # nobody waits for what does not end
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
         assert process.returncode == -signal.SIGINT
 
 
