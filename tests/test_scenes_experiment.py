@@ -152,7 +152,6 @@ import os, sys, time
 from lightning_uncertainty.scenes.experiment.runner import _workers
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background of a shell lacks
     with _workers(2) as executor:
         first, second = executor.submit(os.getpid), executor.submit(os.getpid)
         print(first.result(), second.result(), flush=True)
