@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.distributed as dist
 
-from lightning_uncertainty.lightning_bases import CallbackBase
+from lightning_uncertainty.lightning_bases import CallbackBase, callbacks_of
 from lightning_uncertainty.logger_kinds import metrics_for
 from lightning_uncertainty.mixin import (
     UncertaintyMixin,
@@ -202,8 +202,7 @@ class UncertaintyCallback(CallbackBase):
         return found
 
     def _check_apart(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
-        for other in callbacks:
+        for other in callbacks_of(trainer):
             if not isinstance(other, UncertaintyCallback) or other is self:
                 continue
             names = f"{self.name!r} and {other.name!r}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_uncertainty.arguments import check_steps
-from lightning_uncertainty.lightning_bases import CallbackBase
+from lightning_uncertainty.lightning_bases import CallbackBase, callbacks_of
 from lightning_uncertainty.mixin import attached_weighting
 from lightning_uncertainty.names import lookup
 from lightning_uncertainty.notices import Notices
@@ -114,8 +114,7 @@ class GradientView(CallbackBase):
         """
         if stage == "fit":
             self._shared(pl_module)
-            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
-            for other in callbacks:
+            for other in callbacks_of(trainer):
                 if isinstance(other, GradientView) and other is not self and other.log_prefix == self.log_prefix:
                     raise ValueError(
                         f"The GradientViews of {other.module!r} and {self.module!r} would log under the same keys: "

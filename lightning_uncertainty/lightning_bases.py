@@ -7,9 +7,18 @@ take either, but each package's LightningCLI accepts only its own: a callback th
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["CallbackBase"]
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+__all__ = ["CallbackBase", "callbacks_of"]
+
+
+def callbacks_of(trainer: Trainer) -> list[Any]:
+    """The Trainer's own list, which may be changed; a connector sets it, so that type checkers do not see it."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
 
 
 def _callback_bases() -> tuple[type, ...]:

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -52,12 +53,11 @@ FILES = {
 def project(tmp_path, monkeypatch):
     """Codes of the class and of the lambda, after an edit of one file."""
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two edits within a second have the same date
 
     def codes(file=None, old=None, new=None):
         for name, text in FILES.items():
-            lines = text.strip("\n").splitlines()
-            indent = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
-            text = "\n".join(line[indent:] for line in lines) + "\n"
+            text = textwrap.dedent(text)
             if name == file:
                 assert old in text
                 text = text.replace(old, new)
@@ -66,13 +66,10 @@ def project(tmp_path, monkeypatch):
         for name in [name for name in sys.modules if name.partition(".")[0] == "project"]:
             del sys.modules[name]
         importlib.invalidate_caches()
-        sys.dont_write_bytecode = True  # two edits within a second have the same date
         net = importlib.import_module("project.net")
         return code_of(net.Net), code_of(net.make)
 
-    before = sys.dont_write_bytecode
     yield codes
-    sys.dont_write_bytecode = before
     for name in [name for name in sys.modules if name.partition(".")[0] == "project"]:
         del sys.modules[name]
 

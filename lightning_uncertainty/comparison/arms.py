@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty.callback import UncertaintyCallback
 from lightning_uncertainty.comparison.errors import ComparisonError
+from lightning_uncertainty.lightning_bases import callbacks_of
 from lightning_uncertainty.mixin import attach_weighting, attached_weighting, was_given
 from lightning_uncertainty.names import suggest
 from lightning_uncertainty.tasks import Task, parse_tasks
@@ -17,7 +18,7 @@ from lightning_uncertainty.weighting import UncertaintyWeighting
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-__all__ = ["EQUAL", "LEARNED", "Arm", "name_arms", "tasks_of"]
+__all__ = ["EQUAL", "LEARNED", "Arm", "name_arms", "ours_in", "tasks_of"]
 
 EQUAL, LEARNED = "equal", "learned"
 
@@ -40,8 +41,7 @@ class Arm:
         Raises:
             ComparisonError: if nobody says which tasks there are, or the given weights are not those of its tasks.
         """
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
-        ours = _ours(trainer)
+        callbacks, ours = callbacks_of(trainer), ours_in(trainer)
         tasks = tasks_of(module, trainer)
         if self.name == LEARNED:
             if not ours:
@@ -116,7 +116,7 @@ def tasks_of(module: LightningModule, trainer: Trainer) -> tuple[Task, ...]:
     weighting = attached_weighting(module)
     if weighting is not None and was_given(module):
         specs = list(weighting.tasks.values())
-    for callback in _ours(trainer):
+    for callback in ours_in(trainer):
         specs = specs or callback.tasks
     specs = specs or getattr(module, "tasks", None)
     kind = type(module).__name__
@@ -135,6 +135,6 @@ def tasks_of(module: LightningModule, trainer: Trainer) -> tuple[Task, ...]:
     return tasks
 
 
-def _ours(trainer: Trainer) -> list[UncertaintyCallback]:
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # as above
-    return [callback for callback in callbacks if isinstance(callback, UncertaintyCallback)]
+def ours_in(trainer: Trainer) -> list[UncertaintyCallback]:
+    """The UncertaintyCallbacks of a Trainer."""
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, UncertaintyCallback)]

@@ -14,6 +14,7 @@ from lightning_uncertainty.comparison.description import describe, digest
 from lightning_uncertainty.comparison.errors import ComparisonError
 from lightning_uncertainty.comparison.parts import Parts, lightning_of
 from lightning_uncertainty.comparison.source_code import code_of
+from lightning_uncertainty.lightning_bases import callbacks_of
 from lightning_uncertainty.reporting.extras import require
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class ConfigSource:
     def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
         parts = self._instantiate(seed, folder, rehearsal)
         unwanted = self._lightning.callbacks.ProgressBar, self._lightning.callbacks.ModelSummary
-        callbacks: list[Any] = parts.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
+        callbacks = callbacks_of(parts.trainer)
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, unwanted)]
         if not rehearsal:
             parts.trainer.loggers = [self._lightning.loggers.CSVLogger(folder, name="", version="logs")]

@@ -7,8 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lightning_uncertainty.callback import UncertaintyCallback
-from lightning_uncertainty.comparison.arms import LEARNED, Arm, tasks_of
+from lightning_uncertainty.comparison.arms import LEARNED, Arm, ours_in, tasks_of
 from lightning_uncertainty.comparison.errors import ComparisonError
 from lightning_uncertainty.comparison.parts import Parts, Source
 from lightning_uncertainty.comparison.plan import Plan
@@ -38,7 +37,8 @@ def rehearse(source: Source, plan: Plan) -> None:
         known = _evaluate(plan, parts)
         for name in plan.metrics:
             if name not in known:
-                theirs = [key for key in known if not key.startswith(_prefixes(parts))] or known
+                prefixes = tuple(f"{callback.log_prefix}/" for callback in ours_in(parts.trainer))
+                theirs = [key for key in known if not key.startswith(prefixes)] or known
                 hint = suggest(name, theirs)
                 raise ComparisonError(f"After `trainer.{plan.evaluate}` there is no metric {name!r}. {hint}")
         # No two alike, and none that training would lead to.
@@ -52,12 +52,6 @@ def rehearse(source: Source, plan: Plan) -> None:
                 f"{known[name]:g} with its own weights and {otherwise[name]:g} with others. So it cannot compare them. "
                 "Log the raw losses or a metric of each task, and not what `self.weigh` returns."
             )
-
-
-def _prefixes(parts: Parts) -> tuple[str, ...]:
-    """Of the metrics that are ours."""
-    callbacks: list[Any] = parts.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
-    return tuple(f"{callback.log_prefix}/" for callback in callbacks if isinstance(callback, UncertaintyCallback))
 
 
 def _check_state(plan: Plan, parts: Parts) -> None:

@@ -23,6 +23,7 @@ from lightning_uncertainty.comparison.relative_gain import Direction
 from lightning_uncertainty.comparison.result import ComparisonResult
 from lightning_uncertainty.comparison.start import Start
 from lightning_uncertainty.comparison.store import FinishedRun, RunFolder
+from lightning_uncertainty.lightning_bases import callbacks_of
 from lightning_uncertainty.mixin import attached_weighting
 from lightning_uncertainty.notices import Notices
 from lightning_uncertainty.quiet import quiet_lightning
@@ -175,10 +176,9 @@ def _run(plan: Plan, source: Source, arm: Arm, folder: RunFolder, bar: NoBar) ->
 
 
 def _watch(parts: Parts, start: Start, bar: NoBar) -> None:
-    callbacks: list[Any] = parts.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
     # Processes that are spawned or forked would keep what these see, and could not even be given a bar.
     if not hasattr(parts.trainer.strategy.launcher, "get_extra_results"):
-        callbacks[:0] = [start, RunAdvance(bar)]
+        callbacks_of(parts.trainer)[:0] = [start, RunAdvance(bar)]
 
 
 def _check_pair(first: FinishedRun, run: FinishedRun, notices: Notices) -> None:

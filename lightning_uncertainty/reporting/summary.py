@@ -86,11 +86,12 @@ def summarize(history: History) -> Summary:
     found = diagnose(history)
     words, shares = verdicts(history, found), shares_at_the_end(history)
     severities: dict[str, Severity] = {each.task: each.finding.severity for each in reversed(found) if each.task}
-    for each in found:
-        if each.finding is Finding.TOO_SHORT:  # of all tasks that are learned
-            severities = {**{name: "look" for name, fact in history.facts.items() if fact.learned}, **severities}
+    too_short = any(each.finding is Finding.TOO_SHORT for each in found)  # which is said of each task that is learned
     rows = [
-        Row((name, *_cells(history, name, fact, shares.get(name, math.nan)), words[name]), severities.get(name, "fine"))
+        Row(
+            (name, *_cells(history, name, fact, shares.get(name, math.nan)), words[name]),
+            severities.get(name, "look" if too_short and fact.learned else "fine"),
+        )
         for name, fact in history.facts.items()
     ]
     title = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'} after {history.steps[-1]:,} steps"
