@@ -17,8 +17,8 @@ test: $(READY)  ## all tests, the doctests and the README's code
 # is compatible are those of the tested versions, and FSDP2 of torch 2.5 does not run on a CPU.
 test-lowest: $(LOWEST)/.ready  ## the tests with the lowest versions that pyproject.toml allows (about 5 GB of torch)
 	$(LOWEST)/bin/python -m pytest -W default -W error::lightning_uncertainty.UncertaintyWarning \
-		--ignore tests/test_notebooks.py --ignore tests/test_compatibility.py --ignore tests/test_sharded.py \
-		--deselect "tests/test_gpu_distributed.py::test_a_case_that_needs_no_gpu_trains_and_its_ranks_agree[fsdp2]"
+		--ignore tests/docs/test_notebooks.py --ignore tests/docs/test_compatibility.py --ignore tests/trainer/test_sharded.py \
+		--deselect "tests/benchmarks/test_gpu_distributed.py::test_a_case_that_needs_no_gpu_trains_and_its_ranks_agree[fsdp2]"
 
 notebooks: $(READY)  ## run the notebooks and write their outputs into them (two minutes)
 	$(BIN)/ruff format notebooks

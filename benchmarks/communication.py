@@ -18,7 +18,7 @@ from benchmarks.contenders import names_of, task_kinds
 from benchmarks.counting import collectives
 from benchmarks.tables import Section, Table, number
 from lightning_uncertainty import UncertaintyWeighting
-from lightning_uncertainty import window as window_module
+from lightning_uncertainty.engine import window as window_module
 
 __all__ = ["communication_section", "measure_world"]
 

@@ -20,7 +20,7 @@ from benchmarks.contenders import names_of, task_kinds
 from benchmarks.counting import host_reads
 from benchmarks.tables import Section, Table, number
 from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin
-from lightning_uncertainty.quiet import quiet_lightning
+from lightning_uncertainty.trainer.packages import quiet_lightning
 
 __all__ = ["reads_section", "training_section"]
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lightning_uncertainty._warnings import UncertaintyWarning
 from lightning_uncertainty.cross_entropy import CrossEntropy
-from lightning_uncertainty.mixin import UncertaintyMixin
-from lightning_uncertainty.notices import UncertaintyWarning
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 from lightning_uncertainty.tasks import Task
+from lightning_uncertainty.trainer.mixin import UncertaintyMixin
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
-    from lightning_uncertainty.callback import UncertaintyCallback
     from lightning_uncertainty.comparison import MeanRelativeGain, compare
-    from lightning_uncertainty.gradient_view import GradientView
+    from lightning_uncertainty.trainer.callback import UncertaintyCallback
+    from lightning_uncertainty.trainer.gradient_view import GradientView
 
 __version__ = "0.1.0"
 
@@ -44,11 +44,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # These need Lightning or torchmetrics; a plain torch loop should not wait for them to be imported.
     if name == "UncertaintyCallback":
-        from lightning_uncertainty.callback import UncertaintyCallback
+        from lightning_uncertainty.trainer.callback import UncertaintyCallback
 
         return UncertaintyCallback
     if name == "GradientView":
-        from lightning_uncertainty.gradient_view import GradientView
+        from lightning_uncertainty.trainer.gradient_view import GradientView
 
         return GradientView
     if name in ("MeanRelativeGain", "compare"):

@@ -14,14 +14,17 @@ Scene Geometry and Semantics", CVPR 2018.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_uncertainty.names import lookup
+from lightning_uncertainty._arguments import lookup
 from lightning_uncertainty.regularizers import LogSigma, Regularizer
+
+__all__ = ["LikelihoodVector"]
 
 _LOG_SIGMA = LogSigma()
 
@@ -41,7 +44,7 @@ class Likelihood:
     """A likelihood of the family ``c exp(-r s) L + R(s)``; all methods are elementwise.
 
     One of your own is a subclass with other attributes. The formulas are common to all, because the engine evaluates
-    them for all tasks at once (:class:`~lightning_uncertainty.likelihood_vector.LikelihoodVector`).
+    them for all tasks at once (:class:`~lightning_uncertainty.likelihoods.LikelihoodVector`).
 
     Attributes:
         name: the short form that ``tasks={"depth": "laplace"}`` uses.
@@ -236,3 +239,19 @@ def get_likelihood(likelihood: str | float | Likelihood) -> Likelihood:
     if isinstance(likelihood, (int, float)) and not isinstance(likelihood, bool):
         return Fixed(float(likelihood))
     return lookup("likelihood", likelihood, _LIKELIHOODS)
+
+
+class LikelihoodVector(Likelihood):
+    """Several likelihoods as one, whose attributes are vectors with one entry per task: the formulas stay the same.
+
+    Args:
+        likelihoods: one per task.
+    """
+
+    name = "vector"
+
+    def __init__(self, likelihoods: Sequence[Likelihood]) -> None:
+        for attribute in ("coefficient", "rate", "precision_coefficient", "precision_rate", "regularized", "learned"):
+            values = torch.tensor([getattr(likelihood, attribute) for likelihood in likelihoods])
+            # Not the default dtype, which Lightning sets to that of the model.
+            setattr(self, attribute, values if attribute == "learned" else values.to(torch.float32))

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_uncertainty.names import lookup
+from lightning_uncertainty._arguments import lookup
 
 __all__ = ["Log1pVar", "LogSigma", "Regularizer", "Sigma", "get_regularizer"]
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
-from lightning_uncertainty.arguments import check_bounds, check_init
+from lightning_uncertainty._arguments import check_bounds, check_init, suggest
 from lightning_uncertainty.likelihoods import Likelihood, get_likelihood
-from lightning_uncertainty.names import suggest
 
 __all__ = ["Task", "TaskSpecs", "parse_tasks"]
 

@@ -12,26 +12,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_uncertainty.adam import MaskedAdam
-from lightning_uncertainty.arguments import check_bounds, check_choice, check_init, check_number, check_steps
-from lightning_uncertainty.collective import sum_over_ranks, world_size
-from lightning_uncertainty.compiled_keys import CompiledKeys
+from lightning_uncertainty._arguments import check_bounds, check_choice, check_init, check_number, check_steps, lookup
+from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.cross_entropy import CrossEntropy
-from lightning_uncertainty.host_flag import HostFlag
-from lightning_uncertainty.likelihood_vector import LikelihoodVector
-from lightning_uncertainty.log_variances import LogVariances
-from lightning_uncertainty.named_values import NamedValues
-from lightning_uncertainty.names import lookup
-from lightning_uncertainty.notices import Notices
-from lightning_uncertainty.raw_losses import RawLosses
+from lightning_uncertainty.engine.losses import CompiledKeys, RawLosses, SampleCounts, sample_counts
+from lightning_uncertainty.engine.state import HostFlag, SavedState, read_state, unmatched, write_state
+from lightning_uncertainty.engine.total import weighted_sum
+from lightning_uncertainty.engine.window import LossWindow, sum_over_ranks, world_size
+from lightning_uncertainty.findings import remarks
+from lightning_uncertainty.likelihoods import LikelihoodVector
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
-from lightning_uncertainty.remarks import remarks
-from lightning_uncertainty.samples import SampleCounts, sample_counts
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
-from lightning_uncertainty.state import SavedState, read_state, unmatched, write_state
+from lightning_uncertainty.strategies.adam import MaskedAdam
+from lightning_uncertainty.strategies.uncertainty import LogVariances
 from lightning_uncertainty.tasks import Task, TaskSpecs, parse_tasks
-from lightning_uncertainty.weighted_sum import weighted_sum
-from lightning_uncertainty.window import LossWindow
 
 __all__ = ["UncertaintyWeighting"]
 
@@ -39,7 +33,7 @@ _LOOK_EVERY = 100  # steps
 _HALF_MAX = torch.finfo(torch.float16).max
 
 
-class UncertaintyWeighting(NamedValues):
+class UncertaintyWeighting:
     r"""Weights losses by learned homoscedastic uncertainty.
 
     For losses ``L_k`` and log-variances ``s_k = log sigma_k^2`` it returns
@@ -387,6 +381,52 @@ class UncertaintyWeighting(NamedValues):
                 self._notices.warn(subject, sentence)
         return Snapshot(steps, tasks)
 
+    @property
+    def log_vars(self) -> dict[str, float]:
+        """``s = log sigma^2`` by name, 0 before the first loss; without the fixed tasks. Can be assigned, some or all.
+
+        Raises:
+            ValueError: on assigning to an unknown or fixed task, or a value outside its bounds.
+        """
+        tasks = self.snapshot().tasks.items()
+        return {name: task.log_var for name, task in tasks if task.sigma is not None}
+
+    @log_vars.setter
+    def log_vars(self, values: Mapping[str, float]) -> None:
+        self._assign(values)
+
+    @property
+    def sigmas(self) -> dict[str, float]:
+        """``sigma`` by name, in the unit of the target for a regression; without the fixed tasks. Can be assigned."""
+        tasks = self.snapshot().tasks.items()
+        return {name: task.sigma for name, task in tasks if task.sigma is not None}
+
+    @sigmas.setter
+    def sigmas(self, values: Mapping[str, float]) -> None:
+        self._assign({name: 2.0 * _log("sigma", name, value) for name, value in values.items()})
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Effective ``sigma^-2`` by name (Laplace: ``1 / b``; fixed: the weight). Can be assigned where learned."""
+        return {name: task.weight for name, task in self.snapshot().tasks.items()}
+
+    @weights.setter
+    def weights(self, values: Mapping[str, float]) -> None:
+        rates = {name: float(task.likelihood.precision_rate) or 1.0 for name, task in self.tasks.items()}
+        self._assign({n: -_log("weight", n, value) / rates.get(n, 1.0) for n, value in values.items()})
+
+    def fixed_weights(self) -> dict[str, float]:
+        """The factors before the raw losses as they are now, to be used as ``tasks`` of a run that learns none.
+
+        For an exact softmax, which has no such factor, it is that of its approximation, equation (6).
+
+        >>> from lightning_uncertainty import UncertaintyWeighting
+        >>> UncertaintyWeighting(UncertaintyWeighting({"depth": "gaussian"}, init=0.0).fixed_weights()).weights
+        {'depth': 0.5}
+        """
+        tasks = self.snapshot().tasks.items()
+        return {n: t.weight if self.tasks[n].likelihood.tempered else t.coefficient for n, t in tasks}
+
     @torch.inference_mode(False)
     def _assign(self, log_vars: Mapping[str, float]) -> None:
         learned = {name: task for name, task in self.tasks.items() if task.likelihood.learned}
@@ -509,3 +549,9 @@ def _initial(task: Task, default: float | Literal["auto"], bounds: tuple[float, 
     if not bounds[0] <= init <= bounds[1]:
         raise ValueError(f"The initial log-variance of task {task.name!r}, {init}, lies outside its bounds {bounds}.")
     return init
+
+
+def _log(what: str, name: str, value: float) -> float:
+    if not value > 0.0:
+        raise ValueError(f"The {what} of task {name!r} must be positive; got {value}.")
+    return math.log(value)

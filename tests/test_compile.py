@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from lightning_uncertainty import CrossEntropy, UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
 from tests.models import TASKS, Returned, Validated, Weighed, batches, fit, trainer
-from tests.test_checkpoints import assert_same_run, save_at
+from tests.trainer.test_checkpoints import assert_same_run, save_at
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated"),  # imported by inductor

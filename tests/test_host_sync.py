@@ -52,10 +52,10 @@ class Reads(TorchDispatchMode):
         monkeypatch.setattr(torch.Tensor, "tolist", counted)
 
     def note(self, what):
-        files = [frame.filename for frame in traceback.extract_stack()]
-        if any(file.endswith(f"{OURS}host_flag.py") for file in files):
+        frames = [frame for frame in traceback.extract_stack() if OURS in frame.filename]
+        if any(frame.filename.endswith("engine/state.py") and frame.name == "poll" for frame in frames):
             self.seen[HOST_MEMORY] += 1
-        elif any(OURS in file for file in files):
+        elif frames:
             self.seen[what] += 1
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from lightning_uncertainty import UncertaintyWeighting
-from lightning_uncertainty.likelihood_vector import LikelihoodVector
-from lightning_uncertainty.likelihoods import Fixed, Likelihood, SoftmaxExact, get_likelihood
+from lightning_uncertainty.likelihoods import Fixed, Likelihood, LikelihoodVector, SoftmaxExact, get_likelihood
 from lightning_uncertainty.regularizers import get_regularizer
 from tests import oracle
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests import ranks
-from tests.processes import ROOT, Ranks, run_ranks
+from tests.workers import ranks
+from tests.workers.processes import ROOT, Ranks, run_ranks
 
 EXAMPLES = ROOT / "docs" / "examples"
 

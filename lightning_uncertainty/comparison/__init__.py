@@ -1,10 +1,9 @@
 """Does it help me? The same module and data with equal, learned and given weights, over several seeds."""
 
 from lightning_uncertainty.comparison.errors import ComparisonError
-from lightning_uncertainty.comparison.relative_gain import MeanRelativeGain, relative_gain
 from lightning_uncertainty.comparison.result import ComparisonResult
+from lightning_uncertainty.comparison.statistics import Interval, MeanRelativeGain, relative_gain, t_interval
 from lightning_uncertainty.comparison.store import FinishedRun
-from lightning_uncertainty.comparison.student import Interval, t_interval
 from lightning_uncertainty.comparison.study import compare
 
 __all__ = [

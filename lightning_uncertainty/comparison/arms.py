@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lightning_uncertainty.callback import UncertaintyCallback
+from lightning_uncertainty._arguments import suggest
 from lightning_uncertainty.comparison.errors import ComparisonError
-from lightning_uncertainty.lightning_bases import callbacks_of
-from lightning_uncertainty.mixin import attach_weighting, attached_weighting, was_given
-from lightning_uncertainty.names import suggest
 from lightning_uncertainty.tasks import Task, parse_tasks
+from lightning_uncertainty.trainer.attachment import attach_weighting, attached_weighting, was_given
+from lightning_uncertainty.trainer.callback import UncertaintyCallback
+from lightning_uncertainty.trainer.packages import callbacks_of
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:

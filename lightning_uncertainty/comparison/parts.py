@@ -10,11 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from lightning_uncertainty.callback import UncertaintyCallback
-from lightning_uncertainty.comparison.description import describe, describe_data, digest
+from lightning_uncertainty._arguments import lookup
 from lightning_uncertainty.comparison.errors import ComparisonError
-from lightning_uncertainty.comparison.source_code import code_of
-from lightning_uncertainty.names import lookup
+from lightning_uncertainty.comparison.fingerprint import code_of, describe, describe_data, digest
+from lightning_uncertainty.trainer.callback import UncertaintyCallback
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

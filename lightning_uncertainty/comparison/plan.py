@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lightning_uncertainty.arguments import check_choice
+from lightning_uncertainty._arguments import check_choice
 from lightning_uncertainty.comparison.arms import Arm
 from lightning_uncertainty.comparison.parts import Evaluation
-from lightning_uncertainty.comparison.relative_gain import Direction, check_directions
+from lightning_uncertainty.comparison.statistics import Direction, check_directions
 
 __all__ = ["Plan"]
 

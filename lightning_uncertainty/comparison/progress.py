@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from lightning_uncertainty.collective import is_main_rank
-from lightning_uncertainty.lightning_bases import CallbackBase
+from lightning_uncertainty._warnings import is_main_rank
+from lightning_uncertainty.trainer.packages import CallbackBase
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

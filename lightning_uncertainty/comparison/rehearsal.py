@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lightning_uncertainty._arguments import suggest
 from lightning_uncertainty.comparison.arms import LEARNED, Arm, ours_in, tasks_of
 from lightning_uncertainty.comparison.errors import ComparisonError
 from lightning_uncertainty.comparison.parts import Parts, Source
 from lightning_uncertainty.comparison.plan import Plan
 from lightning_uncertainty.comparison.randomness import seed_everything
-from lightning_uncertainty.names import suggest
 
 __all__ = ["rehearse"]
 

@@ -11,9 +11,8 @@ from functools import cached_property
 from typing import Any
 
 from lightning_uncertainty.comparison import tables
-from lightning_uncertainty.comparison.relative_gain import Direction, MeanRelativeGain, relative_gain
+from lightning_uncertainty.comparison.statistics import Direction, Interval, MeanRelativeGain, relative_gain, t_interval
 from lightning_uncertainty.comparison.store import FinishedRun
-from lightning_uncertainty.comparison.student import Interval, t_interval
 
 __all__ = ["ComparisonResult"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lightning_uncertainty.comparison.description import digest, digest_weights
-from lightning_uncertainty.lightning_bases import CallbackBase
+from lightning_uncertainty.comparison.fingerprint import digest, digest_weights
+from lightning_uncertainty.trainer.packages import CallbackBase
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

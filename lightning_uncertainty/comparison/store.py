@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_uncertainty.comparison.description import digest
+from lightning_uncertainty.comparison.fingerprint import digest
 
 __all__ = ["FinishedRun", "RunFolder"]
 

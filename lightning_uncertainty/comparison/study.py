@@ -11,22 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lightning_uncertainty.collective import is_main_rank
+from lightning_uncertainty._warnings import Notices, is_main_rank
 from lightning_uncertainty.comparison.arms import EQUAL, LEARNED, Arm, name_arms
-from lightning_uncertainty.comparison.description import describe_module
+from lightning_uncertainty.comparison.fingerprint import describe_module
 from lightning_uncertainty.comparison.parts import Evaluation, Parts, PythonSource, Source, lightning_of
 from lightning_uncertainty.comparison.plan import Plan
 from lightning_uncertainty.comparison.progress import NoBar, RunAdvance, progress_bar
 from lightning_uncertainty.comparison.randomness import random_state_kept, seed_everything
 from lightning_uncertainty.comparison.rehearsal import rehearse
-from lightning_uncertainty.comparison.relative_gain import Direction
 from lightning_uncertainty.comparison.result import ComparisonResult
 from lightning_uncertainty.comparison.start import Start
+from lightning_uncertainty.comparison.statistics import Direction
 from lightning_uncertainty.comparison.store import FinishedRun, RunFolder
-from lightning_uncertainty.lightning_bases import callbacks_of
-from lightning_uncertainty.mixin import attached_weighting
-from lightning_uncertainty.notices import Notices
-from lightning_uncertainty.quiet import quiet_lightning
+from lightning_uncertainty.trainer.attachment import attached_weighting
+from lightning_uncertainty.trainer.packages import callbacks_of, quiet_lightning
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule

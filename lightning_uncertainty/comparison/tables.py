@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from lightning_uncertainty.comparison.student import Interval
+from lightning_uncertainty.comparison.statistics import Interval
 
 if TYPE_CHECKING:
     from lightning_uncertainty.comparison.result import ComparisonResult

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_uncertainty.comparison.relative_gain import relative_gain as relative_change
+from lightning_uncertainty.comparison.statistics import relative_gain as relative_change
 from lightning_uncertainty.demo.target import Target
 
 __all__ = ["Comparison", "Run", "relative_change"]

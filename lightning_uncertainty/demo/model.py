@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from lightning_uncertainty.demo.catalogue import DATA_SETS
 from lightning_uncertainty.demo.datamodule import Batch
 from lightning_uncertainty.demo.target import Target
-from lightning_uncertainty.mixin import UncertaintyMixin
+from lightning_uncertainty.trainer.mixin import UncertaintyMixin
 
 __all__ = ["MultiTaskNet"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_uncertainty._arguments import lookup
 from lightning_uncertainty.demo.catalogue import DATA_SETS
 from lightning_uncertainty.demo.dataset import DataSet
-from lightning_uncertainty.names import lookup
 
 __all__ = ["MIN_ROWS", "Options"]
 

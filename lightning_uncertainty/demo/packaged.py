@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from lightning_uncertainty.reporting.extras import MissingExtraError, require
+from lightning_uncertainty._arguments import MissingExtraError, require
 
 __all__ = ["packaged_file"]
 

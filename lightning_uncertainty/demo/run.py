@@ -9,7 +9,6 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightning_uncertainty.callback import UncertaintyCallback
 from lightning_uncertainty.demo.callbacks import BarAdvance
 from lightning_uncertainty.demo.comparison import Comparison, Run
 from lightning_uncertainty.demo.datamodule import TableDataModule
@@ -20,6 +19,7 @@ from lightning_uncertainty.demo.quiet import quiet_lightning
 from lightning_uncertainty.reporting.figures import save_overview
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import write_page
+from lightning_uncertainty.trainer.callback import UncertaintyCallback
 
 __all__ = ["LEARNED", "RUNS", "Result", "prepare", "run_demo", "train"]
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_uncertainty._arguments import require
 from lightning_uncertainty.reporting.diagnosis import shares_at_the_end
-from lightning_uncertainty.reporting.extras import require
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.labels import label_right, shortened
 from lightning_uncertainty.reporting.summary import loss_unit, summarize, weight_unit

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from lightning_uncertainty.reporting.extras import require
+from lightning_uncertainty._arguments import require
 
 __all__ = ["Rows", "by_step", "read_csv_logger", "read_tensorboard", "under"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from lightning_uncertainty.names import file_stem
+from lightning_uncertainty._arguments import file_stem
 from lightning_uncertainty.reporting.comparison_files import ComparisonTable, is_comparison, read_comparison, run_of
 from lightning_uncertainty.reporting.gradients import GradientSnapshot, of_logged
 from lightning_uncertainty.reporting.history import History

@@ -1,0 +1,56 @@
+"""Run the article's Table 1 on generated street scenes: ``python -m experiments.scenes``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from experiments.scenes.experiment.command import run_command
+from experiments.scenes.experiment.settings import FULL, QUICK
+from lightning_uncertainty.cli import run_app
+
+
+def scenes(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed and short trainings: whether all works, not who is best.")
+    ] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many.", show_default="3, quick: 1")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of the optimizer in each training.", show_default="600, quick: 150")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
+    output: Annotated[
+        Path, typer.Option(help="The folder. Trainings that are finished there are not run again.")
+    ] = Path("scenes_output"),
+) -> None:
+    """Compare learned weights with single tasks and a search by hand on generated street scenes."""
+    settings = QUICK if quick else FULL
+    settings = replace(settings, seeds=seeds or settings.seeds)
+    if steps is not None:
+        settings = replace(settings, steps=steps, start_steps=2 * steps)
+    command = "python -m experiments.scenes" + (" --quick" if quick else "")
+    command += f" --seeds {seeds}" * (seeds is not None) + f" --steps {steps}" * (steps is not None)
+    console = Console()
+    try:
+        page = run_command(settings, output, workers=workers or os.cpu_count() or 1, command=command, console=console)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    console.print(f"Table, figures and pictures: {page}", soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command, with ``arguments`` in place of those of the process, and return its exit code."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(scenes)
+    return run_app(app, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Checks of arguments, suggestions for names that are not known, and missing extras."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from typing import Literal, TypeVar
+
+__all__ = ["MissingExtraError", "check_bounds", "check_choice", "check_init", "check_number", "check_steps", "require"]
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+
+
+def check_steps(name: str, value: object) -> None:
+    """Raise ``ValueError`` unless ``value`` is a whole number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} must be a number of steps that is not negative; got {value!r}.")
+
+
+def check_number(name: str, value: object, *, above: float = -math.inf, below: float = math.inf) -> float:
+    """``value`` as a float that is finite and lies in [above, below)."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and above <= value < below):  # type: ignore[arg-type, operator]
+        limits = f" of at least {above:g}" if above > -math.inf else ""
+        limits += f"{' and' if limits else ''} less than {below:g}" if below < math.inf else ""
+        raise ValueError(f"{name} must be a finite number{limits}; got {value!r}.")
+    return float(value)  # type: ignore[arg-type]
+
+
+def check_init(init: object) -> float | Literal["auto"]:
+    """``init`` as a float or ``"auto"``."""
+    if init == "auto":
+        return "auto"
+    try:
+        return check_number("init", init)
+    except ValueError:
+        raise ValueError(f'init must be "auto" or a finite log-variance, for example 0.0; got {init!r}.') from None
+
+
+def check_bounds(bounds: object) -> tuple[float, float]:
+    """``bounds`` as two ordered floats."""
+    if isinstance(bounds, Iterable) and not isinstance(bounds, str):
+        lowest_highest = tuple(bounds)
+        numbers = all(isinstance(bound, (int, float)) for bound in lowest_highest)
+        if len(lowest_highest) == 2 and numbers and lowest_highest[0] < lowest_highest[1]:
+            return float(lowest_highest[0]), float(lowest_highest[1])
+    raise ValueError(f"bounds must be (lowest, highest) log-variances, for example (-40.0, 40.0); got {bounds!r}.")
+
+
+T = TypeVar("T")
+
+
+def lookup(kind: str, name: object, known: Mapping[str, T]) -> T:
+    """``known[name]``, or a ``ValueError`` that lists the known names and the closest one."""
+    if isinstance(name, str) and name in known:
+        return known[name]
+    raise ValueError(f"Unknown {kind} {name!r}. {suggest(name, known)}")
+
+
+def suggest(name: object, known: Iterable[str]) -> str:
+    """A sentence that lists the known names, led by the closest one.
+
+    >>> suggest("dpth", ["depth", "normals"])
+    "Did you mean 'depth'? Known: 'depth', 'normals'."
+    """
+    names = list(known)
+    close = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(map(repr, names))}."
+
+
+def file_stem(key: str) -> str:
+    """A logger's key as part of the name of a file.
+
+    >>> file_stem("train/mtl")
+    'train_mtl'
+    """
+    return re.sub(r"[^\w.\-]+", "_", key)
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """A package of an optional extra is not installed. The message is one line with the command that installs it."""
+
+
+def require(extra: str, *modules: str) -> None:
+    """Make sure that ``modules`` can be imported, without importing them.
+
+    Args:
+        extra: the extra of this package that brings them.
+        modules: top-level names.
+
+    Raises:
+        MissingExtraError: if one cannot.
+
+    >>> require("demo", "pandas", "no_such_package")
+    Traceback (most recent call last):
+        ...
+    lightning_uncertainty._arguments.MissingExtraError: 'no_such_package' is not installed, and this needs it: pip install "lightning-uncertainty[demo]"
+    """  # noqa: E501  # the message is one line
+    if missing := [module for module in modules if find_spec(module) is None]:
+        names, needs = ", ".join(map(repr, missing)), "is not installed, and this needs it"
+        if len(missing) > 1:
+            needs = "are not installed, and this needs them"
+        raise MissingExtraError(f'{names} {needs}: pip install "lightning-uncertainty[{extra}]"')

@@ -1,0 +1,36 @@
+"""Warnings: each said once, on one rank."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["Notices", "UncertaintyWarning", "is_main_rank"]
+
+
+class UncertaintyWarning(UserWarning):
+    """All warnings of this package, for ``warnings.filterwarnings("ignore", category=UncertaintyWarning)``."""
+
+
+class Notices:
+    """Remembers what was already said."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    # Under torch.compile it warns while the graph is made: warning from within it would break it in two.
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def warn(self, subject: str, message: str) -> None:
+        """Warn, unless this ``subject`` was warned of before or another rank does it."""
+        if subject in self._said:
+            return
+        self._said.add(subject)
+        if is_main_rank():
+            warnings.warn(message, UncertaintyWarning, stacklevel=2)
+
+
+def is_main_rank() -> bool:
+    """Whether this process is the one that talks to people."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

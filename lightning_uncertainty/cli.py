@@ -1,0 +1,275 @@
+"""The command line: ``lightning-uncertainty demo``, ``compare``, ``report``.
+
+What a command needs is imported when it runs, so that ``--help`` answers at once, and so that a package that is missing
+can be named in one line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from lightning_uncertainty._arguments import MissingExtraError, require
+
+if TYPE_CHECKING:
+    import typer
+
+    from lightning_uncertainty.comparison.statistics import Direction
+    from lightning_uncertainty.reporting.run_folder import RunContent
+
+__all__ = ["app", "main", "run_app"]
+
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command of ``lightning-uncertainty`` and return its exit code, as :func:`run_app` does."""
+    try:
+        return run_app(app(), arguments)
+    except MissingExtraError as error:
+        return _refuse(str(error))
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run a Typer application that says in one line what the user can mend.
+
+    Args:
+        app: The application.
+        arguments: The words after the name of the program; by default those of the process.
+
+    Returns:
+        The exit code: 0, 2 where something that the user can mend is said in one line, 130 after Ctrl-C.
+    """
+    try:
+        code = app(sys.argv[1:] if arguments is None else list(arguments), standalone_mode=False)
+    except (MissingExtraError, OSError) as error:
+        return _refuse(str(error))
+    except Exception as error:
+        # Typer's own errors, whose classes moved from click into typer: all can format themselves, without the box.
+        if not hasattr(error, "format_message"):
+            raise
+        return _refuse(error.format_message())
+    if code == _INTERRUPTED:
+        print("Interrupted.", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(message: str) -> int:
+    print(f"Error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def app() -> typer.Typer:
+    """Make the Typer application with all commands.
+
+    Raises:
+        MissingExtraError: if Typer is not installed.
+    """
+    require("report", "typer")
+    global typer  # Typer reads the annotations of the commands, in which its name stands, when they are added
+    import typer
+
+    commands = typer.Typer(
+        help="Learned weights for multi-task losses, from each task's homoscedastic uncertainty.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    commands.callback(invoke_without_command=True)(welcome)
+    for command in (demo, compare, report):
+        commands.command()(command)
+    return commands
+
+
+def welcome(context: typer.Context) -> None:
+    """Learned weights for multi-task losses, from each task's homoscedastic uncertainty."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def demo(
+    data: Annotated[str, typer.Option(help="diamonds or flights.")] = "diamonds",
+    rows: Annotated[int | None, typer.Option(help="Use so many rows, chosen at random.", show_default="all")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="How often to go through the training rows.", show_default="fits 90 seconds")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the rows, the split, the network and the batches.")] = 0,
+    output: Annotated[Path, typer.Option(help="The folder for logs, checkpoints, table and picture.")] = Path(
+        "demo_output"
+    ),
+    plain_heads: Annotated[
+        bool,
+        typer.Option(
+            "--plain-heads", help="In natural units, leave it to the last layer to grow to dollars or minutes."
+        ),
+    ] = False,
+) -> None:
+    """Train one network three times on real data: two plain sums of the losses, and learned weights."""
+    require("demo", "matplotlib", "pandas", "rich", "tensorboard")
+    from rich.console import Console
+
+    from lightning_uncertainty.demo.options import Options
+    from lightning_uncertainty.demo.run import run_demo
+    from lightning_uncertainty.demo.table import print_result
+
+    try:
+        options = Options(data=data, rows=rows, epochs=epochs, seed=seed, output=output, plain_heads=plain_heads)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    console = Console()
+    print_result(run_demo(options, console=console), console=console)
+
+
+def compare(
+    config: Annotated[Path, typer.Option(help="What `python train.py fit --config ...` takes.")],
+    metric: Annotated[
+        list[str], typer.Option(help="NAME:min or NAME:max, as the evaluation logs it; can be given several times.")
+    ],
+    seeds: Annotated[str, typer.Option(help="Of the runs: `--seeds 0 1 2` or `--seeds 0,1,2`.")] = "0,1,2",
+    more_seeds: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="SEED")] = None,
+    fixed: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME:task=weight,task=weight for one more arm with these weights; several times."),
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="equal, learned, or the name of fixed weights.")] = "equal",
+    evaluate: Annotated[str, typer.Option(help="validate or test.")] = "validate",
+    state: Annotated[str, typer.Option(help="Evaluate the last state, or the best of the ModelCheckpoint.")] = "last",
+    folder: Annotated[Path, typer.Option(help="For runs and tables; finished runs in it are used again.")] = Path(
+        "comparison"
+    ),
+    model: Annotated[str | None, typer.Option(help="Import path of the module, if the file does not name it.")] = None,
+    data: Annotated[str | None, typer.Option(help="Import path of the data module, likewise.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, over the file: trainer.max_epochs=3; several times.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="Change it if data have changed without the file.")] = "",
+) -> None:
+    """Train a LightningCLI configuration with equal and with learned weights, over several seeds, and compare."""
+    require("compare", "jsonargparse", "rich", "yaml")
+    from rich.console import Console
+
+    from lightning_uncertainty.comparison.arms import name_arms
+    from lightning_uncertainty.comparison.config_source import ConfigSource
+    from lightning_uncertainty.comparison.errors import ComparisonError
+    from lightning_uncertainty.comparison.plan import Plan
+    from lightning_uncertainty.comparison.study import run_plan
+    from lightning_uncertainty.trainer.returned_losses import NoLossesError
+
+    sys.path.insert(0, "")  # as `python train.py` would have it
+    try:
+        plan = Plan(
+            metrics=dict(map(_metric, metric)),
+            seeds=_seeds(seeds, more_seeds or ()),
+            arms=name_arms(dict(map(_weights, fixed or ())), baseline),
+            evaluate=evaluate,  # type: ignore[arg-type]  # it checks them
+            state=state,  # type: ignore[arg-type]
+            folder=folder,
+            version=version,
+        )
+        source = ConfigSource(config, model=model, data=data, overrides=[f"--{setting}" for setting in set_ or ()])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    try:
+        result = run_plan(plan, source)
+    except (ComparisonError, NoLossesError) as error:  # what goes wrong inside the user's module keeps its traceback
+        raise typer.BadParameter(str(error)) from error
+    console = Console()
+    result.print(console)
+    console.print(f"\n{folder / 'comparison.md'}, {folder / 'comparison.csv'}", highlight=False, soft_wrap=True)
+
+
+def _metric(text: str) -> tuple[str, Direction]:
+    name, _, direction = text.rpartition(":")
+    if not name or direction not in ("min", "max"):
+        raise ValueError(f"--metric must be a name and a direction, for example val/loss:min; got {text!r}.")
+    return name, "min" if direction == "min" else "max"
+
+
+def _seeds(text: str, more: Sequence[str]) -> list[int]:
+    words = " ".join([text, *more])
+    try:
+        return [int(part) for part in words.replace(",", " ").split()]
+    except ValueError:
+        raise ValueError(
+            f"--seeds must be whole numbers, for example 0,1,2; got {words!r}. Nothing else goes without an option: "
+            "the configuration is `--config`, a metric `--metric`."
+        ) from None
+
+
+def _weights(text: str) -> tuple[str, dict[str, float]]:
+    name, _, pairs = text.partition(":")
+    try:
+        weights = {task: float(weight) for task, weight in (pair.split("=") for pair in pairs.split(","))}
+    except ValueError:
+        raise ValueError(
+            f"--fixed must be a name and a weight for each task, for example mine:depth=1,normals=0.1; got {text!r}."
+        ) from None
+    return name, weights
+
+
+def report(
+    run_folder: Annotated[
+        Path, typer.Argument(help="Of a run, as lightning_logs/version_0; of several; or of `compare`.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="The page to write; by default <prefix>.html in the folder.")
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="The `log_prefix` of the callback.")] = "uncertainty",
+) -> None:
+    """One HTML page of what a run has left in its folder, finished or killed, and its summary in the terminal."""
+    from lightning_uncertainty._arguments import file_stem
+    from lightning_uncertainty.reporting.page import write_page
+    from lightning_uncertainty.reporting.run_folder import NothingToReportError, read_run_folder
+
+    if not prefix:
+        raise typer.BadParameter("--prefix must not be empty.")
+    target = run_folder / f"{file_stem(prefix)}.html" if output is None else output
+    try:
+        content = read_run_folder(run_folder, prefix)
+        _check_free(target)
+    except NothingToReportError as error:
+        raise typer.BadParameter(str(error)) from None
+    write_page(
+        target,
+        content.history,
+        title=content.title,
+        notes=content.notes,
+        gradients=content.gradients,
+        comparison=content.comparison,
+    )
+    _say(content, target)
+
+
+def _check_free(target: Path) -> None:
+    """Nothing but an older page is overwritten.
+
+    Raises:
+        BadParameter: if the page cannot stand there.
+    """
+    from lightning_uncertainty.reporting.page import is_page
+
+    if target.is_dir():
+        raise typer.BadParameter(f"{target} is a folder. Give --output the name of a file, for example page.html.")
+    if not target.parent.is_dir():
+        raise typer.BadParameter(f"There is no folder {target.parent} to write {target.name} to.")
+    if target.exists() and not is_page(target):
+        raise typer.BadParameter(f"{target} is there already, and no page of this command. Give another --output.")
+
+
+def _say(content: RunContent, target: Path) -> None:
+    from lightning_uncertainty.reporting.summary import print_summary
+
+    if content.comparison is not None:
+        _echo("", *content.comparison.sentences, *content.comparison.notes)
+    closing = f"Open {target}"
+    if content.history is None:
+        _echo(*content.notes, closing)
+        return
+    print_summary(content.history, closing="")
+    _echo("", *content.notes, closing)
+
+
+def _echo(*lines: str) -> None:
+    for line in lines:
+        typer.echo(line)

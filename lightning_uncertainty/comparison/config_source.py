@@ -1,0 +1,168 @@
+"""The parts of each run from a configuration of LightningCLI."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_uncertainty._arguments import require
+from lightning_uncertainty.comparison.errors import ComparisonError
+from lightning_uncertainty.comparison.fingerprint import code_of, describe, digest
+from lightning_uncertainty.comparison.parts import Parts, lightning_of
+from lightning_uncertainty.trainer.packages import callbacks_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
+__all__ = ["ConfigSource"]
+
+# Of `fit`, without a meaning for a run that starts anew; they stand in the configurations that LightningCLI saves.
+_OF_FIT = ("ckpt_path", "weights_only")
+
+
+class ConfigSource:
+    """What ``python train.py fit --config config.yaml`` would train.
+
+    The loggers of the configuration are replaced by one that writes CSV files to the folder of each run; progress bars
+    and model summaries are left out.
+
+    Args:
+        config: the file.
+        model: import path of the class, for a LightningCLI that was made with one: ``"my_package.Net"``.
+        data: the same of the LightningDataModule.
+        overrides: more arguments, ``["--trainer.max_epochs=3"]``.
+
+    Raises:
+        ComparisonError: if the file or one of its classes cannot be used.
+        MissingExtraError: without jsonargparse.
+    """
+
+    def __init__(
+        self, config: Path, *, model: str | None = None, data: str | None = None, overrides: Sequence[str] = ()
+    ) -> None:
+        require("compare", "jsonargparse", "yaml")
+        self.config, self.overrides = config, list(overrides)
+        self._content = _read(config)
+        self._model_class = None if model is None else _import("model", model)
+        self._data_class = None if data is None else _import("data", data)
+        self._lightning = self._which_lightning()
+
+    def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
+        parts = self._instantiate(seed, folder, rehearsal)
+        unwanted = self._lightning.callbacks.ProgressBar, self._lightning.callbacks.ModelSummary
+        callbacks = callbacks_of(parts.trainer)
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, unwanted)]
+        if not rehearsal:
+            parts.trainer.loggers = [self._lightning.loggers.CSVLogger(folder, name="", version="logs")]
+        return parts
+
+    def module(self, seed: int) -> LightningModule:
+        return self._instantiate(seed, Path("run"), rehearsal=False).module
+
+    def settings(self, *, learned: bool) -> Any:
+        content = {key: value for key, value in self._content.items() if key not in ("seed_everything", *_OF_FIT)}
+        trainer = dict(content.get("trainer") or {})
+        trainer.pop("logger", None)
+        if not learned and isinstance(trainer.get("callbacks"), list):
+            trainer["callbacks"] = [c for c in trainer["callbacks"] if "UncertaintyCallback" not in str(_path(c))]
+        settings = {**content, "trainer": trainer, "overrides": self.overrides}
+        return {**describe(settings), "code": digest(code_of(self._data_class, *_named_in(settings)))}
+
+    def _instantiate(self, seed: int, folder: Path, rehearsal: bool) -> Parts:
+        cli_module = import_module(f"{self._lightning.__name__}.cli")
+
+        class CLI(cli_module.LightningCLI):  # type: ignore[misc, name-defined]  # one of two packages
+            def add_arguments_to_parser(self, parser: Any) -> None:
+                for name in _OF_FIT:
+                    parser.add_argument(f"--{name}", default=None)
+
+        arguments = [
+            "--config",
+            str(self.config),
+            *self.overrides,
+            f"--seed_everything={seed}",
+            f"--trainer.default_root_dir={folder}",
+            *(["--trainer.fast_dev_run=1"] if rehearsal else []),
+        ]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # it sees those of our command
+            try:
+                cli = CLI(
+                    self._model_class,
+                    self._data_class,
+                    save_config_callback=None,
+                    run=False,
+                    args=arguments,
+                    parser_kwargs={"exit_on_error": False},
+                )
+            except _argument_errors() as error:
+                raise ComparisonError(f"{self.config} cannot be used: {error}") from error
+        return Parts(cli.model, cli.trainer, cli.datamodule)
+
+    def _which_lightning(self) -> Any:
+        path = _path(self._content.get("model"))
+        if self._model_class is None and not (isinstance(path, str) and "." in path):
+            raise ComparisonError(
+                f"{self.config} does not say which module to train: it has no `model: {{class_path: my_package.Net}}`. "
+                "If your LightningCLI was made with classes, name them: --model my_package.Net --data my_package.Data."
+            )
+        return lightning_of(self._model_class or _import("model", str(path)))
+
+
+def _read(config: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ComparisonError(f"{config} is no YAML file: {error}") from error
+    if not isinstance(content, dict):
+        raise ComparisonError(f"{config} has no settings: expected `trainer:`, `model:` and `data:`.")
+    if isinstance(content.get("fit"), Mapping):
+        raise ComparisonError(
+            f"{config} has its settings under `fit:`, for `--config` before the subcommand. Move what stands there to "
+            "the top level, as `fit --config` needs it."
+        )
+    if content.get("ckpt_path"):
+        raise ComparisonError(f"{config} has a `ckpt_path`, and each run is to start anew. Remove it.")
+    return content
+
+
+def _path(section: Any) -> Any:
+    return section.get("class_path") if isinstance(section, Mapping) else section
+
+
+def _named_in(settings: Any) -> Iterator[Any]:
+    """The classes and functions whose import paths stand anywhere in the settings, once they are imported."""
+    if isinstance(settings, Mapping):
+        settings = list(settings.values())
+    if isinstance(settings, list):
+        for part in settings:
+            yield from _named_in(part)
+    elif isinstance(settings, str):  # of an override, only what is after its key
+        module_name, _, name = settings.rpartition("=")[2].rpartition(".")
+        found = getattr(sys.modules.get(module_name), name, None)
+        if isinstance(found, type) or inspect.isroutine(found):
+            yield found
+
+
+def _import(what: str, path: str) -> type:
+    module_name, _, name = path.rpartition(".")
+    try:
+        found: type = getattr(import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ComparisonError(f"The class of the {what}, {path!r}, cannot be imported: {error}") from error
+    return found
+
+
+def _argument_errors() -> tuple[type[Exception], ...]:
+    import argparse
+
+    import jsonargparse
+
+    return argparse.ArgumentError, jsonargparse.ArgumentError

@@ -1,0 +1,285 @@
+"""Losses by name, checked and made into one vector in the order of the tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_uncertainty._arguments import lookup, suggest
+from lightning_uncertainty._warnings import Notices
+from lightning_uncertainty.cross_entropy import CrossEntropy
+from lightning_uncertainty.likelihoods import Fixed, Softmax, SoftmaxExact
+from lightning_uncertainty.tasks import Task
+
+__all__ = ["CompiledKeys", "Gathered", "RawLosses", "SampleCounts", "check_graph", "check_losses", "sample_counts"]
+
+
+class Gathered(NamedTuple):
+    """The losses of one call; every entry of shape (K,).
+
+    Attributes:
+        raw_loss: with the graph of the network, of at least single precision; NaN where left out.
+        slope: derivative of the loss itself with respect to ``s``, 0 where there is none; None for all.
+        given: bool: not left out; None for all.
+        half: bool: was in fp16; None if none was.
+    """
+
+    raw_loss: Tensor
+    slope: Tensor | None = None
+    given: Tensor | None = None
+    half: Tensor | None = None
+
+
+class RawLosses:
+    """Gathers losses; by a short way if nothing about them is out of the ordinary.
+
+    Args:
+        tasks: by name.
+        notices: where warnings go.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task], notices: Notices) -> None:
+        self._tasks, self._notices = tasks, notices
+        self._tempered = any(task.likelihood.tempered for task in tasks.values())
+        self.zero, self.nan = torch.tensor([0.0, math.nan], dtype=torch.float32)
+
+    def gather(self, losses: Mapping[str, Tensor | CrossEntropy], log_var: Tensor, recording: bool) -> Gathered:
+        """One vector of ``losses``.
+
+        Args:
+            losses: scalars, or what an exact softmax needs, by task name.
+            log_var: ``s``, of shape (K,).
+            recording: whether they are to be trained on.
+
+        Raises:
+            TypeError, ValueError: as :func:`~lightning_uncertainty.engine.losses.check_losses` and, if ``recording``,
+                :func:`~lightning_uncertainty.engine.losses.check_graph` do.
+        """
+        raw_loss = self._stack_ordinary(losses, log_var.device)
+        if raw_loss is not None:
+            return Gathered(raw_loss)
+        check_losses(losses, self._tasks, log_var.device)
+        if recording:
+            check_graph(losses, self._notices)
+        return self._gather_any(losses, log_var)
+
+    def _stack_ordinary(self, losses: Any, device: torch.device) -> Tensor | None:
+        """All tasks in single precision, each with a graph; None for anything else, which :meth:`gather` looks into."""
+        if type(losses) is not dict or len(losses) != len(self._tasks) or self._tempered:
+            return None
+        values = []
+        for name in self._tasks:
+            loss = losses.get(name)
+            # Not isinstance: a subclass may mean something else by the same operations.
+            if type(loss) is not Tensor or loss.dtype is not torch.float32 or loss.dim() or not loss.requires_grad:
+                return None
+            if loss.device != device:
+                return None
+            values.append(loss)
+        return torch.stack(values)
+
+    def _gather_any(self, losses: Mapping[str, Tensor | CrossEntropy], log_var: Tensor) -> Gathered:
+        values: list[Tensor] = []
+        slopes: dict[str, Tensor] = {}
+        for index, (name, task) in enumerate(self._tasks.items()):
+            loss = losses.get(name, self.nan)
+            if isinstance(loss, CrossEntropy):
+                own_log_var = log_var[index] if task.likelihood.tempered else self.zero
+                if task.likelihood.tempered:
+                    slopes[name] = loss.slope(own_log_var).to(torch.float32)
+                loss = loss.loss(own_log_var)
+            values.append(loss)
+        raw_loss = torch.stack(values)
+        # In half precision the total would be rounded; for a few K numbers single precision costs nothing.
+        raw_loss = raw_loss.to(torch.promote_types(raw_loss.dtype, torch.float32))
+        slope = torch.stack([slopes.get(name, self.zero) for name in self._tasks]) if slopes else None
+        half = [n for n, loss in losses.items() if isinstance(loss, Tensor) and loss.dtype == torch.float16]
+        return Gathered(
+            raw_loss,
+            slope,
+            given=None if len(losses) == len(self._tasks) else self._flags(losses),
+            half=self._flags(half) if half else None,
+        )
+
+    def _flags(self, names: Any) -> Tensor:
+        """Bool, of shape (K,); made on the device, where copying it there would make the host wait."""
+        return torch.stack([self.zero if name in names else self.nan for name in self._tasks]) == 0.0
+
+
+def check_losses(losses: Any, tasks: Mapping[str, Task], device: torch.device) -> None:
+    """Raise unless ``losses`` maps known tasks to scalar, floating point losses on ``device``.
+
+    Raises:
+        TypeError: if ``losses`` is no mapping, or a loss is no tensor or not of floating point.
+        ValueError: if a task is unknown, or a loss has the wrong shape, device, or form for its likelihood.
+    """
+    if not isinstance(losses, Mapping):
+        raise TypeError(
+            f'Expected losses by name, for example {{"depth": loss}}; got an object of type {type(losses).__name__}.'
+        )
+    for name, loss in losses.items():
+        if name not in tasks:
+            raise ValueError(
+                f"There is no task {name!r}. {suggest(name, tasks)} "
+                "A loss that is not to be weighed belongs into the tasks too, with a number as its fixed weight."
+            )
+        _check_loss(tasks[name], loss, device)
+
+
+def _check_loss(task: Task, loss: Any, device: torch.device) -> None:
+    if isinstance(loss, CrossEntropy):
+        _check_cross_entropy(task, loss, device)
+        return
+    if not isinstance(loss, Tensor):
+        raise TypeError(
+            f"Task {task.name!r} got a {type(loss).__name__}. Expected a scalar tensor that still carries its graph: "
+            "pass the loss itself, neither `.item()` nor `float(...)` of it."
+        )
+    if task.likelihood.tempered:
+        raise ValueError(
+            f"Task {task.name!r} is 'softmax_exact', which acts on logits: pass "
+            "`CrossEntropy(logits, target)` instead of a loss, or choose 'softmax' for the approximation on losses."
+        )
+    if loss.dim() != 0:
+        raise ValueError(
+            f"Task {task.name!r} got a loss of shape {tuple(loss.shape)}. Expected a scalar: reduce it first, "
+            "for example `loss.mean()`."
+        )
+    if not loss.is_floating_point():
+        raise TypeError(
+            f"Task {task.name!r} got a loss of dtype {loss.dtype}. Expected a real floating point number: "
+            + ("take its real part or its absolute value." if loss.is_complex() else "for example `loss.float()`.")
+        )
+    _check_device(task, loss, device)
+
+
+def _check_cross_entropy(task: Task, inputs: CrossEntropy, device: torch.device) -> None:
+    if not isinstance(task.likelihood, (Softmax, SoftmaxExact, Fixed)):
+        raise ValueError(
+            f"Task {task.name!r} got a CrossEntropy, but its likelihood is {task.likelihood.name!r}. "
+            "Declare the task as 'softmax_exact' or 'softmax', or pass a scalar loss."
+        )
+    _check_device(task, inputs.logits, device)
+
+
+def _check_device(task: Task, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(
+            f"Task {task.name!r} got a loss on {tensor.device}, but the weights are on {device}. "
+            f"Compute it on the model's device, or move the weights with `weighting.to({str(tensor.device)!r})`."
+        )
+
+
+def check_graph(losses: Mapping[str, Tensor | CrossEntropy], notices: Notices) -> None:
+    """Raise if no loss carries a graph, warn of a single one that does not: for losses that are to be trained on.
+
+    Raises:
+        ValueError: if the network would get no gradient at all.
+    """
+    detached = [
+        name
+        for name, loss in losses.items()
+        if not (loss.logits if isinstance(loss, CrossEntropy) else loss).requires_grad
+    ]
+    if detached and len(detached) == len(losses):
+        raise ValueError(
+            f"None of the losses {', '.join(map(repr, losses))} carries a graph, so the network would get no "
+            "gradient. Pass the losses themselves: `torch.tensor([...])`, `.item()` and `.detach()` cut the graph. "
+            "To evaluate, call it under `torch.no_grad()`."
+        )
+    for name in detached:
+        notices.warn(
+            f"detached {name}",
+            f"The loss of task {name!r} carries no graph, so the network gets no gradient from it. If that is not "
+            "meant, pass the loss itself; if the task has no labels in this batch, leave its key out.",
+        )
+
+
+SampleCounts = int | float | Tensor | Mapping[str, int | float | Tensor]
+
+
+def sample_counts(
+    samples: SampleCounts, given: Collection[str], tasks: Mapping[str, Any], device: torch.device
+) -> Tensor:
+    """The counts as a vector of shape (K,), fp32; 0 for tasks without a loss.
+
+    Args:
+        samples: one number for all tasks, or one for each task; tensors stay on their device.
+        given: the tasks that have a loss.
+        tasks: all tasks.
+        device: of the vector.
+
+    Raises:
+        ValueError: if a task is unknown or has a loss but no count, or a count is negative, not finite or no scalar.
+        TypeError: if a count is no number.
+    """
+    counts = dict(samples) if isinstance(samples, Mapping) else dict.fromkeys(given, samples)
+    for name, count in counts.items():
+        lookup("task", name, tasks)
+        _check_count(name, count)
+    if missing := [repr(name) for name in given if name not in counts]:
+        raise ValueError(
+            f"samples has no count for {', '.join(missing)}. Expected one number for all tasks, or one for each task "
+            'that has a loss, for example `samples={"depth": mask.sum()}`.'
+        )
+    values = [torch.as_tensor(counts.get(name, 0.0), dtype=torch.float32, device=device) for name in tasks]
+    return torch.stack(values).detach()
+
+
+def _check_count(name: str, count: Any) -> None:
+    if isinstance(count, Tensor):  # its value is not looked at: that would wait for the device
+        if count.ndim:
+            raise ValueError(
+                f"The sample count of task {name!r} has shape {tuple(count.shape)}. Expected a scalar: sum it first, "
+                "for example `mask.sum()`."
+            )
+        return
+    if isinstance(count, bool) or not isinstance(count, (int, float)):
+        raise TypeError(
+            f"The sample count of task {name!r} is of type {type(count).__name__}. Expected a number or a scalar "
+            "tensor, for example `len(batch)`."
+        )
+    if not (math.isfinite(count) and count >= 0):
+        raise ValueError(
+            f"The sample count of task {name!r} is {count}. Expected a finite number that is not negative: how many "
+            "samples the loss is the mean of."
+        )
+
+
+class CompiledKeys:
+    """Counts what torch.compile has made a graph for: sets of names, each once in training and once in evaluation.
+
+    Beyond its limit it makes no more, and silently runs eagerly, or refuses if ``fullgraph=True``.
+
+    Args:
+        notices: where the warning goes.
+    """
+
+    def __init__(self, notices: Notices) -> None:
+        self._notices = notices
+        self._seen: set[tuple[frozenset[str], bool]] = set()
+
+    # Called while the graph is made, with constants; the graph itself does not contain it.
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def note(self, names: tuple[str, ...], recording: bool) -> None:
+        """A graph is being made for ``names``; warn at the last but one that there may be."""
+        self._seen.add((frozenset(names), recording))
+        limit = _recompile_limit()
+        if len(self._seen) >= max(limit - 1, 2):
+            self._notices.warn(
+                "compiled keys",
+                "torch.compile makes one graph for each set of tasks among the losses, in training and in evaluation. "
+                f"It has made {len(self._seen)}, and after {limit} it falls back to eager execution. Pass all tasks in "
+                "every batch, with NaN as the loss of those without labels: one graph serves them all. Or raise "
+                "`torch._dynamo.config.recompile_limit`.",
+            )
+
+
+def _recompile_limit() -> int:
+    config: Any = torch._dynamo.config
+    # Called cache_size_limit before torch 2.7.
+    return int(getattr(config, "recompile_limit", None) or config.cache_size_limit)

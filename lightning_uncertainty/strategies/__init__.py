@@ -1,0 +1,1 @@
+"""Strategies say how the factors before the losses follow from the losses."""

@@ -1,0 +1,1 @@
+"""The Lightning side: the callback, the mixin, and everything that touches a Trainer."""

@@ -1,0 +1,144 @@
+"""What a LightningModule needs to weigh its losses: one call, and the engine behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lightning_uncertainty.cross_entropy import CrossEntropy
+from lightning_uncertainty.engine.losses import SampleCounts
+from lightning_uncertainty.tasks import TaskSpecs
+from lightning_uncertainty.trainer.attachment import CanWeigh, attach_weighting, attached_weighting, by_checkpoint_key
+from lightning_uncertainty.weighting import UncertaintyWeighting
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule
+
+    _Base = LightningModule
+else:
+    # No base of its own: the same mixin serves `lightning` and `pytorch_lightning`, whose modules differ.
+    _Base = object
+
+__all__ = ["UncertaintyMixin"]
+
+
+class UncertaintyMixin(CanWeigh, _Base):
+    """Gives a LightningModule ``self.weigh(losses)``. To be named before ``LightningModule`` among the bases.
+
+    Attributes:
+        tasks: what is weighed: ``{"depth": "laplace", "class": "softmax"}`` or a list of
+            :class:`~lightning_uncertainty.Task`. A class attribute, or set in ``__init__``.
+
+    Raises:
+        TypeError: if a class names it after ``LightningModule``.
+
+    Example:
+        >>> import lightning as L
+        >>> class Net(UncertaintyMixin, L.LightningModule):
+        ...     tasks = {"depth": "laplace", "class": "softmax"}
+        ...
+        ...     def training_step(self, batch, batch_idx):
+        ...         losses = {"depth": ..., "class": ...}  # scalars
+        ...         return self.weigh(losses)
+    """
+
+    tasks: TaskSpecs
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        names = [base.__name__ for base in cls.__mro__]
+        if "LightningModule" in names and names.index("LightningModule") < names.index("UncertaintyMixin"):
+            raise TypeError(
+                f"In `class {cls.__name__}(...)`, LightningModule comes before UncertaintyMixin and hides its hooks. "
+                f"Write `class {cls.__name__}(UncertaintyMixin, LightningModule)`."
+            )
+
+    def weigh(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
+        """The weighted total of ``losses``, to be returned from ``training_step``.
+
+        In validation and test steps it gives the total with the weights as they are, and changes nothing.
+
+        Args:
+            losses: scalar loss by task name; a task without labels in this batch is left out, or NaN.
+            samples: how many samples the losses are means of, if s and the logged losses are to be means over samples
+                and not over batches: see :meth:`UncertaintyWeighting.__call__`.
+
+        Raises:
+            RuntimeError: if nothing attached the weights yet.
+            TypeError, ValueError, FloatingPointError: see :meth:`UncertaintyWeighting.__call__`.
+        """
+        return self.uncertainty(losses, samples=samples)
+
+    @property
+    def uncertainty(self) -> UncertaintyWeighting:
+        """The engine: ``.weights``, ``.sigmas``, ``.freeze()``... The Trainer attaches it; without one, assign it.
+
+        Raises:
+            RuntimeError: if there is none yet.
+        """
+        weighting = attached_weighting(self)
+        if weighting is None:
+            raise RuntimeError(
+                f"{type(self).__name__} has no weights yet: they are attached when a Trainer starts (fit, validate, "
+                "test, predict), by UncertaintyCallback or, without one, by `configure_callbacks` of the mixin. If you "
+                "override `configure_callbacks`, add `super().configure_callbacks()` to what it returns. "
+                'A module inside another gets them from a callback of its own, `UncertaintyCallback(module="path")`. '
+                "Without a Trainer, write `model.uncertainty = UncertaintyWeighting(model.tasks)`."
+            )
+        return weighting
+
+    @uncertainty.setter
+    def uncertainty(self, weighting: UncertaintyWeighting) -> None:
+        attach_weighting(self, weighting, given=True)
+
+    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+        """Add a default :class:`~lightning_uncertainty.UncertaintyCallback` to a Trainer that has none."""
+        # Here, not above: the mixin stays free of Lightning until a Trainer asks.
+        from lightning_uncertainty.trainer.callback import UncertaintyCallback
+
+        inherited = super().configure_callbacks()
+        callbacks = list(inherited) if isinstance(inherited, Sequence) else [inherited]
+        trainer: Any = self.trainer  # its `callbacks` are set in a connector, which type checkers do not see
+        if any(isinstance(callback, UncertaintyCallback) for callback in [*trainer.callbacks, *callbacks]):
+            return callbacks
+        return [*callbacks, UncertaintyCallback()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Also save the weights, of inner modules too, for ``save_weights_only`` and ``load_from_checkpoint``."""
+        from lightning_uncertainty.trainer.callback import UncertaintyCallback
+
+        super().on_save_checkpoint(checkpoint)
+        for callback in getattr(self._trainer, "callbacks", ()):  # without callbacks' states if only weights are saved
+            if isinstance(callback, UncertaintyCallback):
+                callback.catch_up()
+        for key, module in by_checkpoint_key(self).items():
+            if (weighting := attached_weighting(module)) is not None:
+                checkpoint[key] = weighting.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Load the weights if the checkpoint has any; without a Trainer, attach an engine that holds them."""
+        super().on_load_checkpoint(checkpoint)
+        for key, module in by_checkpoint_key(self).items():
+            if (state := checkpoint.get(key)) is not None:
+                module._take_over(state)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Also load the weights that a spawned process sent home with those of the network."""
+        sent = {key: module for key, module in by_checkpoint_key(self).items() if key in state_dict}
+        for key, module in sent.items():
+            module._take_over(state_dict[key])
+        if sent:
+            state_dict = {key: value for key, value in state_dict.items() if key not in sent}
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
+        if attached_weighting(self) is not None:
+            self.uncertainty.load_state_dict(state)
+            return
+        weighting = UncertaintyWeighting.from_state_dict(state)
+        if hasattr(self, "tasks"):  # they may have changed since
+            weighting = UncertaintyWeighting(self.tasks, regularizer=weighting.regularizer)
+            weighting.load_state_dict(state)
+        attach_weighting(self, weighting)

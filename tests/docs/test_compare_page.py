@@ -1,0 +1,36 @@
+"""The page about comparisons does what it says, word for word."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.workers.processes import ROOT
+
+PAGE = Path(__file__).parents[2] / "docs" / "compare.md"
+
+
+def test_the_code_and_the_command_of_the_page_run_as_they_stand(tmp_path):
+    blocks = re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert [language for language, _ in blocks] == ["python", "python", "yaml", "sh"]
+    project, script, config, command = (text for _, text in blocks)
+    for name, text in (("project.py", project), ("script.py", script), ("config.yaml", config)):
+        (tmp_path / name).write_text(text)
+    program, *arguments = shlex.split(command)
+    assert program == "lightning-uncertainty"
+    main = "import sys; from lightning_uncertainty.cli import main; sys.exit(main())"
+    for what in (["script.py"], ["-c", main, *arguments]):
+        shown = subprocess.run(
+            [sys.executable, "-W", "ignore", *what],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "", "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert shown.returncode == 0, shown.stderr
+        said = " ".join(shown.stdout.split())
+        verdict = r"larger than the noise between seeds: learned is \w+\.|within the noise of 3 seeds: cannot tell\."
+        assert re.search(rf"learned against equal, 3 seeds: mean relative gain .+ The difference is ({verdict})", said)
+    assert len(list(tmp_path.glob("comparison/*/run.json"))) == 9 + 6

@@ -1,0 +1,299 @@
+"""What goes wrong around a training: kills, damaged checkpoints, losses of every kind."""
+
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_uncertainty import UncertaintyWarning, UncertaintyWeighting
+from tests.models import TASKS, Plain, Recorded, Weighed, batches, fit, learned_from, trainer
+from tests.trainer.test_matrix import difference
+from tests.workers.crash_worker import BATCHES, EPOCHS, KILLS
+
+# ---------------------------------------------------------------------------------------------------- kill -9
+
+
+def test_killed_at_random_moments_and_resumed_it_ends_bit_for_bit_like_an_uninterrupted_run(tmp_path):
+    """Network, optimizer, s and its moments, after 20 times SIGKILL in one run."""
+    root = Path(__file__).parents[2]
+    worker = subprocess.run(
+        [sys.executable, "-m", "tests.workers.crash_worker", tmp_path],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert worker.returncode == 0, worker.stderr
+    steps = [int(step) for step in worker.stdout.splitlines()[-1].split()]
+    assert len(steps) == KILLS
+    assert steps == sorted(steps)
+    assert 0 < steps[-1] < EPOCHS * BATCHES  # the last kill still hit a run
+    assert len(set(steps)) > KILLS // 2  # and there was progress in between
+    whole, killed = (torch.load(tmp_path / name / "end.ckpt", weights_only=True) for name in ("whole", "killed"))
+    entry = "UncertaintyCallback(uncertainty)"
+    assert whole["callbacks"][entry]["steps"] == EPOCHS * BATCHES
+    assert difference(whole["callbacks"][entry], killed["callbacks"][entry]) is None
+    for key in ("state_dict", "optimizer_states", "lightning_uncertainty", "global_step"):
+        assert difference(whole[key], killed[key]) is None
+
+
+def test_lightning_itself_is_one_batch_off_after_two_resumes_of_which_the_first_was_at_the_end_of_an_epoch(tmp_path):
+    """Why the run above does not resume there; once Lightning mends it, it can."""
+
+    def go(last, *, steps):
+        often = ModelCheckpoint(
+            tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1, enable_version_counter=False
+        )
+        runner = trainer(tmp_path, often, max_epochs=3, max_steps=steps, enable_checkpointing=True)
+        runner.fit(Plain(), batches(6), ckpt_path=last)
+        return runner.global_step
+
+    assert go(None, steps=6) == 6
+    assert go(tmp_path / "step=6.ckpt", steps=8) == 8
+    assert go(tmp_path / "step=8.ckpt", steps=-1) != 18
+
+
+# ---------------------------------------------------------------------------------------------------- damage
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    _, runner = fit(folder, max_epochs=1)
+    runner.save_checkpoint(folder / "run.ckpt")
+    return folder / "run.ckpt"
+
+
+def foreign():
+    weighting = UncertaintyWeighting({"x": "gaussian", "y": "softmax"})
+    for _ in range(3):
+        weighting({name: torch.tensor(2.0, requires_grad=True) for name in ("x", "y")})
+        weighting.step()
+    return weighting.state_dict()
+
+
+DAMAGE = {
+    "missing key": (lambda state: {k: v for k, v in state.items() if k != "exp_avg_sq"}, "lacks 'exp_avg_sq'"),
+    "only a version": (lambda _: {"version": 1}, "lacks 'tasks', 'likelihoods'"),
+    "of something else": (lambda _: {"best_model_score": 1.0}, "lacks 'version'"),
+    "a list": (lambda _: [1.0, 2.0], "of type list"),
+    "too long": (lambda state: {**state, "log_var": torch.zeros(3)}, r"'log_var' should be a tensor of shape \(2,\)"),
+    "a matrix": (lambda state: {**state, "count": torch.zeros(2, 2)}, r"'count' should be .* is \(2, 2\)"),
+    "a scalar": (lambda state: {**state, "exp_avg": torch.tensor(0.0)}, "'exp_avg' should be a tensor"),
+    "NaN": (lambda state: {**state, "log_var": torch.tensor([0.0, math.nan])}, "'log_var' is not finite for 'b'"),
+    "infinite moment": (lambda state: {**state, "exp_avg": torch.tensor([math.inf, 0.0])}, "not finite for 'a'"),
+    "task list cut off": (lambda state: {**state, "tasks": ["a"]}, "task list"),
+    "from the future": (lambda state: {**state, "version": 2}, "update lightning_uncertainty"),
+}
+
+PLACES = {
+    "callback": lambda content, entry: content["callbacks"].update({"UncertaintyCallback(uncertainty)": entry}),
+    "module": lambda content, entry: content.update({"lightning_uncertainty": entry}),
+}
+
+
+def changed(path, folder, place, change):
+    content = torch.load(path, weights_only=True)
+    PLACES[place](content, change(content["lightning_uncertainty"]))
+    torch.save(content, folder / "changed.ckpt")
+    return folder / "changed.ckpt"
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_entry_is_refused_by_name_and_nothing_of_it_is_loaded(trained, tmp_path, damage, place):
+    spoil, message = DAMAGE[damage]
+    path = changed(trained, tmp_path, place, spoil)
+    module = Weighed()
+    with pytest.raises(ValueError, match=rf"{message}(.|\n)*Nothing was loaded"):
+        fit(tmp_path, module, ckpt_path=path)
+    # The module's entry is read first, so the callback's finds a whole state: that of the intact entry, or none.
+    whole = torch.load(trained, weights_only=True)["lightning_uncertainty"]
+    expected = whole if place == "callback" else UncertaintyWeighting(TASKS).state_dict()
+    assert difference(module.uncertainty.state_dict(), expected) is None
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_without_a_trainer_a_damaged_entry_is_refused_too(trained, tmp_path, damage):
+    spoil, message = DAMAGE[damage]
+    path = changed(trained, tmp_path, "module", spoil)
+    with pytest.raises(ValueError, match=message):
+        Weighed.load_from_checkpoint(path)
+
+
+def test_the_entry_of_another_run_is_named_task_by_task_and_the_weights_start_from_the_data(trained, tmp_path):
+    path = changed(trained, tmp_path, "module", lambda _: foreign())
+    path = changed_again(path, tmp_path)
+    module = Recorded()
+    with pytest.warns(UncertaintyWarning) as caught:
+        fit(tmp_path, module, ckpt_path=path)
+    said = " ".join(str(warning.message) for warning in caught)
+    for name in ("x", "y"):
+        assert f"Task {name!r} is in the checkpoint but not among the tasks" in said
+    for name in TASKS:
+        assert f"Task {name!r} is not in the checkpoint" in said
+    state, expected = module.uncertainty.state_dict(), learned_from(module.seen)
+    assert state.pop("steps") == expected.pop("steps") + foreign()["steps"] == 27
+    assert difference(state, expected) is None
+
+
+def changed_again(path, folder):
+    content = torch.load(path, weights_only=True)
+    PLACES["callback"](content, foreign())
+    torch.save(content, folder / "foreign.ckpt")
+    return folder / "foreign.ckpt"
+
+
+def test_a_file_that_was_cut_off_is_refused_before_anything_is_loaded(trained, tmp_path):
+    whole = trained.read_bytes()
+    for part in (0.1, 0.5, 0.9, 0.999):
+        (tmp_path / "cut.ckpt").write_bytes(whole[: int(len(whole) * part)])
+        module = Weighed()
+        with pytest.raises((RuntimeError, EOFError, OSError)):
+            fit(tmp_path, module, ckpt_path=tmp_path / "cut.ckpt")
+        assert difference(module.uncertainty.state_dict(), UncertaintyWeighting(TASKS).state_dict()) is None
+
+
+# ---------------------------------------------------------------------------------------------------- any losses
+
+FUZZ = 100_000
+NAMES = {"gauss": "gaussian", "lap": "laplace", "soft": "softmax", "fixed": 0.5}
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+SPECIAL = (math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-30, 1e30, -1e30, 1e-45, 6e-8, 65504.0, 1e300)
+
+
+def any_loss(chance):
+    if chance.random() < 0.3:
+        value = chance.choice(SPECIAL)
+    else:
+        value = 10.0 ** chance.uniform(-30.0, 30.0) * (1.0 if chance.random() < 0.9 else -1.0)
+    dtype = chance.choice(DTYPES)
+    return torch.tensor(value, dtype=torch.float64).to(dtype).requires_grad_()
+
+
+WRONG = {
+    "shape": lambda loss: loss.detach().expand(3).clone().requires_grad_(),
+    "empty": lambda loss: loss.detach().new_zeros(0).requires_grad_(),
+    "integer": lambda _: torch.tensor(1),
+    "complex": lambda _: torch.tensor(1j, requires_grad=True),
+    "number": lambda loss: loss.item(),
+    "nothing": lambda _: None,
+}
+
+
+def any_losses(chance):
+    """Losses, and the name of the one that must be refused."""
+    losses = {name: any_loss(chance) for name in NAMES if chance.random() < 0.8}
+    if chance.random() < 0.9:
+        return losses, None
+    if chance.random() < 0.2:
+        return {**losses, "extra": any_loss(chance)}, "extra"
+    name = chance.choice(list(NAMES))
+    return {**losses, name: WRONG[chance.choice(list(WRONG))](any_loss(chance))}, name
+
+
+# What the article makes of a loss: the weight and the regulariser at a log-variance.
+TERMS = {
+    "gauss": lambda s: (0.5 * math.exp(-s), 0.5 * s),
+    "lap": lambda s: (math.exp(-0.5 * s), 0.5 * s),
+    "soft": lambda s: (math.exp(-s), 0.5 * s),
+    "fixed": lambda _: (0.5, 0.0),
+}
+SINGLE_MAX = torch.finfo(torch.float32).max
+
+
+class Expected:
+    """What a window of calls should come to, task by task, in plain Python."""
+
+    def __init__(self):
+        self.raw_loss = dict.fromkeys(NAMES, (math.nan, 0.0))  # and the error that rounding allows
+        self.refused = dict.fromkeys(NAMES, 0)
+        self.window = {name: [] for name in NAMES}
+        self.compared = 0
+
+    def call(self, losses, total, before):
+        """Follow one call, whose total was propagated back, and whose weights are those of ``before``."""
+        terms, double = [], any(loss.dtype == torch.float64 for loss in losses.values())
+        for name, loss in losses.items():
+            value, gradient = loss.float().item(), loss.grad.item()  # s is learned in single precision
+            weight, offset = TERMS[name](before.tasks[name].log_var)
+            if loss.dtype == torch.float16:
+                weight = min(weight, torch.finfo(torch.float16).max)
+            term = weight * (loss.item() if double else value) + offset
+            # A product beyond single precision is infinite in it, and cannot be told from a loss that is.
+            if math.isfinite(value) and (double or not before.tasks[name].started or abs(term) <= SINGLE_MAX):
+                self.window[name].append(value)
+            else:
+                self.refused[name] += 1
+                assert gradient == 0.0, name
+                continue
+            assert math.isfinite(gradient), name
+            terms.append(term)
+            if before.tasks[name].started:
+                kind = torch.finfo(loss.dtype)
+                assert abs(gradient - weight) <= 2.0 * max(kind.eps, 1e-6) * weight + kind.smallest_normal, name
+        # The sum of finite terms is infinite only where single precision ends: in double, and otherwise, never.
+        assert total.dtype == (torch.float64 if double else torch.float32)
+        size = math.fsum(map(abs, terms))
+        assert math.isfinite(total.item()) or (not double and size > 0.999 * SINGLE_MAX)
+        if size < SINGLE_MAX and all(before.tasks[name].started for name in losses):
+            self.compared += 1
+            assert abs(total.item() - math.fsum(terms)) <= 1e-5 * size + 1e-30
+
+    def close(self):
+        """The tasks that took part."""
+        present = {name: values for name, values in self.window.items() if values}
+        for name, values in present.items():
+            size = max(map(abs, values))  # losses of both signs may cancel, down to the rounding of the largest
+            self.raw_loss[name] = math.fsum(values) / len(values), 1e-6 * size + 1e-37
+        self.window = {name: [] for name in NAMES}
+        return set(present)
+
+
+@pytest.mark.filterwarnings("ignore::lightning_uncertainty.UncertaintyWarning")
+def test_no_dictionary_of_losses_breaks_the_weights_and_every_refusal_names_the_task():
+    """100,000 of them, one to four a step: all finite always, absent tasks untouched, refusals without a trace.
+
+    After every step the raw losses that are reported are the means of what took part, and every call that was given and
+    sat out was counted; after every call the gradients are the weights, and zero for who sat out.
+    """
+    chance = random.Random(0)
+    weighting, expected = UncertaintyWeighting(NAMES), Expected()
+    before, refused, moved, due = weighting.snapshot(), 0, 0, 1
+    for call in range(FUZZ):
+        losses, culprit = any_losses(chance)
+        if culprit is not None:
+            with pytest.raises((TypeError, ValueError)) as caught:
+                weighting(losses)
+            assert repr(culprit) in str(caught.value)
+            refused += 1
+            continue  # the window is as it was: nothing was recorded of the others either
+        total = weighting(losses)
+        total.backward()
+        expected.call(losses, total.detach(), before)
+        due -= 1
+        if due:
+            continue
+        due = chance.choice((1, 2, 3, 4))
+        weighting.step()
+        after, present = weighting.snapshot(), expected.close()
+        state = torch.stack([weighting._weight, *weighting._log_vars.state().values()])
+        assert torch.isfinite(state).all(), (call, losses)
+        for name, task in after.tasks.items():
+            assert name in present or task.log_var == before.tasks[name].log_var, (call, losses)
+            mean, error = expected.raw_loss[name]
+            assert abs(task.raw_loss - mean) <= error or (math.isnan(task.raw_loss) and math.isnan(mean)), (call, name)
+            assert task.nonfinite == expected.refused[name], (call, name)
+            moved += task.log_var != before.tasks[name].log_var
+        before = after
+    assert 0.05 * FUZZ < refused < 0.15 * FUZZ
+    assert moved > 0.5 * weighting.steps
+    assert expected.compared > 0.8 * FUZZ
+    assert 0.3 * FUZZ < weighting.steps < 0.4 * FUZZ
