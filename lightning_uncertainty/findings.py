@@ -9,14 +9,12 @@ from lightning_uncertainty.snapshot import TaskSnapshot
 __all__ = ["remarks"]
 
 
-def remarks(name: str, task: TaskSnapshot, lowest_loss: float, *, weight_cut: bool) -> Iterator[tuple[str, str]]:
+def remarks(name: str, task: TaskSnapshot) -> Iterator[tuple[str, str]]:
     """Subject and sentence of each remark on a task.
 
     Args:
         name: of the task.
         task: as it is now.
-        lowest_loss: the lowest mean of a step so far, 0 if none was negative.
-        weight_cut: whether the weight was too large for a loss in fp16.
     """
     if task.nonfinite:
         yield (
@@ -25,14 +23,15 @@ def remarks(name: str, task: TaskSnapshot, lowest_loss: float, *, weight_cut: bo
             "If labels were missing, leave the key out of the losses; if it diverges, find out where with "
             'nonfinite="raise".',
         )
-    if lowest_loss < 0.0 and task.sigma is not None and task.likelihood != "softmax_exact":
+    if task.lowest_loss < 0.0 and task.sigma is not None and task.likelihood != "softmax_exact":
         yield (
             f"negative {name}",
-            f"The loss of task {name!r} was negative (mean of a step: {lowest_loss:.3g}), which the {task.likelihood} "
-            "likelihood does not allow for: its weight then only grows. If the loss is already a log-likelihood, give "
+            f"The loss of task {name!r} was negative (mean of a step: {task.lowest_loss:.3g}), which the "
+            f"{task.likelihood} likelihood does not allow for: its weight then only grows. If the loss is already a "
+            "log-likelihood, give "
             f"it a fixed weight: tasks={{{name!r}: 1.0}}.",
         )
-    if weight_cut:
+    if task.cut:
         yield (
             f"cut {name}",
             f"The loss of task {name!r} is in fp16, and its weight was beyond 65504, the largest number of fp16, so "

@@ -72,28 +72,28 @@ class Likelihood:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        formulas = ("weight", "weight_derivative", "term", "derivative", "precision", "optimum")
+        formulas = ("factor", "factor_derivative", "term", "derivative", "precision", "optimum")
         if changed := [name for name in formulas if name in vars(cls)]:
             raise TypeError(
                 f"{cls.__name__} redefines {', '.join(changed)}, which the engine would not see. A likelihood is given "
                 "by its attributes: `coefficient`, `rate`, `regularized`..."
             )
 
-    def weight(self, log_var: Tensor) -> Tensor:
+    def factor(self, log_var: Tensor) -> Tensor:
         """The factor before the loss, ``c exp(-r s)``."""
         return self.coefficient * torch.exp(-self.rate * log_var)
 
-    def weight_derivative(self, log_var: Tensor) -> Tensor:
-        """``d weight / ds = -r c exp(-r s)``."""
-        return -self.rate * self.weight(log_var)
+    def factor_derivative(self, log_var: Tensor) -> Tensor:
+        """``d factor / ds = -r c exp(-r s)``."""
+        return -self.rate * self.factor(log_var)
 
     def term(self, raw_loss: Tensor, log_var: Tensor, regularizer: Regularizer = _LOG_SIGMA) -> Tensor:
         """The task's part of the total, ``c exp(-r s) L + R(s)``."""
-        return self.weight(log_var) * raw_loss + self.regularized * regularizer.value(log_var)
+        return self.factor(log_var) * raw_loss + self.regularized * regularizer.value(log_var)
 
     def derivative(self, raw_loss: Tensor, log_var: Tensor, regularizer: Regularizer = _LOG_SIGMA) -> Tensor:
         """``d term / ds = dR/ds - r c exp(-r s) L``; without the ``ds`` of a tempered loss, which ``L`` hides."""
-        return self.weight_derivative(log_var) * raw_loss + self.regularized * regularizer.derivative(log_var)
+        return self.factor_derivative(log_var) * raw_loss + self.regularized * regularizer.derivative(log_var)
 
     def precision(self, log_var: Tensor) -> Tensor:
         """The effective weight that is logged: ``sigma^-2``, for Laplace ``1 / b``, for a fixed task its weight."""
@@ -175,7 +175,7 @@ class SoftmaxExact(Likelihood):
     derivative ``exp(-s) mean(z_y - E_p[z])``. Needs logits and targets, as
     :class:`~lightning_uncertainty.CrossEntropy`.
 
-    >>> SoftmaxExact().weight(torch.tensor(3.0))
+    >>> SoftmaxExact().factor(torch.tensor(3.0))
     tensor(1.)
     """
 
@@ -195,7 +195,7 @@ class Fixed(Likelihood):
     Raises:
         ValueError: if the weight is negative or not finite.
 
-    >>> Fixed(0.1).weight(torch.tensor(0.0))
+    >>> Fixed(0.1).factor(torch.tensor(0.0))
     tensor(0.1000)
     """
 

@@ -17,8 +17,8 @@ class TaskSnapshot:
         likelihood: its short name.
         log_var: ``s = log sigma^2``.
         sigma: ``exp(s / 2)``, in the unit of the target for a regression; None for a fixed task.
-        weight: effective ``sigma^-2``; ``1 / b`` for Laplace; the weight itself for a fixed task.
-        coefficient: the factor before the raw loss in the total: half the weight for a Gaussian, 1 for the exact
+        precision: effective ``sigma^-2``; ``1 / b`` for Laplace; the weight itself for a fixed task.
+        factor: the factor before the raw loss in the total: half the weight for a Gaussian, 1 for the exact
             softmax (which tempers the logits instead), else the weight.
         raw_loss: the loss before weighting, mean over ranks and micro-batches of the last step in which the task took
             part; NaN before the first.
@@ -27,20 +27,24 @@ class TaskSnapshot:
         started: whether ``s`` has an initial value yet.
         offset: the regulariser, which the total has beside the weighted loss.
         absent: in how many optimizer steps the task took no part: left out, or NaN, on all ranks.
+        lowest_loss: The lowest mean loss of a step so far; 0 if none was negative.
+        cut: Whether the factor was beyond the range of an fp16 loss and was cut there.
         unit: of the target, as given to :class:`~lightning_uncertainty.Task`; that of ``sigma`` for a regression.
     """
 
     likelihood: str
     log_var: float
     sigma: float | None
-    weight: float
-    coefficient: float
+    precision: float
+    factor: float
     raw_loss: float
     nonfinite: int
     at_bound: str | None
     started: bool
     offset: float = 0.0
     absent: int = 0
+    lowest_loss: float = 0.0
+    cut: bool = False
     unit: str = ""
 
     @property
@@ -50,8 +54,8 @@ class TaskSnapshot:
 
     @property
     def weighted_loss(self) -> float:
-        """The coefficient times the raw loss, without the regulariser."""
-        return self.coefficient * self.raw_loss
+        """The factor times the raw loss, without the regulariser."""
+        return self.factor * self.raw_loss
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Snapshot:
     def _metrics(self, prefix: str) -> Iterator[tuple[str, float]]:
         shares = self.shares
         for name, task in self.tasks.items():
-            yield f"{prefix}/weight/{name}", task.weight
+            yield f"{prefix}/weight/{name}", task.precision
             if task.sigma is not None:
                 yield f"{prefix}/sigma/{name}", task.sigma
             yield f"{prefix}/loss/{name}", task.raw_loss

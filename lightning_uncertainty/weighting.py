@@ -191,11 +191,11 @@ class UncertaintyWeighting:
         # Compiled, the branch would be a guard that fails later on, and the general path costs nothing.
         if not torch.compiler.is_compiling():
             if self._settled:
-                return self._weight, self._offset
+                return self._factor, self._offset
             if recording and self._opening:
                 raw_loss = self._mean_over_ranks(raw_loss, counts)
         log_var, fresh = self._log_vars.provisional(raw_loss.to(torch.float32), self._held)
-        weight = torch.where(fresh, self._likelihoods.weight(log_var), self._weight)
+        weight = torch.where(fresh, self._likelihoods.factor(log_var), self._factor)
         return weight, torch.where(fresh, self._log_vars.offset_at(log_var), self._offset)
 
     def _within_half(self, weight: Tensor, half: Tensor, recording: bool) -> Tensor:
@@ -309,11 +309,11 @@ class UncertaintyWeighting:
 
     def _derive(self) -> None:
         """The weights and regularisers in force."""
-        self._weight, self._offset = self._log_vars.weight, self._log_vars.offset
+        self._factor, self._offset = self._log_vars.factor, self._log_vars.offset
         if self.warmup == "equal":
             self._held = torch.full_like(self._log_vars.started, self._warming_up_equal)
             if self._warming_up_equal:
-                self._weight = self._weight.masked_fill(self._log_vars.learned, 1.0)
+                self._factor = self._factor.masked_fill(self._log_vars.learned, 1.0)
                 self._offset = torch.zeros_like(self._offset)
 
     # ------------------------------------------------------------------------------------------------ reading
@@ -344,7 +344,7 @@ class UncertaintyWeighting:
         columns = (
             s.value,
             self._likelihoods.precision(s.value),
-            self._weight,
+            self._factor,
             self._raw_loss,
             self._lowest_loss,
             self._counts[0],
@@ -361,23 +361,25 @@ class UncertaintyWeighting:
     def _read(self, steps: int, table: Tensor) -> Snapshot:
         tasks = {}
         for (name, task), row in zip(self.tasks.items(), table.tolist(), strict=True):
-            log_var, precision, weight, raw_loss, lowest, nonfinite, at_lower, at_upper, started, cut, *rest = row
+            log_var, precision, factor, raw_loss, lowest, nonfinite, at_lower, at_upper, started, cut, *rest = row
             learned = task.likelihood.learned
             tasks[name] = TaskSnapshot(
                 likelihood=task.likelihood.name,
                 log_var=log_var,
                 sigma=math.exp(0.5 * log_var) if learned else None,
-                weight=precision,
-                coefficient=weight,
+                precision=precision,
+                factor=factor,
                 raw_loss=raw_loss,
                 nonfinite=int(nonfinite),
                 at_bound=("lower" if at_lower else "upper" if at_upper else None) if learned else None,
                 started=bool(started),
                 offset=rest[0],
                 absent=int(rest[1]),
+                lowest_loss=lowest,
+                cut=bool(cut),
                 unit=task.unit,
             )
-            for subject, sentence in remarks(name, tasks[name], lowest, weight_cut=bool(cut)):
+            for subject, sentence in remarks(name, tasks[name]):
                 self._notices.warn(subject, sentence)
         return Snapshot(steps, tasks)
 
@@ -408,7 +410,7 @@ class UncertaintyWeighting:
     @property
     def weights(self) -> dict[str, float]:
         """Effective ``sigma^-2`` by name (Laplace: ``1 / b``; fixed: the weight). Can be assigned where learned."""
-        return {name: task.weight for name, task in self.snapshot().tasks.items()}
+        return {name: task.precision for name, task in self.snapshot().tasks.items()}
 
     @weights.setter
     def weights(self, values: Mapping[str, float]) -> None:
@@ -425,7 +427,7 @@ class UncertaintyWeighting:
         {'depth': 0.5}
         """
         tasks = self.snapshot().tasks.items()
-        return {n: t.weight if self.tasks[n].likelihood.tempered else t.coefficient for n, t in tasks}
+        return {n: t.precision if self.tasks[n].likelihood.tempered else t.factor for n, t in tasks}
 
     @torch.inference_mode(False)
     def _assign(self, log_vars: Mapping[str, float]) -> None:

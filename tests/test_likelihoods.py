@@ -32,7 +32,7 @@ def test_closed_form_derivatives_are_those_of_autograd(likelihood, regularizer, 
     expected = oracle.derivative(lambda x: oracle.term(likelihood, regularizer, x, loss), s)
     torch.testing.assert_close(kind.derivative(torch.tensor(loss, dtype=torch.float64), at, penalty), expected)
     torch.testing.assert_close(
-        kind.weight_derivative(at), oracle.derivative(lambda x: oracle.TERMS[likelihood](x, 1.0), s)
+        kind.factor_derivative(at), oracle.derivative(lambda x: oracle.TERMS[likelihood](x, 1.0), s)
     )
 
 
@@ -123,10 +123,10 @@ def test_a_likelihood_of_ones_own_is_given_by_its_attributes():
     weighting({"a": torch.tensor(3.0, requires_grad=True)})
     weighting.step()
     assert weighting.sigmas["a"] == pytest.approx(3.0)
-    with pytest.raises(TypeError, match="Wrong redefines weight"):
+    with pytest.raises(TypeError, match="Wrong redefines factor"):
 
         class Wrong(Likelihood):
-            def weight(self, log_var):
+            def factor(self, log_var):
                 return log_var
 
 

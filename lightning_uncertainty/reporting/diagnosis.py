@@ -339,7 +339,7 @@ def _all_equal(history: History) -> _Found:
 
 def _weights(history: History, name: str) -> list[float]:
     """The factors before a loss; 0 as long as there is no s, where what stands there is a placeholder."""
-    weights, log_vars = history.series("coefficient", name), history.series("log_var", name)
+    weights, log_vars = history.series("factor", name), history.series("log_var", name)
     known = zip(weights, log_vars, strict=True)
     return [0.0 if math.isnan(log_var) and history.facts[name].learned else weight for weight, log_var in known]
 

@@ -54,7 +54,7 @@ def plot_weights(axis: Axes, points: Points, *, labels: Mapping[str, str] | None
     """
     history = _checked(points)
     units = {name: weight_unit(fact) for name, fact in history.facts.items()}
-    _plot_tasks(axis, history, "weight", _labels(history, labels, units))
+    _plot_tasks(axis, history, "precision", _labels(history, labels, units))
     laplace = any(fact.likelihood == "laplace" for fact in history.facts.values())
     axis.set_ylabel(r"effective weight $\sigma^{-2}$" + (" (Laplace: 1/b)" if laplace else ""))
     return axis

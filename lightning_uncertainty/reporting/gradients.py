@@ -39,7 +39,7 @@ class GradientSnapshot:
     Attributes:
         step: optimizer steps before it.
         norms: of the raw loss's gradient, by task; NaN for a task that did not take part.
-        coefficients: the factor before the raw loss in the total, by task.
+        factors: the factor before the raw loss in the total, by task.
         cosines: of the angle between the gradients of each pair, in the order of the tasks; -1 where they are opposed,
             NaN where one is zero or missing. Weights do not change it.
         extent: the lowest and the mean of the cosines, where they are not known one by one, as in a log of many tasks.
@@ -47,14 +47,14 @@ class GradientSnapshot:
 
     step: int
     norms: Mapping[str, float]
-    coefficients: Mapping[str, float]
+    factors: Mapping[str, float]
     cosines: Mapping[tuple[str, str], float]
     extent: tuple[float, float] | None = None
 
     @property
     def weighted_norms(self) -> dict[str, float]:
         """Of the task's part of the total, by task."""
-        return {name: self.coefficients[name] * norm for name, norm in self.norms.items()}
+        return {name: self.factors[name] * norm for name, norm in self.norms.items()}
 
     @property
     def lowest_and_mean(self) -> tuple[float, float]:
@@ -193,7 +193,7 @@ def state_of(snapshots: Sequence[GradientSnapshot]) -> dict[str, Any]:
     """As tensors, for a checkpoint; only those that have the tasks of the last one."""
     names = _names(snapshots) if snapshots else []
     kept = [snapshot for snapshot in snapshots if list(snapshot.norms) == names]
-    rows = [[*s.norms.values(), *s.coefficients.values(), *s.cosines.values()] for s in kept]
+    rows = [[*s.norms.values(), *s.factors.values(), *s.cosines.values()] for s in kept]
     return {"tasks": names, "at": [s.step for s in kept], "values": torch.tensor(rows)}
 
 
@@ -215,7 +215,7 @@ def of_logged(rows: Mapping[int, Mapping[str, float]]) -> list[GradientSnapshot]
     """What :meth:`GradientSnapshot.metrics` gave to a logger, by step, without the prefix.
 
     >>> of_logged({7: {"norm/a": 2.0, "weighted/a": 3.0, "cosine/lowest": 0.5, "cosine/mean": 0.5, "train_loss": 1.0}})
-    [GradientSnapshot(step=7, norms={'a': 2.0}, coefficients={'a': 1.5}, cosines={}, extent=(0.5, 0.5))]
+    [GradientSnapshot(step=7, norms={'a': 2.0}, factors={'a': 1.5}, cosines={}, extent=(0.5, 0.5))]
     """
     return list(_snapshots(rows))
 

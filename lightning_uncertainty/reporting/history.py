@@ -20,12 +20,12 @@ VERSION = 1
 CAPACITY = 1000  # points
 MOST_BYTES = 800_000  # of a saved history, so that with 300 tasks it stays under a megabyte
 
-_COLUMNS = ("log_var", "weight", "coefficient", "raw_loss")  # of each task and point; the rest follows from these
+_COLUMNS = ("log_var", "precision", "factor", "raw_loss")  # of each task and point; the rest follows from these
 _FACTS = ("likelihood", "unit", "learned", "nonfinite", "absent", "at_bound")
 
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)  # whatever was done to it
 
-QUANTITIES = ("log_var", "sigma", "weight", "raw_loss", "share")
+QUANTITIES = ("log_var", "sigma", "precision", "raw_loss", "share")
 """What :meth:`History.series` gives."""
 
 
@@ -71,7 +71,7 @@ class History:
         totals: the weighted sum with regularisers at each point; NaN where it is unknown.
         facts: by task.
         newest: the step of the newest snapshot that was added, -1 before the first.
-        relative: whether ``coefficient`` is known up to a factor only, as in what is read from a logger.
+        relative: whether ``factor`` is known up to a factor only, as in what is read from a logger.
 
     Raises:
         ValueError: if ``capacity`` is less than 2.
@@ -190,7 +190,7 @@ class History:
         """In how many steps a log has the same weights; -1 if one has others, or it has other tasks."""
         if {name for row in rows.values() for name in map(_weighed_task, row) if name} != set(self.facts):
             return -1
-        weights = {name: self.series("weight", name) for name in self.facts}
+        weights = {name: self.series("precision", name) for name in self.facts}
         both = [(rows[step - 1], index) for index, step in enumerate(self.steps) if step - 1 in rows]
         equal = (
             math.isclose(row.get(f"weight/{name}", math.nan), series[index], rel_tol=1e-5)
@@ -201,7 +201,7 @@ class History:
         return len(both) if all(equal) else -1
 
     def _forget_totals(self, *, since: float) -> None:
-        """What was logged has no regularisers, and coefficients only up to a factor."""
+        """What was logged has no regularisers, and factors only up to a common one."""
         self.relative = True
         self._kept = [replace(point, total=math.nan) if point.step > since else point for point in self._kept]
         if self._latest and self._latest.step > since:
@@ -269,7 +269,7 @@ class History:
         return [point.total for point in self._points]
 
     def series(self, quantity: str, task: str) -> list[float]:
-        """One of :data:`QUANTITIES` (or ``"coefficient"``) of a task at all points; NaN where there is none.
+        """One of :data:`QUANTITIES` (or ``"factor"``) of a task at all points; NaN where there is none.
 
         Raises:
             ValueError: if the task or the quantity is unknown.
@@ -295,7 +295,7 @@ class History:
         rows = []
         for point in self._points:
             pairs = zip(point.values[2 * size : 3 * size], point.values[3 * size :], strict=True)
-            terms = [coefficient * loss for coefficient, loss in pairs]
+            terms = [factor * loss for factor, loss in pairs]
             total = math.fsum(term for term in terms if math.isfinite(term))
             rows.append([term / total if total else math.nan for term in terms])
         return {name: [row[index] for row in rows] for index, name in enumerate(self.facts)}
@@ -385,7 +385,7 @@ def _weighed_task(key: str) -> str:
 def _logged_task(name: str, row: Mapping[str, float]) -> TaskSnapshot:
     sigma, weight, loss, share = (row.get(f"{key}/{name}", math.nan) for key in ("sigma", "weight", "loss", "share"))
     log_var = 2.0 * math.log(sigma) if sigma > 0.0 else math.nan
-    relative = share / loss if loss else 0.0  # the coefficients follow from the shares, up to a common factor
+    relative = share / loss if loss else 0.0  # the factors follow from the shares, up to a common one
     return TaskSnapshot("", log_var, sigma, weight, relative, loss, 0, None, True)
 
 
@@ -399,7 +399,7 @@ def _likelihood_from(rows: Sequence[Mapping[str, float]], name: str) -> str:
 
 
 def _cell(task: TaskSnapshot, column: str) -> float:
-    if not task.started and column in ("log_var", "weight"):
+    if not task.started and column in ("log_var", "precision"):
         return math.nan  # what stands there is a placeholder
     value: float = getattr(task, column)
     # Beyond the range of single precision, infinity: ``array`` would refuse.

@@ -192,7 +192,7 @@ def _cells(history: History, name: str, fact: TaskFacts, share: float) -> Iterat
     yield f"{losses[0]:.3g} -> {losses[-1]:.3g}{_unit(loss_unit(fact))}" if losses else "none"
     sigma = history.series("sigma", name)[-1]
     yield "" if math.isnan(sigma) else _number(sigma) + _unit(fact.unit)
-    yield _number(history.series("weight", name)[-1]) + _unit(weight_unit(fact))
+    yield _number(history.series("precision", name)[-1]) + _unit(weight_unit(fact))
     yield "" if math.isnan(share) else f"{share:.1%}"
     yield "" if fact.absent is None else f"{fact.absent / max(history.steps[-1], 1):.0%}"
     yield "" if fact.nonfinite is None else f"{fact.nonfinite:,}"

@@ -68,7 +68,7 @@ class LogVariances:
 
     def _derive(self) -> None:
         """The weights and regularisers, each of shape (K,); new tensors, for graphs that hold the old ones."""
-        self.weight = self.likelihoods.weight(self.value)
+        self.factor = self.likelihoods.factor(self.value)
         if self.regularizer.linear:
             self.offset = self._push * self.value
         else:
@@ -132,7 +132,7 @@ class LogVariances:
 
     def _gradient(self, raw_loss: Tensor, slope: Tensor | None) -> Tensor:
         """``Likelihood.derivative`` at the present ``s``, whose weights are known already, plus ``slope``."""
-        gradient = torch.addcmul(self._push, self._minus_rate * self.weight, raw_loss)
+        gradient = torch.addcmul(self._push, self._minus_rate * self.factor, raw_loss)
         return gradient if slope is None else gradient + slope
 
     def project(self) -> Tensor:

@@ -376,7 +376,7 @@ class UncertaintyCallback(CallbackBase):
         if self.prog_bar:
             prefix = f"{self.module}/" if self.module else ""
             trainer.progress_bar_metrics.update(
-                {f"{prefix}weight/{name}": float(f"{task.weight:.3g}") for name, task in snapshot.tasks.items()}
+                {f"{prefix}weight/{name}": float(f"{task.precision:.3g}") for name, task in snapshot.tasks.items()}
             )
 
     # ------------------------------------------------------------------------------------------------ checkpoints

@@ -31,12 +31,12 @@ class TaskGradients:
         self._weighting = weighting
         self._parameters = parameters
         self._vectors: Tensor | None = None  # a row per task; last in it, in how many calls the task took part
-        self._coefficients: Tensor | None = None
+        self._factors: Tensor | None = None
         self._calls: list[tuple[Mapping[str, Tensor | CrossEntropy], Tensor]] = []
 
-    def note(self, losses: Mapping[str, Tensor | CrossEntropy], coefficients: Tensor) -> None:
+    def note(self, losses: Mapping[str, Tensor | CrossEntropy], factors: Tensor) -> None:
         """Remember what the engine was called with, until :meth:`add`."""
-        self._calls.append((losses, coefficients))
+        self._calls.append((losses, factors))
 
     def add(self, factor: float, scale: float) -> None:
         """Add the gradients of the remembered losses; their graph stays, for the backward pass of the total.
@@ -47,7 +47,7 @@ class TaskGradients:
 
         """
         calls, self._calls = self._calls, []
-        for losses, self._coefficients in calls:
+        for losses, self._factors in calls:
             for index, name in enumerate(self._weighting.tasks):
                 if (loss := self._loss(name, index, losses)) is not None:
                     self._sum()[index, :-1] += self._finite_gradient(loss, scale) * factor
@@ -114,9 +114,9 @@ class TaskGradients:
         vectors, calls = vectors[:, :-1], vectors[:, -1]
         products = vectors @ vectors.T / world_size() ** 2
         products.diagonal().masked_fill_(calls == 0.0, math.nan)
-        coefficients = torch.full_like(calls, math.nan) if self._coefficients is None else self._coefficients
-        self._vectors = self._coefficients = None
-        rows = torch.cat([products, coefficients.to(products).unsqueeze(1)], dim=1).tolist()  # one transfer
+        factors = torch.full_like(calls, math.nan) if self._factors is None else self._factors
+        self._vectors = self._factors = None
+        rows = torch.cat([products, factors.to(products).unsqueeze(1)], dim=1).tolist()  # one transfer
         return _snapshot(step, list(self._weighting.tasks), rows)
 
 

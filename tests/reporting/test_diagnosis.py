@@ -232,7 +232,7 @@ def test_a_task_that_never_came_does_not_make_all_weights_equal(tmp_path):
             return {"a": 1.0 + 0.0 * super().losses(batch)["a"]}
 
     history = train_into(tmp_path, Never, {}, {})
-    assert history.series("coefficient", "a")[-1] == pytest.approx(history.series("coefficient", "b")[-1], rel=0.01)
+    assert history.series("factor", "a")[-1] == pytest.approx(history.series("factor", "b")[-1], rel=0.01)
     found = {each.finding: each.task for each in diagnose(history)}
     assert Finding.ALL_EQUAL not in found
     assert found[Finding.MOSTLY_ABSENT] == "b"

@@ -76,7 +76,7 @@ def test_a_plot_gives_back_its_axis_with_a_line_per_task_and_named_log_axes(plot
 
 @pytest.mark.parametrize(
     ("plot", "of"),
-    [(plot_weights, lambda t: t.weight), (plot_sigmas, lambda t: t.sigma), (plot_raw_losses, lambda t: t.raw_loss)],
+    [(plot_weights, lambda t: t.precision), (plot_sigmas, lambda t: t.sigma), (plot_raw_losses, lambda t: t.raw_loss)],
     ids=["weights", "sigmas", "raw losses"],
 )
 def test_the_lines_show_the_values_of_the_snapshots(plot, of):
@@ -187,7 +187,7 @@ def test_of_thirty_tasks_all_are_drawn_and_the_extremes_are_named():
     given = snapshots(names=named(30))
     drawn = plot_weights(axis(), given)
     assert len(drawn.lines) == 30
-    ordered = sorted(given[-1].tasks, key=lambda name: given[-1].tasks[name].weight)
+    ordered = sorted(given[-1].tasks, key=lambda name: given[-1].tasks[name].precision)
     assert {text.get_text() for text in drawn.texts} == {*ordered[:3], *ordered[-3:]}
 
 
@@ -197,10 +197,10 @@ def test_of_three_hundred_tasks_the_quantiles_are_drawn_and_the_extremes_are_nam
     assert drawn.lines[0].get_label() == "median"
     assert len(drawn.lines) == 7
     assert len(drawn.collections) == 3
-    ends = sorted(task.weight for task in given[-1].tasks.values())
+    ends = sorted(task.precision for task in given[-1].tasks.values())
     assert drawn.lines[0].get_ydata()[-1] == pytest.approx(ends[150], rel=0.1)
     everything = drawn.collections[0].get_paths()[0].vertices[:, 1]
-    assert everything.min() == pytest.approx(min(t.weight for s in given for t in s.tasks.values()), rel=1e-5)
+    assert everything.min() == pytest.approx(min(t.precision for s in given for t in s.tasks.values()), rel=1e-5)
     assert "300 tasks" in drawn.get_title(loc="left")
 
 

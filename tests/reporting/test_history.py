@@ -83,13 +83,13 @@ def test_tasks_may_come_and_go():
     history = grown(3, names=("a", "b"))
     history.add(snapshot(4, names=("c", "b")))
     assert history.tasks == ("c", "b")
-    assert history.series("weight", "b") == [2.0] * 4
-    assert [math.isnan(value) for value in history.series("weight", "c")] == [True, True, True, False]
+    assert history.series("precision", "b") == [2.0] * 4
+    assert [math.isnan(value) for value in history.series("precision", "c")] == [True, True, True, False]
 
 
 def test_unknown_tasks_and_quantities_are_named_with_those_that_are_known():
     with pytest.raises(ValueError, match=r"no task 'z' in this history. Known: 'a'"):
-        grown(1).series("weight", "z")
+        grown(1).series("precision", "z")
     with pytest.raises(ValueError, match=r"Unknown quantity 'w'. Known: 'log_var', 'sigma'"):
         grown(1).series("w", "a")
     with pytest.raises(ValueError, match="at least 2 points; got capacity=1"):
@@ -123,7 +123,7 @@ def test_what_is_not_finite_comes_back_too():
     assert history.series("raw_loss", "a")[1] == math.inf
     assert same(history, History.from_state_dict(history.state_dict()))
     back = History.from_json(json.loads(json.dumps(history.to_json(), allow_nan=False)))
-    assert back.series("weight", "a") == [2.0, 2.0]
+    assert back.series("precision", "a") == [2.0, 2.0]
 
 
 DAMAGES = {
@@ -164,7 +164,7 @@ def test_it_holds_the_first_step_the_logging_steps_the_ends_of_epochs_and_the_la
     assert callback.history.steps == [1, 10, 20, 24, 30, 40, 47]
     now = module.uncertainty.snapshot()
     for name, task in now.tasks.items():
-        assert callback.history.series("weight", name)[-1] == task.weight
+        assert callback.history.series("precision", name)[-1] == task.precision
         assert callback.history.series("sigma", name)[-1] == task.sigma
         assert callback.history.series("share", name)[-1] == pytest.approx(now.shares[name])
     assert callback.history.totals[-1] == pytest.approx(now.total)

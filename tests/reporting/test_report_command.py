@@ -151,7 +151,9 @@ def test_the_best_source_that_is_there_is_taken_and_named(whole, copied, gone, s
     missing = [note for note in found.notes if "There is n" in note or "A log has no" in note]
     assert len(missing) == {0: 0, 1: 1, 2: 2, 3: 2}[len(gone)]
     for name in history.tasks:
-        assert found.history.series("weight", name)[-1] == pytest.approx(history.series("weight", name)[-1], rel=1e-5)
+        assert found.history.series("precision", name)[-1] == pytest.approx(
+            history.series("precision", name)[-1], rel=1e-5
+        )
         assert (found.history.facts[name].absent is None) == bool(shift)
     ((name, snapshots),) = found.gradients.items()
     assert name == ("logged under gradients" if shift else "of encoder")
@@ -196,8 +198,8 @@ def test_a_killed_run_shows_its_checkpoint_and_then_its_log(killed, copied, caps
     assert last == KILLED_AT - 1  # an even step, the last that was logged
     index = history.steps.index(last)
     for name in history.tasks:  # what the run would have been, had it not been killed
-        weights = history.series("weight", name)[: index + 1]
-        assert found.history.series("weight", name) == pytest.approx(weights, rel=1e-5)
+        weights = history.series("precision", name)[: index + 1]
+        assert found.history.series("precision", name) == pytest.approx(weights, rel=1e-5)
     (snapshots,) = found.gradients.values()
     assert snapshots[-1].step == SAVED_AT  # one more than the checkpoint has
 
@@ -281,7 +283,7 @@ def test_logs_that_were_cut_off_give_whole_values_only(whole, copied, part):
         histories.append(some)
         assert 3 <= len(some) <= len(all_of_it)
         for name in some.tasks:
-            assert some.series("weight", name) == all_of_it.series("weight", name)[: len(some)]
+            assert some.series("precision", name) == all_of_it.series("precision", name)[: len(some)]
 
 
 def test_when_everything_is_damaged_every_reason_is_given_in_one_line(whole, copied, capsys):

@@ -151,7 +151,7 @@ def test_weighted_norms_have_the_factor_of_the_task_in_the_total(tmp_path):
     for snapshot in view.snapshots[1:]:  # in the first step the losses themselves decide
         weighted = {name: factors[snapshot.step][name] * norm for name, norm in snapshot.norms.items()}
         assert snapshot.weighted_norms == pytest.approx(weighted, rel=1e-6)
-    assert len({snapshot.coefficients["a"] for snapshot in view.snapshots}) > 10
+    assert len({snapshot.factors["a"] for snapshot in view.snapshots}) > 10
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def logged(callback):
     """By key and step of the logger, the weights that the history has."""
     points = [index for index, step in enumerate(callback.history.steps) if step % EVERY == 0]
     steps = [callback.history.steps[index] - 1 for index in points]
-    rows = {name: callback.history.series("weight", name) for name in callback.history.tasks}
+    rows = {name: callback.history.series("precision", name) for name in callback.history.tasks}
     return {f"uncertainty/weight/{n}": dict(zip(steps, (r[i] for i in points), strict=True)) for n, r in rows.items()}
 
 

@@ -63,7 +63,7 @@ def test_a_fit_ends_with_a_table_of_its_tasks(tmp_path, capsys):
             loss_unit,
             f"{task.sigma:.4g}",
             sigma_unit,
-            f"{task.weight:.4g}",
+            f"{task.precision:.4g}",
             weight_unit,
             f"{statistics.fmean(callback.history.shares()[name][-1:]):.1%}",  # the last tenth of these 48 steps
             "0%",

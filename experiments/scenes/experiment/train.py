@@ -84,7 +84,7 @@ def train(cell: Cell, settings: Settings) -> Outcome:
         (tested,) = _trainer().test(model, data, verbose=False)
     metrics = {task: METRICS[task].factor * tested[f"test/{task}"] for task in model.trained}
     snapshot = model.uncertainty.snapshot()
-    weights = {task: values.coefficient for task, values in snapshot.tasks.items()}
+    weights = {task: values.factor for task, values in snapshot.tasks.items()}
     return Outcome(metrics, weights, path, time.perf_counter() - begin)
 
 
