@@ -1,47 +1,235 @@
-"""What a look at the weights gives reason to say."""
+"""The one table of what can be wrong with a run: each finding with its sentence, its remedy and its rule.
+
+While a run trains, :func:`findings_of` asks what a single snapshot can answer. At the end,
+:func:`~lightning_uncertainty.reporting.diagnosis.diagnose` asks the whole history.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
 
-from lightning_uncertainty.snapshot import TaskSnapshot
+from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 
-__all__ = ["remarks"]
+__all__ = ["Diagnosis", "Finding", "Severity", "findings_of", "likelihood_of"]
+
+LAST_PART = 0.1  # of the steps: what "at the end" means
+FEWEST_STEPS, FEWEST_POINTS = 200, 10  # below, sigma has no time to arrive, and nobody could tell
+MOVED, STRAIGHT = 0.1, 0.8  # change of sigma at the end, and how much of its way there is in one direction
+EXPLODED = 1000.0  # growth of sigma^-2 since the start
+MOSTLY = 0.5  # of the steps
+DOMINANT = 0.9  # share
+DROWNED = 0.05  # of an equal share
+ALIKE = 0.05  # ratio of weights, less 1
+MOST_NATS = math.log(1e5)  # a uniform guess among 100,000 classes
+
+Severity = Literal["fault", "look", "fine"]
 
 
-def remarks(name: str, task: TaskSnapshot) -> Iterator[tuple[str, str]]:
-    """Subject and sentence of each remark on a task.
+@dataclass(eq=False)
+class _Texts:
+    severity: Severity
+    verdict: str
+    sentence: str
+    remedy: str
+    rule: str
 
-    Args:
-        name: of the task.
-        task: as it is now.
+
+class Finding(_Texts, Enum):
+    """A kind of finding with its texts, in which :meth:`about` fills in ``{...}``.
+
+    Attributes:
+        severity: ``"fault"``: mend it; ``"look"``: have a look; ``"fine"``: good to know.
+        verdict: A few words for a table.
+        sentence: What is the case.
+        remedy: What to do about it.
+        rule: When it is found.
+
+    >>> Finding.AT_BOUND.rule
+    'A bound holds s at the last step.'
     """
+
+    NEGATIVE_LOSS = (
+        "fault",
+        "negative loss",
+        "The loss of task {task!r} was negative (lowest mean of a step: {lowest:.3g}), which {likelihood} does not "
+        "allow for.",
+        "Its weight then only grows. If the loss is already a log-likelihood, give the task a fixed weight: "
+        "`tasks={{{task!r}: 1.0}}`.",
+        "A recorded raw loss is below 0, and the task is learned.",
+    )
+    NO_CROSS_ENTROPY = (
+        "fault",
+        "no mean cross entropy?",
+        "The loss of task {task!r} is {loss:.3g} nats, more than a uniform guess among 100,000 classes costs.",
+        "A loss summed over pixels or tokens has to be averaged; what is no cross entropy needs another likelihood.",
+        f"The likelihood is that of a classification, and the median raw loss is over ln(100,000) = {MOST_NATS:.1f}.",
+    )
+    CUT = (
+        "fault",
+        "cut in fp16",
+        "The loss of task {task!r} is in fp16, and its weight was beyond 65504, the largest number of fp16, so that "
+        "its gradient was cut there.",
+        "Compute that loss in single precision, from `.float()` of what goes into it.",
+        "The factor of an fp16 loss was beyond the range of fp16. Said while training only: a history does not record "
+        "it.",
+    )
+    NONFINITE = (
+        "look",
+        "not finite",
+        "The loss of task {task!r} was NaN or infinite in {calls}, and the task sat them out.",
+        'That is as it should be where labels were missing. If it diverged, find out where with `nonfinite="raise"`.',
+        "Its loss was NaN or infinite at least once.",
+    )
+    EXPLODES = (
+        "look",
+        "its weight explodes",
+        "The weight of task {task!r} grew {factor:.3g} times (as sigma^-2) {until}, because its loss goes to zero "
+        "({first:.3g} to {last:.3g}).",
+        "It may be overfitted: look at its validation loss. To hold the weight, use `freeze_after`, or raise "
+        "`min_variance_ratio`, for example to 0.01.",
+        f"sigma^-2 has grown over {EXPLODED:,.0f}-fold since the start, its loss fell over 100-fold, and at the end "
+        f"the lower bound holds s, or sigma still changed by over {MOVED:.0%}.",
+    )
+    AT_BOUND = (
+        "look",
+        "at its {bound} bound",
+        "The log-variance of task {task!r} is held by its {bound} bound (s = {log_var:.3g}).",
+        "Its weight no longer follows its loss. That is right for a loss that goes to zero; else set "
+        "`min_variance_ratio` or `bounds`.",
+        "A bound holds s at the last step.",
+    )
+    MOSTLY_ABSENT = (
+        "look",
+        "mostly missing",
+        "Task {task!r} took no part in {part:.0%} of the steps.",
+        "Its weight rests on few losses. Check that its labels reach training_step; sample its data more often.",
+        f"It sat out, left out or NaN, in over {MOSTLY:.0%} of the steps.",
+    )
+    MOVING = (
+        "look",
+        "still moving",
+        "Sigma of task {task!r} still {direction} at the end: by {change:.0%} in the last {last_part:.0%} of steps.",
+        "Train longer, or raise the learning rate of the weights: `lr=0.02`.",
+        f"Sigma changed by over {MOVED:.0%} from the last point before the last {LAST_PART:.0%} of the steps to the "
+        f"end, in one direction but for {1 - STRAIGHT:.0%} of its way.",
+    )
+    DOMINATES = (
+        "look",
+        "dominates",
+        "Task {task!r} is {share:.0%} of the weighted loss at the end.",
+        "The others hardly count, because its sigma is small for its loss. Train longer or raise `lr`, so that sigma "
+        "arrives; else check `bounds` and the fixed weights.",
+        f"Its mean share at the end (the last {LAST_PART:.0%} of the steps) is over {DOMINANT:.0%}. Tasks whose loss "
+        "went to zero do not count beside it: with no others, none dominates.",
+    )
+    DROWNS = (
+        "look",
+        "drowns",
+        "Task {task!r} is only {share:.2%} of the weighted loss at the end.",
+        "It hardly counts. Check its fixed weight or its bounds, and whether its loss is as it should be.",
+        f"Its mean share at the end is below {DROWNED:.0%} of an equal share.",
+    )
+    ALL_EQUAL = (
+        "look",
+        "as equal weights",
+        "All losses are weighed alike, within {ratio:.1%}.",
+        "The plugin changed little: equal weights would do.",
+        f"In the second half of the steps all tasks have had a loss, and the largest factor before a loss is at most "
+        f"{ALIKE:.0%} above the smallest.",
+    )
+    TOO_SHORT = (
+        "look",
+        "too short",
+        "The history has {points} points over {steps} steps, too few to tell whether sigma has arrived.",
+        "Train longer, or log more often: `log_every_n_steps`.",
+        f"It has fewer than {FEWEST_POINTS} points, or spans fewer than {FEWEST_STEPS} steps.",
+    )
+    NEGATIVE_TOTAL = (
+        "fine",
+        "negative total",
+        "The weighted total is negative ({total:.3g}). This is right: log sigma is negative for a sigma below 1.",
+        "Monitor `uncertainty/loss`, the sum of the raw losses, and not the total.",
+        "The total of the last step, regularisers included, is below 0, and no raw loss is.",
+    )
+    NOTHING = (
+        "fine",
+        "fine",
+        "Nothing stands out{where}: every sigma has settled, and no task dominates or drowns.",
+        "Judge the result by the metrics of each task, not by the weights.",
+        "No other finding, but for those that are fine.",
+    )
+
+    def about(self, task: str | None, **numbers: Any) -> Diagnosis:
+        """Return the finding with a task and its numbers filled in.
+
+        Args:
+            task: Name of the task; None if the finding is about the whole run.
+            **numbers: A value for each name in braces in the texts.
+        """
+        texts = (self.sentence, self.remedy, self.verdict)
+        return Diagnosis(self, task, *(text.format(task=task, **numbers) for text in texts))
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A finding with its numbers.
+
+    Attributes:
+        finding: The kind of finding.
+        task: Name of the task; None if it is about the whole run.
+        sentence: What is the case.
+        remedy: What to do about it.
+        verdict: A few words for a table.
+    """
+
+    finding: Finding
+    task: str | None
+    sentence: str
+    remedy: str
+    verdict: str
+
+    @property
+    def subject(self) -> str:
+        """A key that stays the same while the numbers change, to say each finding of a task once."""
+        return f"{self.finding.name} {self.task}"
+
+    def __str__(self) -> str:
+        return f"{self.sentence} {self.remedy}"
+
+
+def findings_of(snapshot: Snapshot) -> list[Diagnosis]:
+    """Return the findings that a single snapshot can answer, task by task. Changes nothing and warns of nothing."""
+    return [each for name, task in snapshot.tasks.items() for each in _of_task(name, task)]
+
+
+def _of_task(name: str, task: TaskSnapshot) -> Iterator[Diagnosis]:
     if task.nonfinite:
-        yield (
-            f"nonfinite {name}",
-            f"The loss of task {name!r} was NaN or infinite in {task.nonfinite} calls so far; the task sat them out. "
-            "If labels were missing, leave the key out of the losses; if it diverges, find out where with "
-            'nonfinite="raise".',
-        )
+        yield Finding.NONFINITE.about(name, calls=counted_calls(task.nonfinite))
     if task.lowest_loss < 0.0 and task.sigma is not None and task.likelihood != "softmax_exact":
-        yield (
-            f"negative {name}",
-            f"The loss of task {name!r} was negative (mean of a step: {task.lowest_loss:.3g}), which the "
-            f"{task.likelihood} likelihood does not allow for: its weight then only grows. If the loss is already a "
-            "log-likelihood, give "
-            f"it a fixed weight: tasks={{{name!r}: 1.0}}.",
-        )
+        yield Finding.NEGATIVE_LOSS.about(name, lowest=task.lowest_loss, likelihood=likelihood_of(task.likelihood))
     if task.cut:
-        yield (
-            f"cut {name}",
-            f"The loss of task {name!r} is in fp16, and its weight was beyond 65504, the largest number of fp16, so "
-            "that its gradient was cut there. Compute that loss in single precision, from `.float()` of what goes into "
-            "it.",
-        )
+        yield Finding.CUT.about(name)
     if task.at_bound and task.started:
-        yield (
-            f"bound {name}",
-            f"The log-variance of task {name!r} is held by its {task.at_bound} bound ({task.log_var:.3g}), so its "
-            "weight no longer follows its loss. That is right for a loss that goes to zero; else set "
-            "`min_variance_ratio` or `bounds`.",
-        )
+        yield Finding.AT_BOUND.about(name, bound=task.at_bound, log_var=task.log_var)
+
+
+def counted_calls(number: int) -> str:
+    """Return the number with its noun.
+
+    >>> counted_calls(1), counted_calls(2)
+    ('1 call', '2 calls')
+    """
+    return f"{number} call{'s' if number > 1 else ''}"
+
+
+def likelihood_of(name: str) -> str:
+    """Return what a sentence calls a likelihood, whose name is empty where a logger's file does not tell it.
+
+    >>> likelihood_of("laplace"), likelihood_of("")
+    ('the laplace likelihood', 'its likelihood')
+    """
+    return f"the {name} likelihood" if name else "its likelihood"

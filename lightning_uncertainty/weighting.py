@@ -19,7 +19,7 @@ from lightning_uncertainty.engine.losses import CompiledKeys, RawLosses, SampleC
 from lightning_uncertainty.engine.state import HostFlag, SavedState, read_state, unmatched, write_state
 from lightning_uncertainty.engine.total import weighted_sum
 from lightning_uncertainty.engine.window import LossWindow, sum_over_ranks, world_size
-from lightning_uncertainty.findings import remarks
+from lightning_uncertainty.findings import findings_of
 from lightning_uncertainty.likelihoods import LikelihoodVector
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
@@ -379,9 +379,10 @@ class UncertaintyWeighting:
                 cut=bool(cut),
                 unit=task.unit,
             )
-            for subject, sentence in remarks(name, tasks[name]):
-                self._notices.warn(subject, sentence)
-        return Snapshot(steps, tasks)
+        snapshot = Snapshot(steps, tasks)
+        for found in findings_of(snapshot):
+            self._notices.warn(found.subject, str(found))
+        return snapshot
 
     @property
     def log_vars(self) -> dict[str, float]:

@@ -392,7 +392,7 @@ def test_a_loss_that_is_not_finite_sits_out_is_counted_and_named_once(value):
     assert torch.isfinite(total)
     assert losses["a"].grad.item() == 0.0
     assert losses["b"].grad.item() > 0.0
-    with pytest.warns(UncertaintyWarning, match="The loss of task 'a' was NaN or infinite in 1 calls") as caught:
+    with pytest.warns(UncertaintyWarning, match="The loss of task 'a' was NaN or infinite in 1 call,") as caught:
         snapshot = weighting.snapshot()
     assert len(caught) == 1
     assert snapshot.tasks["a"].nonfinite == 1
@@ -408,7 +408,7 @@ def test_a_float64_loss_beyond_single_precision_sits_out_and_is_counted():
     weighting(losses_of(a=3.0)).backward()
     weighting.step()
     assert loss.grad.item() == 0.0
-    with pytest.warns(UncertaintyWarning, match="'a' was NaN or infinite in 1 calls"):
+    with pytest.warns(UncertaintyWarning, match="'a' was NaN or infinite in 1 call,"):
         assert weighting.snapshot().tasks["a"].raw_loss == 3.0
 
 

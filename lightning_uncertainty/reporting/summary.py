@@ -11,14 +11,8 @@ from importlib.util import find_spec
 from itertools import groupby
 from typing import TYPE_CHECKING, TextIO
 
-from lightning_uncertainty.reporting.diagnosis import (
-    Diagnosis,
-    Finding,
-    Severity,
-    diagnose,
-    shares_at_the_end,
-    verdicts,
-)
+from lightning_uncertainty.findings import Diagnosis, Finding, Severity
+from lightning_uncertainty.reporting.diagnosis import diagnose, shares_at_the_end, verdicts
 from lightning_uncertainty.reporting.history import History, TaskFacts
 
 if TYPE_CHECKING:

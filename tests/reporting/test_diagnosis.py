@@ -10,7 +10,8 @@ from lightning_uncertainty import CrossEntropy, Snapshot, UncertaintyCallback
 from lightning_uncertainty.demo.folder import OutputFolder
 from lightning_uncertainty.demo.options import Options
 from lightning_uncertainty.demo.run import LEARNED, prepare, train
-from lightning_uncertainty.reporting.diagnosis import Finding, diagnose, verdicts
+from lightning_uncertainty.findings import Finding
+from lightning_uncertainty.reporting.diagnosis import diagnose, verdicts
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.summary import summarize
 from lightning_uncertainty.snapshot import TaskSnapshot
@@ -141,7 +142,7 @@ def test_a_run_into_a_fault_has_the_finding_and_no_other(tmp_path, cls, options,
 
 
 def test_every_finding_is_trained_into():
-    assert set.union(*(expected for *_, expected in RUNS.values())) == set(Finding)
+    assert set.union(*(expected for *_, expected in RUNS.values())) == set(Finding) - {Finding.CUT}  # in test_precision
 
 
 def test_the_demo_has_no_finding(tmp_path):
@@ -178,7 +179,7 @@ def test_a_diagnosis_names_the_task_its_numbers_and_a_remedy():
         history.add(Snapshot(step, tasks))
     first, second = diagnose(history)
     assert (first.finding, first.task) == (Finding.NONFINITE, "depth")
-    assert str(first).startswith("The loss of task 'depth' was NaN or infinite in 7 calls, and the task sat out there.")
+    assert str(first).startswith("The loss of task 'depth' was NaN or infinite in 7 calls, and the task sat them out.")
     assert first.finding.severity == "look"  # the way to say that labels are missing
     assert second.sentence == "Task 'depth' took no part in 67% of the steps."
     assert verdicts(history, [first, second]) == {"depth": "not finite, mostly missing", "aux": "fixed weight"}

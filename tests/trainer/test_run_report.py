@@ -14,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import lightning_uncertainty._arguments as extras
 from lightning_uncertainty import Snapshot, UncertaintyCallback, UncertaintyWarning
+from lightning_uncertainty.findings import Finding
 from lightning_uncertainty.reporting import page, summary
-from lightning_uncertainty.reporting.diagnosis import Finding, diagnose
+from lightning_uncertainty.reporting.diagnosis import diagnose
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import build_page, write_page
 from lightning_uncertainty.reporting.summary import COLUMNS, MOST_ROWS, as_text, print_summary, summarize
