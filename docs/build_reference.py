@@ -34,17 +34,6 @@ MODULES = (  # what users import, and what they are given; the package itself ha
     "reporting.page",
     "reporting.run_folder",
     "reporting.summary",
-    "scenes.average_precision",
-    "scenes.batch",
-    "scenes.cityscapes",
-    "scenes.data",
-    "scenes.generator",
-    "scenes.instances",
-    "scenes.metrics",
-    "scenes.model",
-    "scenes.network",
-    "scenes.prediction_figure",
-    "scenes.street",
 )
 _ROLE = re.compile(r":(?:mod|func|data|class|meth|attr|exc):`~?([\w.]+)`")
 _MATH = re.compile(r"^\.\. math:: *(.+(?:\n[ \t]+\S.*)*)$", re.MULTILINE)

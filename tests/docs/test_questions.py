@@ -20,14 +20,14 @@ SHOWN = {
     ],
     "What do I monitor and stop on?": [
         "code",
-        "test_callback.py::test_checkpoints_and_early_stopping_can_monitor_them",
+        "trainer/test_callback.py::test_checkpoints_and_early_stopping_can_monitor_them",
     ],
     "What is the validation loss?": [
-        "test_callback.py::test_validation_test_and_sanity_check_may_weigh_and_change_nothing"
+        "trainer/test_callback.py::test_validation_test_and_sanity_check_may_weigh_and_change_nothing"
     ],
     "Sum or mean, over pixels and samples?": [
-        "test_diagnosis.py::test_a_run_into_a_fault_has_the_finding_and_no_other",
-        "test_samples.py::test_s_learns_from_that_mean_as_from_one_call_with_all_samples",
+        "reporting/test_diagnosis.py::test_a_run_into_a_fault_has_the_finding_and_no_other",
+        "engine/test_samples.py::test_s_learns_from_that_mean_as_from_one_call_with_all_samples",
     ],
     "Do the losses need the same scale?": [
         "code",
@@ -39,7 +39,7 @@ SHOWN = {
     ],
     "My weights do not move": [
         "test_without_a_step_nothing_is_learned_and_70_steps_double_a_weight",
-        "test_callback.py::test_a_module_that_never_weighs_is_told",
+        "trainer/test_callback.py::test_a_module_that_never_weighs_is_told",
     ],
     "Why does the weight of an easy task grow?": [
         "code",
@@ -56,22 +56,22 @@ SHOWN = {
     ],
     "Can one weight be fixed?": ["test_weighting.py::test_fixed_tasks_take_no_part"],
     "How many tasks, and at what cost?": [
-        "test_costs.py::test_operations_of_a_step",
-        "test_history.py::test_a_callbacks_state_stays_under_a_megabyte",
+        "benchmarks/test_costs.py::test_operations_of_a_step",
+        "reporting/test_history.py::test_a_callbacks_state_stays_under_a_megabyte",
         "test_each_task_has_the_same_share_however_many_there_are",
     ],
     "Does my optimizer, weight decay or clipping touch sigma?": [
-        "test_callback.py::test_weight_decay_clipping_and_schedules_of_the_user_do_not_reach_s",
-        "test_callback.py::test_nothing_of_it_is_in_the_module_or_its_optimizer",
+        "trainer/test_callback.py::test_weight_decay_clipping_and_schedules_of_the_user_do_not_reach_s",
+        "trainer/test_callback.py::test_nothing_of_it_is_in_the_module_or_its_optimizer",
     ],
     "Do I have to tune my learning rate anew?": ["test_the_gradient_does_not_fade_as_the_losses_fall"],
     "AMP, bf16, fp16?": [
-        "test_matrix.py::test_s_learns_in_single_precision_and_resumes_bit_for_bit",
-        "test_precision.py::test_an_overflow_in_one_loss_leaves_its_s_and_lets_the_others_learn",
+        "trainer/test_matrix.py::test_s_learns_in_single_precision_and_resumes_bit_for_bit",
+        "trainer/test_precision.py::test_an_overflow_in_one_loss_leaves_its_s_and_lets_the_others_learn",
     ],
     "DDP, FSDP, many nodes?": [
-        "test_ddp.py::test_the_ranks_are_bit_identical_after_every_epoch",
-        "test_sharded.py::test_the_ranks_are_bit_identical_after_every_epoch",
+        "trainer/test_ddp.py::test_the_ranks_are_bit_identical_after_every_epoch",
+        "trainer/test_sharded.py::test_the_ranks_are_bit_identical_after_every_epoch",
         "test_weighting.py::test_accumulation_takes_the_mean_of_the_micro_batches",
     ],
     "Some samples lack labels of a task": [
@@ -83,31 +83,35 @@ SHOWN = {
         "test_compile.py::test_each_set_of_keys_costs_one_graph_and_its_return_none",
     ],
     "Two optimizers, a GAN?": [
-        "test_callback.py::test_manual_optimisation_with_two_optimizers_steps_once_per_batch",
-        "test_inner_modules.py::test_each_module_learns_as_if_it_were_alone",
+        "trainer/test_callback.py::test_manual_optimisation_with_two_optimizers_steps_once_per_batch",
+        "trainer/test_inner_modules.py::test_each_module_learns_as_if_it_were_alone",
         "test_weighting.py::test_a_negative_loss_is_named_once",
     ],
     "How do I resume, add or remove it?": [
-        "test_checkpoints.py::test_resumed_equals_uninterrupted_bit_for_bit",
-        "test_checkpoints.py::test_the_plugin_can_be_added_to_an_existing_checkpoint",
-        "test_checkpoints.py::test_the_plugin_can_be_removed_from_an_existing_checkpoint",
-        "test_checkpoints.py::test_tasks_may_change_between_runs",
-        "test_checkpoints.py::test_load_from_checkpoint_without_a_trainer_gives_sigma_back",
+        "trainer/test_checkpoints.py::test_resumed_equals_uninterrupted_bit_for_bit",
+        "trainer/test_checkpoints.py::test_the_plugin_can_be_added_to_an_existing_checkpoint",
+        "trainer/test_checkpoints.py::test_the_plugin_can_be_removed_from_an_existing_checkpoint",
+        "trainer/test_checkpoints.py::test_tasks_may_change_between_runs",
+        "trainer/test_checkpoints.py::test_load_from_checkpoint_without_a_trainer_gives_sigma_back",
     ],
     "How do I use it without Lightning?": [
-        "test_ecosystem.py::test_a_plain_torch_loop_equals_the_trainer",
+        "trainer/test_ecosystem.py::test_a_plain_torch_loop_equals_the_trainer",
         "test_ranks_without_trainer.py::test_the_example_in_plain_torch_learns_the_same_on_both_ranks",
     ],
     "Does it beat a search by hand?": ["test_numbers_of_the_scenes_are_those_of_their_page"],
-    "The learned weights are all equal": ["test_diagnosis.py::test_a_run_into_a_fault_has_the_finding_and_no_other"],
+    "The learned weights are all equal": [
+        "reporting/test_diagnosis.py::test_a_run_into_a_fault_has_the_finding_and_no_other"
+    ],
     "Can I use the weights at the end as fixed ones?": ["code", "test_numbers_of_the_scenes_are_those_of_their_page"],
     "What is sigma, and in which unit?": [
         "test_learning.py::test_known_noise_is_learned_to_3_percent_by_default_settings"
     ],
     "Is sigma the uncertainty of a prediction?": [
-        "test_ecosystem.py::test_predicting_needs_nothing_and_changes_nothing"
+        "trainer/test_ecosystem.py::test_predicting_needs_nothing_and_changes_nothing"
     ],
-    "What do I write in a paper?": ["test_run_report.py::test_history_picture_and_page_lie_beside_the_loggers_files"],
+    "What do I write in a paper?": [
+        "trainer/test_run_report.py::test_history_picture_and_page_lie_beside_the_loggers_files"
+    ],
 }
 
 
@@ -123,7 +127,7 @@ def test_every_question_has_its_proof_and_every_proof_is_there():
         for proof in proofs:
             file, _, name = proof.rpartition("::")
             if proof != "code":
-                assert f"def {name}(" in (ROOT / "tests" / (file or "test_questions.py")).read_text(), proof
+                assert f"def {name}(" in (ROOT / "tests" / (file or "docs/test_questions.py")).read_text(), proof
 
 
 def test_the_code_of_the_page_runs_and_prints_what_stands_there():
