@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,7 @@ from lightning_uncertainty.strategies.adam import MaskedAdam
 from lightning_uncertainty.strategies.uncertainty import LogVariances
 from lightning_uncertainty.tasks import Task, TaskSpecs, parse_tasks
 
-__all__ = ["UncertaintyWeighting"]
+__all__ = ["UncertaintyWeighting", "WeightingOptions"]
 
 _LOOK_EVERY = 100  # steps
 _HALF_MAX = torch.finfo(torch.float16).max
@@ -540,6 +540,23 @@ class UncertaintyWeighting:
                 f"The checkpoint was trained with regularizer={saved.regularizer!r}, and this is "
                 f"{self.regularizer.name!r}: sigma will move to another optimum.",
             )
+
+
+class WeightingOptions(TypedDict, total=False):
+    """The options of :class:`UncertaintyWeighting`, for the types of functions that pass them on."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    init: float | Literal["auto"]
+    regularizer: str | Regularizer
+    bounds: tuple[float, float]
+    min_variance_ratio: float
+    warmup_steps: int
+    warmup: Literal["initial", "equal"]
+    freeze_after: int | None
+    nonfinite: Literal["skip", "raise"]
+    process_group: dist.ProcessGroup | None
 
 
 def _initial(task: Task, default: float | Literal["auto"], bounds: tuple[float, float]) -> float | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 
 from lightning_uncertainty._arguments import suggest
 from lightning_uncertainty._warnings import Notices
@@ -29,6 +28,9 @@ from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
+    from typing_extensions import Unpack
+
+    from lightning_uncertainty.weighting import WeightingOptions
 
 __all__ = ["UncertaintyCallback"]
 
@@ -65,10 +67,7 @@ class UncertaintyCallback(CallbackBase):
         summary: print what became of each task at the end of ``fit``.
         report: write the history of the weights, a picture and a page beside the logger's files at the end of ``fit``,
             and give the picture to the loggers that take one. Without a logger nothing is written.
-        lr, betas, eps, init: as in :class:`~lightning_uncertainty.UncertaintyWeighting`.
-        regularizer, bounds, min_variance_ratio: likewise.
-        warmup_steps, warmup, freeze_after: likewise.
-        nonfinite, process_group: likewise.
+        **options: Options of :class:`~lightning_uncertainty.UncertaintyWeighting`, from ``lr`` to ``process_group``.
 
     Raises:
         ValueError: if an argument is not valid.
@@ -91,40 +90,16 @@ class UncertaintyCallback(CallbackBase):
         name: str = "uncertainty",
         summary: bool = True,
         report: bool = True,
-        lr: float = 1e-2,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        init: float | Literal["auto"] = "auto",
-        regularizer: str = "log_sigma",
-        bounds: tuple[float, float] = (-40.0, 40.0),
-        min_variance_ratio: float = 1e-4,
-        warmup_steps: int = 0,
-        warmup: Literal["initial", "equal"] = "initial",
-        freeze_after: int | None = None,
-        nonfinite: Literal["skip", "raise"] = "skip",
-        process_group: dist.ProcessGroup | None = None,
+        **options: Unpack[WeightingOptions],
     ) -> None:
         super().__init__()
         if not (log_prefix and name):
             raise ValueError(f"log_prefix and name must not be empty; got {log_prefix!r} and {name!r}.")
         self.tasks = None if tasks is None else parse_tasks(tasks)
         self.module, self.log_prefix, self.prog_bar, self.name = module, log_prefix, prog_bar, name
-        self._options: dict[str, Any] = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "init": init,
-            "regularizer": regularizer,
-            "bounds": bounds,
-            "min_variance_ratio": min_variance_ratio,
-            "warmup_steps": warmup_steps,
-            "warmup": warmup,
-            "freeze_after": freeze_after,
-            "nonfinite": nonfinite,
-            "process_group": process_group,
-        }
+        self._options = options
         # The tasks may come with the module; what is wrong with the options is better said now.
-        UncertaintyWeighting(self.tasks or {"any": 1.0}, **self._options)
+        UncertaintyWeighting(self.tasks or {"any": 1.0}, **options)
         self._weighting: UncertaintyWeighting | None = None
         self._notices = Notices()
         self._trainer: Trainer | None = None  # while it trains
@@ -173,7 +148,7 @@ class UncertaintyCallback(CallbackBase):
         module = self._module_in(pl_module)
         if stage == "fit":
             given = attached_weighting(module) if was_given(module) else None
-            check_processes(trainer, pl_module, given.process_group if given else self._options["process_group"])
+            check_processes(trainer, pl_module, given.process_group if given else self._options.get("process_group"))
         self._check_apart(trainer, pl_module)
         before, self._weighting = self._weighting, self._weighting_for(module)
         if self._weighting is not before:
@@ -415,6 +390,11 @@ class UncertaintyCallback(CallbackBase):
         if state_dict:
             self.weighting.load_state_dict(state_dict)
             self._report.load(state_dict.get("history"))
+
+
+# At run time the options are untyped: jsonargparse then follows them to the signature of the engine, which also has
+# their defaults. What it makes of a TypedDict has none (4.53), or cannot be parsed (4.39).
+UncertaintyCallback.__init__.__annotations__["options"] = Any
 
 
 def _nothing_learned(snapshot: Snapshot, waiting: bool) -> str:

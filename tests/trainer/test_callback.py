@@ -2,6 +2,7 @@ import contextlib
 import copy
 import math
 import pickle
+from inspect import signature
 from types import SimpleNamespace
 
 import lightning as L
@@ -17,6 +18,7 @@ from lightning_uncertainty import (
     UncertaintyWarning,
     UncertaintyWeighting,
 )
+from lightning_uncertainty.weighting import WeightingOptions
 from tests.models import TASKS, Plain, Returned, Validated, Weighed, batches, fit, trainer
 
 # ---------------------------------------------------------------------------------------------------- both ways
@@ -391,3 +393,9 @@ def test_pipeline_stages_are_refused_unless_a_group_is_given(tmp_path):
     module._device_mesh = SimpleNamespace(mesh_dim_names=("pipeline_parallel", "data_parallel"))
     with pytest.raises(ValueError, match=r"SingleDeviceStrategy has pipeline stages .*'pipeline_parallel'.*group="):
         fit(tmp_path, module)
+
+
+def test_type_checkers_know_every_option_of_the_engine():
+    known = {name: hint.__forward_arg__ for name, hint in WeightingOptions.__annotations__.items()}
+    parameters = signature(UncertaintyWeighting).parameters.values()
+    assert known == {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY}
