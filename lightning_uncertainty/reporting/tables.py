@@ -1,0 +1,143 @@
+"""Tables of text: the only place that writes them as plain text, through rich, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+__all__ = ["Table", "csv_text"]
+
+
+@dataclass(frozen=True)
+class Table:
+    r"""A table of text that can be written in several forms. ``print`` shows it in columns.
+
+    Attributes:
+        header: Titles of the columns.
+        rows: Cells of each row, as many as the header has.
+        left: Indices of the columns that are aligned left. All others are aligned right.
+        title: A line above the table, or "".
+        caption: A line below the table, or "".
+        sections: Indices of the rows that begin a section: a rule is drawn above them.
+        bold: Indices of the rows that are printed in bold.
+        styles: Styles of rich for single cells, by row and column, such as ``{(0, 2): "red"}``.
+
+    Example:
+        >>> table = Table(["task", "loss"], [["depth", "0.25"], ["a|b", "10"]], caption="raw losses")
+        >>> print(table)
+        task   loss
+        -----------
+        depth  0.25
+        a|b      10
+        raw losses
+        >>> print(table.markdown())
+        | task | loss |
+        | --- | ---: |
+        | depth | 0.25 |
+        | a\|b | 10 |
+        <BLANKLINE>
+        raw losses
+        <BLANKLINE>
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: Collection[int] = (0,)
+    title: str = ""
+    caption: str = ""
+    sections: Collection[int] = ()
+    bold: Collection[int] = ()
+    styles: Mapping[tuple[int, int], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.header) for row in self.rows):
+            raise ValueError(f"Each row needs {len(self.header)} cells, one for each title: {list(self.header)}.")
+
+    def only(self, columns: Sequence[int]) -> Table:
+        """Return the same table with these columns alone, in this order."""
+        place = {column: index for index, column in enumerate(columns)}
+        return Table(
+            [self.header[column] for column in columns],
+            [[row[column] for column in columns] for row in self.rows],
+            {place[column] for column in self.left if column in place},
+            self.title,
+            self.caption,
+            self.sections,
+            self.bold,
+            {(row, place[column]): style for (row, column), style in self.styles.items() if column in place},
+        )
+
+    def plain(self) -> str:
+        """Return the table in columns of spaces, for any terminal and log."""
+        lines = list(self._aligned())
+        rule = "-" * max(map(len, lines))
+        for index in sorted(self.sections, reverse=True):
+            lines.insert(index + 1, rule)
+        lines.insert(1, rule)
+        return "\n".join([*filter(None, [self.title]), *lines, *filter(None, [self.caption])])
+
+    def _aligned(self) -> Iterator[str]:
+        everything = [self.header, *self.rows]
+        widths = [max(len(row[column]) for row in everything) for column in range(len(self.header))]
+        for row in everything:
+            cells = zip(row, widths, strict=True)
+            aligned = [c.ljust(width) if i in self.left else c.rjust(width) for i, (c, width) in enumerate(cells)]
+            yield "  ".join(aligned).rstrip()
+
+    def markdown(self) -> str:
+        """Return the table in Markdown. A bar inside a cell is escaped."""
+        header, *body = [[cell.replace("|", "\\|") for cell in row] for row in (self.header, *self.rows)]
+        rule = ["---" if column in self.left else "---:" for column in range(len(header))]
+        lines = [f"| {' | '.join(line)} |\n" for line in (header, rule, *body)]
+        title, caption = f"**{self.title}**\n\n" if self.title else "", f"\n{self.caption}\n" if self.caption else ""
+        return title + "".join(lines) + caption
+
+    def csv(self) -> str:
+        """Return header and rows as CSV."""
+        return csv_text(self.header, self.rows)
+
+    def rich(self, *, fixed: Collection[int] = ()) -> RichTable:
+        """Return the table for a console of rich.
+
+        Args:
+            fixed: Indices of the columns that are never wrapped, however narrow the console is.
+        """
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(box=box.SIMPLE_HEAD, title_justify="left", show_edge=False, pad_edge=False)
+        table.title, table.caption = self.title or None, self.caption or None
+        for column, title in enumerate(self.header):
+            justify: Literal["left", "right"] = "left" if column in self.left else "right"
+            table.add_column(Text(title), justify=justify, no_wrap=column in fixed)
+        for index, row in enumerate(self.rows):
+            if index in self.sections:
+                table.add_section()
+            cells = [Text(cell, self.styles.get((index, column), "")) for column, cell in enumerate(row)]
+            table.add_row(*cells, style="bold" if index in self.bold else None)
+        return table
+
+    def __str__(self) -> str:
+        return self.plain()
+
+
+def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    r"""Return rows of numbers and words as CSV. An unknown value, None or NaN, is an empty field.
+
+    >>> csv_text(["task", "loss"], [["depth", 0.25], ["normals", float("nan")]])
+    'task,loss\ndepth,0.25\nnormals,\n'
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow(["" if isinstance(value, float) and math.isnan(value) else value for value in row])
+    return text.getvalue()

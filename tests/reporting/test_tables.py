@@ -1,0 +1,68 @@
+import csv
+import io
+
+import pytest
+from rich.console import Console
+
+from lightning_uncertainty.reporting.tables import Table, csv_text
+
+TABLE = Table(
+    ["task", "loss", "verdict"],
+    [["depth [m]", "0.25", "learned"], ["a|b", "10", ""], ["mean", "5.125", "fine"]],
+    left=(0, 2),
+    title="Losses",
+    caption="raw, not weighted",
+    sections=[2],
+    bold=[2],
+    styles={(0, 2): "red"},
+)
+
+
+def test_plain_text_aligns_columns_and_draws_a_rule_above_each_section():
+    assert TABLE.plain().split("\n") == [
+        "Losses",
+        "task        loss  verdict",
+        "-------------------------",
+        "depth [m]   0.25  learned",
+        "a|b           10",
+        "-------------------------",
+        "mean       5.125  fine",
+        "raw, not weighted",
+    ]
+
+
+def test_markdown_aligns_and_escapes():
+    assert TABLE.markdown() == (
+        "**Losses**\n\n"
+        "| task | loss | verdict |\n| --- | ---: | --- |\n| depth [m] | 0.25 | learned |\n| a\\|b | 10 |  |\n"
+        "| mean | 5.125 | fine |\n"
+        "\nraw, not weighted\n"
+    )
+
+
+def test_csv_is_read_back_as_it_was():
+    assert list(csv.reader(io.StringIO(TABLE.csv()))) == [TABLE.header, *TABLE.rows]
+    assert csv_text(["a", "b"], [[float("nan"), None], ['"', "x,y"]]) == 'a,b\n,\n"""","x,y"\n'
+
+
+def test_rich_shows_brackets_as_they_are_and_the_styles_that_were_asked_for():
+    console = Console(record=True, width=60, file=io.StringIO(), force_terminal=True, color_system="standard")
+    console.print(TABLE.rich())
+    text = console.export_text(styles=True)
+    assert "depth [m]" in text
+    assert "\x1b[31mlearned\x1b[0m" in text
+    assert "\x1b[1mmean" in text
+    assert "raw, not weighted" in text
+
+
+def test_some_columns_keep_their_places_and_styles():
+    narrow = TABLE.only([2, 0])
+    assert narrow.header == ["verdict", "task"]
+    assert narrow.rows[0] == ["learned", "depth [m]"]
+    assert narrow.left == {0, 1}
+    assert narrow.styles == {(0, 0): "red"}
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match=r"Each row needs 2 cells, one for each title: \['task', 'loss'\]"):
+        Table(["task", "loss"], [["depth"]])
