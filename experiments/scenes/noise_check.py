@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from experiments.scenes.batch import SceneBatch, pick
-from experiments.scenes.generator import SceneGenerator
-from experiments.scenes.label_noise import LabelNoise
-from experiments.scenes.losses import masked_errors, scene_losses
-from experiments.scenes.street import CLASS_NAMES
+from experiments.scenes.data.batch import SceneBatch, pick
+from experiments.scenes.data.generator import SceneGenerator
+from experiments.scenes.data.label_noise import LabelNoise
+from experiments.scenes.data.street import CLASS_NAMES
+from experiments.scenes.model.losses import masked_errors, scene_losses
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 __all__ = ["LEVELS", "NoiseResult", "check_noise"]

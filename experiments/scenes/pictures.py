@@ -1,157 +1,230 @@
-"""Scenes, their labels and predictions as pictures beside each other."""
+"""Scenes as pictures beside each other: exact and noisy labels, and what a network sees."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.scenes.batch import SceneBatch
-from experiments.scenes.generator import SceneGenerator
-from experiments.scenes.label_noise import LabelNoise
-from experiments.scenes.street import CLASS_NAMES
+from experiments.scenes.data.batch import IGNORE, SceneBatch, pick
+from experiments.scenes.data.centres import pixel_positions
+from experiments.scenes.data.generator import SceneGenerator
+from experiments.scenes.data.label_noise import LabelNoise
+from experiments.scenes.data.street import CLASS_NAMES
+from experiments.scenes.model.instances import Instances, group_instances
 from lightning_uncertainty._arguments import require
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-    Picture = NDArray[np.float64]
+__all__ = ["STREET", "Palette", "contact_sheet", "prediction_figure"]
 
-__all__ = ["class_picture", "depth_picture", "offset_picture", "save_contact_sheet", "save_predictions"]
-
-# Okabe and Ito; road and sky in grey and light blue, as in a street.
-_CLASS_COLOURS = ("#6B6B6B", "#B9DDF1", "#D55E00", "#0072B2", "#F0E442", "#CC79A7", "#E69F00", "#009E73")
+_SHEET = (
+    *("image", "classes", "instances", "to the centre", "inverse depth"),
+    *("classes, noisy", "to the centre, noisy", "inverse depth, noisy"),
+)
+_PREDICTION = (
+    *("image", "classes", "predicted"),
+    *("instances", "votes for centres", "predicted"),
+    *("inverse depth", "predicted"),
+)
+_NOTHING = (0.16, 0.16, 0.18)  # neither an object nor a depth
+_VOTES = 1500  # drawn per picture
 _LONGEST_OFFSET = 25.0  # pixels; drawn at full strength
 
 
-def save_contact_sheet(path: Path, *, scenes: int = 6, noise: LabelNoise | None = None, seed: int = 0) -> Path:
-    """Samples of the generator at ``path``: image, exact labels, and the noisy labels of the training.
+@dataclass(frozen=True)
+class Palette:
+    """The names and colours of the classes.
+
+    Attributes:
+        names: Names of the classes.
+        colours: Red, green, blue from 0 to 255 of each class.
+        instance_classes: Numbers of the classes that are told apart into objects.
+    """
+
+    names: Sequence[str]
+    colours: Sequence[tuple[int, int, int]]
+    instance_classes: Collection[int]
+
+
+STREET = Palette(
+    CLASS_NAMES,
+    (  # Okabe and Ito; road and sky in grey and light blue
+        *((107, 107, 107), (185, 221, 241), (213, 94, 0), (0, 114, 178)),
+        *((240, 228, 66), (204, 121, 167), (230, 159, 0), (0, 158, 115)),
+    ),
+    range(2, len(CLASS_NAMES)),
+)
+"""The palette of the generated scenes."""
+
+
+def contact_sheet(*, scenes: int = 6, noise: LabelNoise | None = None, seed: int = 0) -> Figure:
+    """Draw samples of the generator: image, exact labels, and the noisy labels of the training.
 
     Args:
-        path: where; the folder exists.
-        scenes: how many.
-        noise: of the noisy labels.
-        seed: of the scenes.
-
-    Returns:
-        ``path``.
+        scenes: Number of scenes.
+        noise: Noise of the noisy labels.
+        seed: Seed of the scenes.
 
     Raises:
         MissingExtraError: without matplotlib.
     """
     clean = SceneGenerator().make(scenes, seed=seed)
     noisy = SceneGenerator(noise=LabelNoise() if noise is None else noise).make(scenes, seed=seed)
-    columns = {
-        "image": [_rgb(image) for image in clean["image"]],
-        "classes": [class_picture(classes) for classes in clean["classes"]],
-        "instances": [_instance_picture(instances) for instances in clean["instances"]],
-        "to the centre": _offset_pictures(clean),
-        "inverse depth": _depth_pictures(clean),
-        "classes, noisy": [class_picture(classes) for classes in noisy["classes"]],
-        "to the centre, noisy": _offset_pictures(noisy),
-        "inverse depth, noisy": _depth_pictures(noisy),
-    }
-    return _save(path, columns)
+    figure, axes = _grid(_SHEET, clean["image"])
+    for index, row in enumerate(axes):
+        exact, other = pick(clean, index), pick(noisy, index)
+        _draw(row[0], _rgb(exact))
+        _draw(row[2], _painted_numbers(exact["instances"]))
+        limits = _limits(exact)
+        for scene, columns in ((exact, (1, 3, 4)), (other, (5, 6, 7))):
+            _draw(row[columns[0]], _painted_classes(scene["classes"], STREET))
+            _draw(row[columns[1]], _painted_offsets(scene["offsets"], scene["instance_mask"]))
+            _draw(row[columns[2]], _known_depth(scene), **limits)
+    _add_legend(figure, clean["classes"], STREET)
+    return figure
 
 
-def save_predictions(path: Path, scenes: SceneBatch, outputs: Mapping[str, Tensor]) -> Path:
-    """Images, exact labels and what a network says, at ``path``.
+def prediction_figure(
+    batch: SceneBatch, outputs: Mapping[str, Tensor], palette: Palette = STREET, *, rows: int = 4, **grouping: Any
+) -> Figure:
+    """Draw a row per scene: image, true and predicted classes, instances and inverse depth.
 
-    Offsets are drawn where there are instances, and inverse depth where it is known: only there they are learned.
+    Predicted instances are those of :func:`~experiments.scenes.model.instances.group_instances`; the votes that it
+    clusters are drawn in the colours of the clusters, and the true centres as white crosses. True and predicted inverse
+    depth of a scene share their scale; dark is what is not labelled.
 
     Args:
-        path: where; the folder exists.
-        scenes: with exact labels.
-        outputs: of the network for those scenes, by task.
-
-    Returns:
-        ``path``.
+        batch: The scenes.
+        outputs: Outputs of the network for that batch: ``"semantic"``, logits (B, classes, H, W), ``"instance"``,
+            vectors (x, y) to centres in pixels (B, 2, H, W), and ``"depth"``, inverse depth (B, 1, H, W).
+        palette: Names and colours of the classes.
+        rows: Largest number of scenes that are drawn.
+        grouping: Options of ``group_instances``.
 
     Raises:
-        MissingExtraError: without matplotlib.
+        MissingExtraError: without matplotlib or scikit-learn.
     """
-    predicted = SceneBatch(**{**scenes, "offsets": outputs["instance"], "inverse_depth": outputs["depth"]})
-    columns = {
-        "image": [_rgb(image) for image in scenes["image"]],
-        "classes": [class_picture(classes) for classes in scenes["classes"]],
-        "predicted classes": [class_picture(logits.argmax(0)) for logits in outputs["semantic"]],
-        "to the centre": _offset_pictures(scenes),
-        "predicted": _offset_pictures(predicted),
-        "inverse depth": _depth_pictures(scenes),
-        "predicted ": _depth_pictures(predicted),
-    }
-    return _save(path, columns)
+    require("experiments", "sklearn")
+    scenes: Any = {name: tensor[:rows].detach().cpu() for name, tensor in batch.items() if isinstance(tensor, Tensor)}
+    semantic, offsets, depth = (
+        outputs[task][:rows].detach().cpu().float() for task in ("semantic", "instance", "depth")
+    )
+    probability, classes = semantic.softmax(1).max(1)
+    figure, axes = _grid(_PREDICTION, scenes["image"])
+    for index, row in enumerate(axes):
+        scene = pick(scenes, index)
+        found = group_instances(
+            classes[index], offsets[index], palette.instance_classes, confidence=probability[index], **grouping
+        )
+        _draw(row[0], _rgb(scene))
+        _draw(row[1], _painted_classes(scene["classes"], palette))
+        _draw(row[2], _painted_classes(classes[index], palette))
+        _draw(row[3], _painted_numbers(scene["instances"]))
+        _draw(row[4], 0.35 * _rgb(scene))
+        _draw_votes(row[4], scene, offsets[index], found)
+        _draw(row[5], _painted_numbers(found.map))
+        _draw(row[6], _known_depth(scene), **_limits(scene))
+        _draw(row[7], depth[index, 0], **_limits(scene))
+    _add_legend(figure, torch.cat([classes.flatten(), scenes["classes"].flatten()]), palette)
+    return figure
 
 
-def class_picture(classes: Tensor) -> Picture:
-    """Colours (H, W, 3) of classes (H, W); black where there is no label."""
-    from matplotlib.colors import to_rgb
+def _grid(columns: Sequence[str], images: Tensor) -> tuple[Figure, Any]:
+    """A figure with a row of axes per image."""
+    require("experiments", "matplotlib")
+    from matplotlib.figure import Figure  # not pyplot, which would choose a window system for everyone
 
-    palette = np.array([*map(to_rgb, _CLASS_COLOURS), (0.0, 0.0, 0.0)])
-    picture: Picture = palette[classes.clamp(max=len(_CLASS_COLOURS)).numpy()]
-    return picture
+    count, _, height, width = images.shape
+    side = 2.1  # inches wide is a picture
+    figure = Figure(figsize=(len(columns) * side, count * side * height / width + 0.9), layout="constrained")
+    axes = figure.subplots(count, len(columns), squeeze=False)
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title, fontsize=10)
+    return figure, axes
 
 
-def offset_picture(offsets: Tensor, mask: Tensor) -> Picture:
-    """Colours (H, W, 3) of offsets (2, H, W): the hue is the direction, the strength the length; white off the mask."""
+def _draw(axis: Axes, picture: Tensor, **options: Any) -> None:
+    axis.imshow(picture.numpy(), interpolation="nearest", **options)
+    axis.set_facecolor(_NOTHING)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _draw_votes(axis: Axes, scene: SceneBatch, offsets: Tensor, found: Instances) -> None:
+    """Draw the predicted centre of every pixel of an object found, and the true centres."""
+    height, width = found.map.shape
+    votes = pixel_positions(height, width) + offsets
+    x, y = votes[:, found.map > 0]
+    every = -(-len(x) // _VOTES) or 1
+    colours = _painted_numbers(found.map)[found.map > 0]
+    axis.scatter(x[::every], y[::every], s=3.0, c=colours[::every].numpy(), alpha=0.5, linewidths=0.0)
+    true_centres = pixel_positions(height, width) + scene["offsets"]
+    for number in _numbers(scene["instances"]):
+        x, y = true_centres[:, scene["instances"] == number][:, 0]
+        axis.scatter(x, y, s=22.0, c="white", marker="+", linewidths=1.0)
+    axis.set_xlim(-0.5, width - 0.5)
+    axis.set_ylim(height - 0.5, -0.5)
+
+
+def _rgb(scene: SceneBatch) -> Tensor:
+    return scene["image"].permute(1, 2, 0).clamp(0.0, 1.0)
+
+
+def _known_depth(scene: SceneBatch) -> Tensor:
+    return scene["inverse_depth"][0].masked_fill(~scene["depth_mask"], torch.nan)
+
+
+def _limits(scene: SceneBatch) -> dict[str, Any]:
+    """The scale of all depths of a scene."""
+    known = scene["inverse_depth"][0][scene["depth_mask"]]
+    return {"vmin": 0.0, "vmax": float(known.max()) if len(known) else None, "cmap": "magma"}
+
+
+def _numbers(instances: Tensor) -> list[int]:
+    return [int(number) for number in torch.unique(instances) if number != 0]
+
+
+def _painted_classes(classes: Tensor, palette: Palette) -> Tensor:
+    """Colours (H, W, 3) from 0 to 1; black where there is no label."""
+    colours = torch.zeros(IGNORE + 1, 3)
+    colours[: len(palette.colours)] = torch.tensor(palette.colours) / 255.0
+    return colours[classes]
+
+
+def _painted_numbers(numbers: Tensor) -> Tensor:
+    """Colours (H, W, 3), another for each object of the picture, from left to right."""
+    from matplotlib import colormaps
+
+    colours = torch.tensor(colormaps["tab20"](range(20)))[:, :3].float()[list(range(0, 20, 2)) + list(range(1, 20, 2))]
+    painted = torch.tensor(_NOTHING).expand(*numbers.shape, 3).clone()
+    ordered = sorted(_numbers(numbers), key=lambda number: float((numbers == number).nonzero()[:, 1].float().mean()))
+    for place, number in enumerate(ordered):
+        painted[numbers == number] = colours[place % len(colours)]
+    return painted
+
+
+def _painted_offsets(offsets: Tensor, mask: Tensor) -> Tensor:
+    """Colours (H, W, 3): the hue is the direction, the strength the length; white off the mask."""
     from matplotlib.colors import hsv_to_rgb
 
-    x, y = offsets.detach().numpy()
+    x, y = offsets.numpy()
     hue = np.arctan2(y, x) / (2 * np.pi) % 1.0
     strength = np.minimum(np.hypot(x, y) / _LONGEST_OFFSET, 1.0) * mask.numpy()
-    picture: Picture = hsv_to_rgb(np.stack([hue, strength, np.ones_like(hue)], -1))
-    return picture
+    return torch.from_numpy(hsv_to_rgb(np.stack([hue, strength, np.ones_like(hue)], -1)))
 
 
-def depth_picture(inverse_depth: Tensor, mask: Tensor, *, nearest: float) -> Picture:
-    """Colours (H, W, 3) of inverse depth (1, H, W), brightest at ``nearest``; black where it is not known."""
-    from matplotlib import colormaps
-
-    values = (inverse_depth[0].detach() / nearest).clamp(0.0, 1.0).numpy()
-    picture: Picture = colormaps["viridis"](values)[..., :3] * mask.numpy()[..., None]
-    return picture
-
-
-def _rgb(image: Tensor) -> Picture:
-    return image.movedim(0, -1).numpy().astype(np.float64)
-
-
-def _instance_picture(instances: Tensor) -> Picture:
-    from matplotlib import colormaps
-
-    colours: Picture = np.vstack([(1.0, 1.0, 1.0), colormaps["tab20"](np.arange(20))[:, :3]])
-    picture: Picture = colours[torch.where(instances > 0, (instances - 1) % 20 + 1, 0).numpy()]
-    return picture
-
-
-def _offset_pictures(scenes: SceneBatch) -> list[Picture]:
-    return [offset_picture(*pair) for pair in zip(scenes["offsets"], scenes["instance_mask"], strict=True)]
-
-
-def _depth_pictures(scenes: SceneBatch) -> list[Picture]:
-    nearest = 0.1 * scenes["image"].shape[-2] * 0.66  # of the ground at the lower edge
-    pairs = zip(scenes["inverse_depth"], scenes["depth_mask"], strict=True)
-    return [depth_picture(depth, mask, nearest=nearest) for depth, mask in pairs]
-
-
-def _save(path: Path, columns: Mapping[str, Sequence[Picture]]) -> Path:
-    require("scenes", "matplotlib")
-    from matplotlib.figure import Figure
+def _add_legend(figure: Figure, classes: Tensor, palette: Palette) -> None:
+    from matplotlib.colors import to_hex
     from matplotlib.patches import Patch
 
-    count = len(next(iter(columns.values())))
-    figure = Figure(figsize=(2.0 * len(columns), 1.05 * count + 0.6), layout="constrained")
-    axes = figure.subplots(count, len(columns), squeeze=False)
-    for column, (title, pictures) in enumerate(columns.items()):
-        axes[0, column].set_title(title.strip(), fontsize=9)
-        for row, picture in enumerate(pictures):
-            axes[row, column].imshow(picture, interpolation="nearest")
-            axes[row, column].set_axis_off()
-    handles = [Patch(color=colour, label=name) for colour, name in zip(_CLASS_COLOURS, CLASS_NAMES, strict=True)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
-    figure.savefig(path, dpi=90)
-    return path
+    present = [int(number) for number in torch.unique(classes) if number < len(palette.names)]
+    colours = _painted_classes(torch.arange(len(palette.names)), palette).numpy()
+    patches = [Patch(facecolor=to_hex(colours[number]), label=palette.names[number]) for number in present]
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 10), frameon=False, fontsize=9)

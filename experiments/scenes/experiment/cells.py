@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from itertools import combinations, product
 from typing import Any
 
-from experiments.scenes.batch import TASKS
-from experiments.scenes.model import LIKELIHOODS
+from experiments.scenes.data.batch import TASKS
+from experiments.scenes.model.scene_model import LIKELIHOODS
 
 __all__ = ["Cell", "GridPoint", "first_cells", "grid_cell", "retrained_cell", "start_cells"]
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from experiments.scenes.experiment.cells import Cell, grid_cell
 from experiments.scenes.experiment.grid import best_point
 from experiments.scenes.experiment.results import Results
-from experiments.scenes.model import LIKELIHOODS
+from experiments.scenes.model.scene_model import LIKELIHOODS
 
 __all__ = ["LEAST_CONTROLS", "LR_FACTORS", "control_cells", "lr_row", "of_constant_sum", "of_learned_sum"]
 

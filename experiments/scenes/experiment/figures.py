@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.scenes.batch import TASKS
+from experiments.scenes.data.batch import TASKS
 from experiments.scenes.experiment.cells import grid_cell
 from experiments.scenes.experiment.grid import best_point, expected_best
 from experiments.scenes.experiment.results import Results
@@ -132,7 +132,7 @@ def _power(factor: float, power: int) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    require("scenes", "matplotlib")
+    require("experiments", "matplotlib")
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

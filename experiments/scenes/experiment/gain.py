@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from experiments.scenes.metrics import METRICS
+from experiments.scenes.model.metrics import METRICS
 from lightning_uncertainty.comparison.statistics import relative_gain
 
 __all__ = ["mean_relative_gain"]

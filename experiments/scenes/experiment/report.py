@@ -11,7 +11,7 @@ from pathlib import Path
 import lightning
 import torch
 
-from experiments.scenes.batch import TASKS, pick
+from experiments.scenes.data.batch import TASKS, pick
 from experiments.scenes.experiment.cells import Cell
 from experiments.scenes.experiment.figures import save_effort, save_grid, save_noise, save_starts
 from experiments.scenes.experiment.grid import best_point
@@ -26,9 +26,9 @@ from experiments.scenes.experiment.table import (
     write_runs,
 )
 from experiments.scenes.experiment.train import train_model
-from experiments.scenes.model import LIKELIHOODS
+from experiments.scenes.model.scene_model import LIKELIHOODS
 from experiments.scenes.noise_check import NoiseResult, check_noise
-from experiments.scenes.pictures import save_contact_sheet, save_predictions
+from experiments.scenes.pictures import contact_sheet, prediction_figure
 
 __all__ = ["write_report"]
 
@@ -51,7 +51,7 @@ def write_report(results: Results, folder: Path, *, command: str) -> Path:
     save_effort(folder / "effort.png", results)
     save_starts(folder / "starts.png", paths)
     save_noise(folder / "noise.png", noise)
-    save_contact_sheet(folder / "scenes.png", noise=results.settings.noise)
+    contact_sheet(noise=results.settings.noise).savefig(folder / "scenes.png", dpi=90)
     _draw_predictions(results, folder / "predictions.png")
     page = folder / "README.md"
     sections = [
@@ -182,4 +182,5 @@ def _draw_predictions(results: Results, path: Path) -> None:
     data.setup("test")
     scenes = pick(data.test_scenes.scenes, slice(_SHOWN))
     with torch.no_grad():
-        save_predictions(path, scenes, model.eval()(scenes["image"]))
+        figure = prediction_figure(scenes, model.eval()(scenes["image"]), rows=_SHOWN)
+    figure.savefig(path, dpi=90)

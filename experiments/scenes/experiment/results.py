@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from experiments.scenes.batch import TASKS
+from experiments.scenes.data.batch import TASKS
 from experiments.scenes.experiment.cells import Cell, GridPoint
 from experiments.scenes.experiment.gain import mean_relative_gain
 from experiments.scenes.experiment.settings import Settings

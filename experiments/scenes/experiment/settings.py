@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from experiments.scenes.label_noise import LabelNoise
+from experiments.scenes.data.label_noise import LabelNoise
 
 __all__ = ["FULL", "QUICK", "Settings"]
 

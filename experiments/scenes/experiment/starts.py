@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.scenes.batch import TASKS
+from experiments.scenes.data.batch import TASKS
 from experiments.scenes.experiment.results import Results
 
 __all__ = ["TOLERANCE", "StartPath", "first_step_within", "start_paths"]

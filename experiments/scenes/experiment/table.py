@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from experiments.scenes.batch import TASKS
+from experiments.scenes.data.batch import TASKS
 from experiments.scenes.experiment.cells import grid_cell
 from experiments.scenes.experiment.controls import LR_FACTORS, lr_row, of_constant_sum, of_learned_sum
 from experiments.scenes.experiment.grid import best_point
 from experiments.scenes.experiment.results import Results
 from experiments.scenes.experiment.train import Outcome
-from experiments.scenes.metrics import METRICS
+from experiments.scenes.model.metrics import METRICS
 
 __all__ = ["Row", "control_rows", "lr_table", "markdown", "table_rows", "write_csv", "write_runs"]
 

@@ -13,12 +13,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from experiments.scenes.data import ScenesDataModule
+from experiments.scenes.data.datamodule import ScenesDataModule
+from experiments.scenes.data.street import CLASS_NAMES
 from experiments.scenes.experiment.cells import Cell
 from experiments.scenes.experiment.settings import Settings
-from experiments.scenes.metrics import METRICS
-from experiments.scenes.model import SceneModel
-from experiments.scenes.street import CLASS_NAMES
+from experiments.scenes.model.metrics import METRICS
+from experiments.scenes.model.scene_model import SceneModel
 from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.engine.losses import SampleCounts
 from lightning_uncertainty.trainer.callback import UncertaintyCallback
@@ -34,7 +34,7 @@ class Outcome:
     """What one cell gave; plain values, as in its file.
 
     Attributes:
-        metrics: on the test scenes, by task, in the units of :data:`~experiments.scenes.metrics.METRICS`.
+        metrics: on the test scenes, by task, in the units of :data:`~experiments.scenes.model.metrics.METRICS`.
         weights: factors before the losses at the end, by task.
         path: of the effective weights over the steps: ``{"step": [...], "<task>": [...]}``.
         seconds: that the run took.

@@ -7,9 +7,9 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
-from experiments.scenes.batch import SceneBatch, pick
-from experiments.scenes.generator import SceneGenerator
-from experiments.scenes.label_noise import LabelNoise
+from experiments.scenes.data.batch import SceneBatch, pick
+from experiments.scenes.data.generator import SceneGenerator
+from experiments.scenes.data.label_noise import LabelNoise
 
 __all__ = ["Scenes", "ScenesDataModule"]
 

@@ -1,12 +1,13 @@
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from PIL import Image
 from torch.nn.functional import one_hot
 
-from experiments.scenes.batch import SceneBatch
-from experiments.scenes.centres import centre_offsets
-from experiments.scenes.prediction_figure import Palette, prediction_figure
-from tests.experiments.test_instances import CAR, PERSON, ROAD, VOID, street
+from experiments.scenes.data.batch import SceneBatch
+from experiments.scenes.data.centres import centre_offsets
+from experiments.scenes.pictures import Palette, contact_sheet, prediction_figure
+from tests.experiments.scenes.model.test_instances import CAR, PERSON, ROAD, VOID, street
 
 PALETTE = Palette(("road", "car", "person"), ((128, 64, 128), (0, 0, 142), (220, 20, 60)), (CAR, PERSON))
 
@@ -87,3 +88,15 @@ def test_a_picture_without_any_object_or_depth_can_be_drawn():
     figure = prediction_figure(batch, empty, PALETTE)
     FigureCanvasAgg(figure).draw()
     assert shown(figure.axes[5]).flatten(0, 1).unique(dim=0).shape[0] == 1
+
+
+def test_the_contact_sheet_shows_exact_and_noisy_labels_of_each_scene(tmp_path):
+    figure = contact_sheet(scenes=2)
+    assert len(figure.axes) == 2 * 8
+    pictures = {axis.get_title(): shown(axis) for axis in figure.axes[:8]}
+    for name in ("to the centre", "inverse depth"):
+        exact, noisy = pictures[name].nan_to_num(), pictures[f"{name}, noisy"].nan_to_num()
+        assert 0.01 < (exact != noisy).any(-1).float().mean() < 1.0
+    figure.savefig(tmp_path / "scenes.png")
+    with Image.open(tmp_path / "scenes.png") as picture:
+        assert len(picture.convert("RGB").getcolors(maxcolors=10**6)) > 500

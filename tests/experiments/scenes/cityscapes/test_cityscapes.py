@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.scenes.centres import centre_offsets, pixel_positions
-from experiments.scenes.cityscapes import CityscapesDataModule, CityscapesDataset, CityscapesError
-from experiments.scenes.cityscapes_classes import CLASS_NAMES, CLASSES, INSTANCE_CLASSES, class_of_ids
-from experiments.scenes.cityscapes_files import KINDS, Frame
-from experiments.scenes.cityscapes_scene import flipped, read_scene
-from tests.experiments.cityscapes_set import HEIGHT, OBJECTS, WIDTH, arrays, write_frame, write_set
+from experiments.scenes.cityscapes.classes import CLASS_NAMES, CLASSES, INSTANCE_CLASSES, class_of_ids
+from experiments.scenes.cityscapes.datamodule import CityscapesDataModule, CityscapesDataset, CityscapesError
+from experiments.scenes.cityscapes.files import KINDS, Frame
+from experiments.scenes.cityscapes.scene import flipped, read_scene
+from experiments.scenes.data.centres import centre_offsets, pixel_positions
+from tests.experiments.scenes.cityscapes.data_set import HEIGHT, OBJECTS, WIDTH, arrays, write_frame, write_set
 
 SMALL = (16, 32)
 

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.scenes.data import ScenesDataModule
-from experiments.scenes.generator import SceneGenerator
-from experiments.scenes.label_noise import LabelNoise
-from experiments.scenes.losses import scene_losses
-from experiments.scenes.metrics import SceneMetrics
-from experiments.scenes.model import LIKELIHOODS, SceneModel
-from experiments.scenes.network import SceneNet
+from experiments.scenes.data.datamodule import ScenesDataModule
+from experiments.scenes.data.generator import SceneGenerator
+from experiments.scenes.data.label_noise import LabelNoise
+from experiments.scenes.model.losses import scene_losses
+from experiments.scenes.model.metrics import SceneMetrics
+from experiments.scenes.model.network import SceneNet
+from experiments.scenes.model.scene_model import LIKELIHOODS, SceneModel
 from lightning_uncertainty import UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
 
 QUIET = {

@@ -3,9 +3,9 @@ import math
 
 import pytest
 
+from experiments.scenes.data.generator import SceneGenerator
+from experiments.scenes.data.label_noise import EXACT, LabelNoise
 from experiments.scenes.experiment.figures import save_noise
-from experiments.scenes.generator import SceneGenerator
-from experiments.scenes.label_noise import EXACT, LabelNoise
 from experiments.scenes.noise_check import check_noise
 
 NOISE = LabelNoise(0.2, 4.0, 1.0)

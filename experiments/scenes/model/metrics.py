@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from experiments.scenes.batch import IGNORE, SceneBatch
-from experiments.scenes.losses import masked_errors
+from experiments.scenes.data.batch import IGNORE, SceneBatch
+from experiments.scenes.model.losses import masked_errors
 
 __all__ = ["METRICS", "SceneMetric", "SceneMetrics"]
 

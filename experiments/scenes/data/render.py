@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.scenes.street import CAMERA_HEIGHT, KINDS, Objects, focal_length
+from experiments.scenes.data.street import CAMERA_HEIGHT, KINDS, Objects, focal_length
 
 __all__ = ["Visible", "paint", "visible_surfaces"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from experiments.scenes.batch import IGNORE
-from experiments.scenes.instances import Instances
+from experiments.scenes.data.batch import IGNORE
+from experiments.scenes.model.instances import Instances
 
 __all__ = ["OVERLAPS", "InstanceAveragePrecision"]
 

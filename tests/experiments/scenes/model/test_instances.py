@@ -4,9 +4,9 @@ import math
 import pytest
 import torch
 
-from experiments.scenes.average_precision import OVERLAPS, InstanceAveragePrecision
-from experiments.scenes.centres import centre_offsets
-from experiments.scenes.instances import Instances, group_instances
+from experiments.scenes.data.centres import centre_offsets
+from experiments.scenes.model.average_precision import OVERLAPS, InstanceAveragePrecision
+from experiments.scenes.model.instances import Instances, group_instances
 
 CAR, PERSON, ROAD, VOID = 1, 2, 0, 255
 THINGS = (CAR, PERSON)

@@ -9,7 +9,7 @@ __all__ = ["centre_offsets", "pixel_positions"]
 
 
 def centre_offsets(instances: Tensor) -> Tensor:
-    r"""The vector from each pixel to the centre of its instance.
+    r"""Return the vector from each pixel to the centre of its instance.
 
     .. math:: x_n = i_n - c_n
 
@@ -20,25 +20,27 @@ def centre_offsets(instances: Tensor) -> Tensor:
     things takes no part in the mean, for nobody knows it.]
 
     Args:
-        instances: (H, W) integers, 0 where there is none.
+        instances: Numbers of the instances, (H, W) or (B, H, W) integers; 0 where there is none.
 
     Returns:
-        (2, H, W) float32, x before y, in pixels; 0 where there is no instance.
+        (2, H, W) or (B, 2, H, W) float32, x before y, in pixels; 0 where there is no instance.
 
     >>> centre_offsets(torch.tensor([[5, 5, 5, 0]]))[0]
     tensor([[ 1.,  0., -1.,  0.]])
     """
-    _, index = torch.unique(instances, return_inverse=True)
-    count = index.flatten().bincount()
-    positions = pixel_positions(*instances.shape)
+    height, width = instances.shape[-2:]
+    numbers = instances.reshape(-1, height * width)
+    index = numbers + torch.arange(len(numbers))[:, None] * (numbers.max() + 1)  # no two pictures share a number
+    positions = pixel_positions(height, width).flatten(1)
     # Sums of columns over a large picture need more digits than float32 has.
-    sums = torch.stack([index.flatten().bincount(axis.flatten()) for axis in positions.double()])
-    offsets: Tensor = (sums / count)[:, index] - positions
-    return (offsets * (instances > 0)).float()
+    sums = [index.flatten().bincount(axis.repeat(len(numbers))) for axis in positions.double()]
+    centres = (torch.stack(sums) / index.flatten().bincount()).float()
+    offsets = torch.where(numbers > 0, centres[:, index] - positions[:, None], 0.0)
+    return offsets.movedim(0, 1).reshape(*instances.shape[:-2], 2, height, width)
 
 
 def pixel_positions(height: int, width: int) -> Tensor:
-    """The column and the row of each pixel, (2, H, W) float32.
+    """Return the column and the row of each pixel, (2, H, W) float32.
 
     >>> pixel_positions(1, 3)[0]
     tensor([[0., 1., 2.]])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.scenes.centres import pixel_positions
+from experiments.scenes.data.centres import pixel_positions
 from lightning_uncertainty._arguments import require
 
 __all__ = ["Instances", "group_instances"]
@@ -76,7 +76,7 @@ def group_instances(
     >>> group_instances(classes, offsets, {1}, min_samples=3, min_pixels=3).map
     tensor([[1, 1, 1, 0, 2, 2, 2]])
     """
-    require("scenes", "sklearn")
+    require("experiments", "sklearn")
     classes, offsets = classes.detach().cpu(), offsets.detach().cpu().float()
     votes = (pixel_positions(*classes.shape) + offsets).permute(1, 2, 0)
     found = torch.zeros_like(classes, dtype=torch.int64)

@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments.scenes.batch import SceneBatch
-from experiments.scenes.centres import centre_offsets
-from experiments.scenes.cityscapes_classes import INSTANCE_CLASSES, LARGEST_ID, SKY, class_of_ids
-from experiments.scenes.cityscapes_files import CityscapesError, Frame, read_frame
+from experiments.scenes.cityscapes.classes import INSTANCE_CLASSES, LARGEST_ID, SKY, class_of_ids
+from experiments.scenes.cityscapes.files import CityscapesError, Frame, read_frame
+from experiments.scenes.data.batch import SceneBatch
+from experiments.scenes.data.centres import centre_offsets
 
 __all__ = ["flipped", "read_scene"]
 

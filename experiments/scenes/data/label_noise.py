@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.scenes.batch import SceneBatch
-from experiments.scenes.street import KINDS
+from experiments.scenes.data.batch import SceneBatch
+from experiments.scenes.data.street import KINDS
 
 __all__ = ["EXACT", "LabelNoise"]
 

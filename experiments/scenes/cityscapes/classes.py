@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.scenes.batch import IGNORE
+from experiments.scenes.data.batch import IGNORE
 
 __all__ = ["CLASSES", "CLASS_NAMES", "COLOURS", "INSTANCE_CLASSES", "LARGEST_ID", "SKY", "class_of_ids"]
 

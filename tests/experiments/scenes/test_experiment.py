@@ -25,7 +25,7 @@ from experiments.scenes.experiment.starts import first_step_within, start_paths
 from experiments.scenes.experiment.store import Store
 from experiments.scenes.experiment.table import control_rows, lr_table, markdown, table_rows, write_csv
 from experiments.scenes.experiment.train import Outcome, _Scaled, train
-from experiments.scenes.model import LIKELIHOODS
+from experiments.scenes.model.scene_model import LIKELIHOODS
 
 TINY = Settings(seeds=2, steps=3, start_steps=4, train=4, test=2, batch_size=2, width=4, height=16, image_width=32)
 

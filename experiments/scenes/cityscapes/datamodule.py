@@ -9,9 +9,9 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from experiments.scenes.batch import SceneBatch
-from experiments.scenes.cityscapes_files import CityscapesError, Frame, check_headers, find_frames
-from experiments.scenes.cityscapes_scene import flipped, read_scene
+from experiments.scenes.cityscapes.files import CityscapesError, Frame, check_headers, find_frames
+from experiments.scenes.cityscapes.scene import flipped, read_scene
+from experiments.scenes.data.batch import SceneBatch
 from lightning_uncertainty._arguments import require
 
 __all__ = ["TINY", "CityscapesDataModule", "CityscapesDataset", "CityscapesError"]
@@ -21,7 +21,7 @@ TINY = (128, 256)
 
 
 class CityscapesDataset(Dataset[SceneBatch]):
-    """The scenes of one split, each a :class:`~experiments.scenes.batch.SceneBatch` without first dimension.
+    """The scenes of one split, each a :class:`~experiments.scenes.data.batch.SceneBatch` without first dimension.
 
     Args:
         root: the folder that holds ``leftImg8bit``, ``gtFine`` and ``disparity``.
@@ -64,7 +64,7 @@ class CityscapesDataModule(L.LightningDataModule):
     size or no PNG is said before the first batch. What only decoding shows is said by the batch that meets it.
 
     Departures from the article: scenes are not cropped (its "256 x 256 crops" do not fit into 128 x 256). What it
-    leaves open is in :mod:`~experiments.scenes.cityscapes_scene`.
+    leaves open is in :mod:`~experiments.scenes.cityscapes.scene`.
 
     Args:
         root: the folder in which ``leftImg8bit_trainvaltest.zip``, ``gtFine_trainvaltest.zip`` and
@@ -89,7 +89,7 @@ class CityscapesDataModule(L.LightningDataModule):
         flip: bool = True,
         sky_at_infinity: bool = True,
     ) -> None:
-        require("scenes", "PIL")
+        require("experiments", "PIL")
         super().__init__()
         self.root, self.size, self.flip, self.sky_at_infinity = Path(root), size, flip, sky_at_infinity
         self.batch_size, self.num_workers = batch_size, num_workers

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.scenes.batch import IGNORE, SceneBatch
+from experiments.scenes.data.batch import IGNORE, SceneBatch
 
 __all__ = ["masked_errors", "scene_losses"]
 

@@ -11,16 +11,16 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
-from experiments.scenes.batch import SceneBatch
-from experiments.scenes.losses import scene_losses
-from experiments.scenes.metrics import SceneMetrics
-from experiments.scenes.network import SceneNet
+from experiments.scenes.data.batch import SceneBatch
+from experiments.scenes.model.losses import scene_losses
+from experiments.scenes.model.metrics import SceneMetrics
+from experiments.scenes.model.network import SceneNet
 from lightning_uncertainty.trainer.mixin import UncertaintyMixin
 
 __all__ = ["LIKELIHOODS", "SceneModel"]
 
 LIKELIHOODS = MappingProxyType({"semantic": "softmax", "instance": "laplace", "depth": "laplace"})
-"""What each loss of :func:`~experiments.scenes.losses.scene_losses` is."""
+"""What each loss of :func:`~experiments.scenes.model.losses.scene_losses` is."""
 
 
 class SceneModel(UncertaintyMixin, L.LightningModule):

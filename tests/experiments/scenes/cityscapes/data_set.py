@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from experiments.scenes.cityscapes_files import KINDS, Frame
+from experiments.scenes.cityscapes.files import KINDS, Frame
 
 HEIGHT, WIDTH = 64, 128
 ROAD, SKY, PERSON, CAR, TRAILER = 7, 23, 24, 26, 30

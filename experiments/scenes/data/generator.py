@@ -9,10 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from experiments.scenes.batch import SceneBatch
-from experiments.scenes.label_noise import EXACT, LabelNoise
-from experiments.scenes.render import Visible, paint, visible_surfaces
-from experiments.scenes.street import ROAD, SKY, Objects, throw_objects
+from experiments.scenes.data.batch import SceneBatch
+from experiments.scenes.data.centres import centre_offsets
+from experiments.scenes.data.label_noise import EXACT, LabelNoise
+from experiments.scenes.data.render import Visible, paint, visible_surfaces
+from experiments.scenes.data.street import ROAD, SKY, Objects, throw_objects
 
 __all__ = ["DISPARITY_PER_ROW", "SceneGenerator"]
 
@@ -95,27 +96,8 @@ def _label(image: Tensor, objects: Objects, visible: Visible) -> SceneBatch:
         image=image,
         classes=torch.where(mask, kinds + 2, background),
         instances=instances,
-        offsets=offsets_to_centres(instances, count=objects.kind.shape[1]),
+        offsets=centre_offsets(instances),
         inverse_depth=visible.disparity[:, None],
         instance_mask=mask,
         depth_mask=~visible.sky,
     )
-
-
-def offsets_to_centres(instances: Tensor, *, count: int) -> Tensor:
-    """Vectors (x, y) from each pixel to the mean position of its instance, of shape (B, 2, H, W); 0 off instances.
-
-    Args:
-        instances: numbers from 0 (none) to ``count``, int64, of shape (B, H, W).
-        count: greatest number of an instance.
-    """
-    batch, height, width = instances.shape
-    flat = instances.view(batch, -1)
-    y, x = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
-    positions = torch.stack([x, y]).view(2, -1)
-    sums = torch.zeros(3, batch, count + 1)
-    for total, values in zip(sums, [*positions, torch.ones(height * width)], strict=True):
-        total.scatter_add_(1, flat, values.expand(batch, -1))
-    centres = sums[:2] / sums[2].clamp(min=1.0)
-    offsets = torch.stack([c.gather(1, flat) for c in centres], 1) - positions
-    return torch.where(flat[:, None] > 0, offsets, 0.0).view(batch, 2, height, width)
