@@ -5,18 +5,21 @@ READY := .venv/.ready
 
 LOWEST := .venv-lowest
 
+# A process for each core; tests that share a fixture run in the same one (tests/conftest.py).
+PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadgroup
+
 .PHONY: demo test test-lowest notebooks picture docs bench lint format clean
 
 demo: $(READY)  ## three runs on real data: plain sum, standardised by hand, learned weights
 	$(BIN)/lightning-uncertainty demo
 
 test: $(READY)  ## all tests, the doctests and the README's code
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # Old packages warn about what newer ones changed; only our own warnings stay errors. The notebooks and the page of what
 # is compatible are those of the tested versions, and FSDP2 of torch 2.5 does not run on a CPU.
 test-lowest: $(LOWEST)/.ready  ## the tests with the lowest versions that pyproject.toml allows (about 5 GB of torch)
-	$(LOWEST)/bin/python -m pytest -W default -W error::lightning_uncertainty.UncertaintyWarning \
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) -W default -W error::lightning_uncertainty.UncertaintyWarning \
 		--ignore tests/docs/test_notebooks.py --ignore tests/docs/test_compatibility.py --ignore tests/trainer/test_sharded.py \
 		--deselect "tests/benchmarks/test_gpu_distributed.py::test_a_case_that_needs_no_gpu_trains_and_its_ranks_agree[fsdp2]"
 

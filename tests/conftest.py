@@ -1,9 +1,28 @@
+"""What holds for all tests: one thread, one seed, and no order among them."""
+
+import os
+
 import pytest
 import torch
 
-torch.set_num_threads(1)  # the models here are tiny: threads only get into each other's way
+# The models here are tiny: threads only get into each other's way, here and in the processes that the tests start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the marks in the same hook
+def pytest_collection_modifyitems(config, items):
+    """Keep tests that share a fixture in one process of pytest-xdist, so that it is built once."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        definitions = getattr(item, "_fixtureinfo", None)
+        for fixture in definitions.name2fixturedefs.values() if definitions else ():
+            if fixture[-1].scope in ("module", "session") and fixture[-1].baseid.startswith("tests"):
+                item.add_marker(pytest.mark.xdist_group(fixture[-1].baseid))
+                break
