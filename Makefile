@@ -30,8 +30,9 @@ notebooks: $(READY)  ## run the notebooks and write their outputs into them (two
 picture: $(READY)  ## the picture of the README, from a real run (15 seconds)
 	$(BIN)/python docs/examples/readme_picture.py
 
-docs: $(READY)  ## the API reference, from the docstrings, into docs_output/; a warning is an error
-	$(BIN)/python docs/build_reference.py
+docs: $(READY)  ## the site: guides, and the reference from the docstrings, in docs_output/; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs_output
+	@echo docs_output/index.html
 
 bench: $(READY)  ## what the plugin costs: prints the tables and writes benchmarks/RESULTS.md (8 minutes)
 	$(BIN)/python -m benchmarks

@@ -44,7 +44,7 @@ class Likelihood:
     """A likelihood of the family ``c exp(-r s) L + R(s)``; all methods are elementwise.
 
     One of your own is a subclass with other attributes. The formulas are common to all, because the engine evaluates
-    them for all tasks at once (:class:`~lightning_uncertainty.likelihoods.LikelihoodVector`).
+    them for all tasks at once (``LikelihoodVector``).
 
     Attributes:
         name: the short form that ``tasks={"depth": "laplace"}`` uses.

@@ -150,7 +150,7 @@ class UncertaintyWeighting:
     def __call__(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
         """The weighted total, a scalar of at least single precision, ready for ``backward()``.
 
-        In training (:attr:`training` is True and gradients are enabled) the losses are remembered for the next
+        In training (``training`` is True and gradients are enabled) the losses are remembered for the next
         :meth:`step`; otherwise nothing changes. If all tasks sit out, the total is a zero that can be back-propagated.
 
         Args:

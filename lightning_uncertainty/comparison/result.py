@@ -130,7 +130,7 @@ class ComparisonResult:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """A flat record per run: arm, seed, metrics, gains in percent; ready for a table library."""
+        """Flat records of all runs, with arm, seed, metrics and gains in percent; ready for a table library."""
         records = []
         for run in self.runs:
             index = list(self.seeds).index(run.seed)

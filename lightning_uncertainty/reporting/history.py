@@ -67,8 +67,6 @@ class History:
         capacity: how many points are kept; fewer for very many tasks, so that the saved form stays under a megabyte.
 
     Attributes:
-        steps: of the points.
-        totals: the weighted sum with regularisers at each point; NaN where it is unknown.
         facts: by task.
         newest: the step of the newest snapshot that was added, -1 before the first.
         relative: whether ``factor`` is known up to a factor only, as in what is read from a logger.

@@ -73,7 +73,7 @@ class UncertaintyMixin(CanWeigh, _Base):
 
     @property
     def uncertainty(self) -> UncertaintyWeighting:
-        """The engine: ``.weights``, ``.sigmas``, ``.freeze()``... The Trainer attaches it; without one, assign it.
+        """The engine, with ``.weights``, ``.sigmas``, ``.freeze()``. The Trainer attaches it; without one, assign it.
 
         Raises:
             RuntimeError: if there is none yet.
