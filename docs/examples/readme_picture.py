@@ -56,7 +56,7 @@ def draw(history: History, path: Path, ink: str) -> Path:
 
 
 def _description(history: History) -> str:
-    weights = ", ".join(f"{name} {history.series('weight', name)[-1]:.3g}" for name in history.tasks)
+    weights = ", ".join(f"{name} {history.series('precision', name)[-1]:.3g}" for name in history.tasks)
     return f"Weights after {history.steps[-1]} steps: {weights}."
 
 

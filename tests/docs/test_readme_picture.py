@@ -29,7 +29,7 @@ def test_the_script_draws_what_a_run_has_learned_in_the_ink_that_is_asked_for(tm
     )
     steps, weights = described(tmp_path / "weights.svg")
     assert steps == history.steps[-1] > 0
-    assert weights == {name: f"{history.series('weight', name)[-1]:.3g}" for name in TASKS}
+    assert weights == {name: f"{history.series('precision', name)[-1]:.3g}" for name in TASKS}
     assert first.count("#123456") == second.count("#fedcba") > 20  # axes, ticks and letters
     assert not {"#000000", "#123456"} & set(re.findall("#[0-9a-f]{6}", second))  # nothing is left in another ink
 
