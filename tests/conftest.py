@@ -1,5 +1,7 @@
 """What holds for all tests: one thread, one seed, and no order among them."""
 
+import functools
+import importlib.metadata
 import os
 
 import pytest
@@ -8,6 +10,10 @@ import torch
 # The models here are tiny: threads only get into each other's way, here and in the processes that the tests start.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A Trainer looks for callbacks in the metadata of all installed packages, which takes longer than a step of training.
+# What is installed does not change here. Lightning takes the function by name, and is imported later.
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 
 
 @pytest.fixture(autouse=True)
