@@ -1,54 +1,22 @@
 """docs/compatibility.md says what the tests do."""
 
-import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 from tests.docs.compatibility import FEATURES, MATRIX, PAGE, PROMISES, ROOT, STATUSES, pins, render
+from tests.workers.collection import collect
+from tests.workers.processes import run_ranks
 
 PROVEN = {feature.title: feature for feature in (*FEATURES, *PROMISES, MATRIX) if feature.status != "not run"}
 NOT_RUN = {feature.title: feature for feature in FEATURES if feature.status == "not run"}
-
-# Prints the marks of every test that pytest collects, and whether they keep it from being run or from failing.
-COLLECT = """
-import json, sys
-import pytest
-
-class Collected:
-    def pytest_collection_finish(self, session):
-        found = {}
-        for item in session.items:
-            name = item.nodeid.split("[")[0]
-            found.setdefault(name, []).append(any(map(stopped_by, item.iter_markers())))
-        with open(sys.argv[1], "w") as file:
-            json.dump(found, file)
-
-def stopped_by(mark):
-    return mark.name in ("skip", "xfail") or (mark.name == "skipif" and any(mark.args))
-
-sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *sys.argv[2:]], plugins=[Collected()]))
-"""
 
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
     """By test, for each of its cases, whether a mark skips it or expects it to fail."""
-    path = tmp_path_factory.mktemp("collected") / "tests.json"
     files = sorted({feature.file for feature in PROVEN.values()})
-    done = subprocess.run(
-        [sys.executable, "-c", COLLECT, path, *files],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(path.read_text())
+    return run_ranks(collect, ROOT, files, folder=tmp_path_factory.mktemp("collected"), world=1)[0]
 
 
 def test_the_page_is_what_the_table_says():
@@ -83,10 +51,8 @@ def test_the_check_sees_a_test_that_is_missing_skipped_or_expected_to_fail(tmp_p
         "@pytest.mark.xfail\ndef test_expected_to_fail(): pass\n"
         "@pytest.mark.parametrize('case', [])\ndef test_without_cases(case): pass\n"
     )
-    subprocess.run(
-        [sys.executable, "-c", COLLECT, "found.json", "test_some.py"], cwd=tmp_path, check=True, capture_output=True
-    )
-    assert json.loads((tmp_path / "found.json").read_text()) == {
+    (found,) = run_ranks(collect, tmp_path, ["test_some.py"], folder=tmp_path / "collected", world=1)
+    assert found == {
         "test_some.py::test_runs": [False],
         "test_some.py::test_skipped": [True],
         "test_some.py::test_skipped_here": [True],

@@ -1,11 +1,7 @@
 """What goes wrong around a training: kills, damaged checkpoints, losses of every kind."""
 
 import math
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,24 +10,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_uncertainty import UncertaintyWarning, UncertaintyWeighting
 from tests.models import TASKS, Plain, Recorded, Weighed, batches, fit, learned_from, trainer
 from tests.trainer.test_matrix import difference
-from tests.workers.crash_worker import BATCHES, EPOCHS, KILLS
+from tests.workers.crash_worker import BATCHES, EPOCHS, KILLS, killed_and_whole
+from tests.workers.processes import run_ranks
 
 # ---------------------------------------------------------------------------------------------------- kill -9
 
 
 def test_killed_at_random_moments_and_resumed_it_ends_bit_for_bit_like_an_uninterrupted_run(tmp_path):
     """Network, optimizer, s and its moments, after 20 times SIGKILL in one run."""
-    root = Path(__file__).parents[2]
-    worker = subprocess.run(
-        [sys.executable, "-m", "tests.workers.crash_worker", tmp_path],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert worker.returncode == 0, worker.stderr
-    steps = [int(step) for step in worker.stdout.splitlines()[-1].split()]
+    (steps,) = run_ranks(killed_and_whole, tmp_path, folder=tmp_path / "job", world=1, timeout=300.0)
     assert len(steps) == KILLS
     assert steps == sorted(steps)
     assert 0 < steps[-1] < EPOCHS * BATCHES  # the last kill still hit a run

@@ -1,17 +1,14 @@
-"""A run that is killed again and again, in a process of its own: ``python -m tests.workers.crash_worker FOLDER``.
+"""A run that is killed again and again, in a process of its own, which forks a child for each attempt.
 
-The process imports Lightning once and forks a child for each attempt, so that a child starts in milliseconds. Prints
-what became of the attempts; the final checkpoint of the killed run is ``FOLDER/killed/end.ckpt``, that of a run
-without interruption ``FOLDER/whole/end.ckpt``.
+The final checkpoint of the killed run is ``FOLDER/killed/end.ckpt``, that of a run without interruption
+``FOLDER/whole/end.ckpt``.
 """
 
 import os
 import random
 import signal
-import sys
 import time
 import warnings
-from pathlib import Path
 
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -101,9 +98,9 @@ def finish(folder):
     assert os.WEXITSTATUS(status) == 0
 
 
-def main(folder):
+def killed_and_whole(folder):
+    """Both runs; returns the step of the newest checkpoint after each kill."""
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
     for name in ("whole", "killed"):
         (folder / name).mkdir()
     finish(folder / "whole")
@@ -114,8 +111,4 @@ def main(folder):
         last = newest(folder / "killed" / "steps")
         steps.append(step_of(last) if last else 0)
     finish(folder / "killed")
-    print(*steps)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return steps

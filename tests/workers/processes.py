@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[2]
+_PORTS = random.SystemRandom()  # whatever seeds a test sets
 MODULES = [
     "torch.distributed",
     "lightning.pytorch",
@@ -82,9 +83,12 @@ def run_ranks(function, *args, folder, world=2, timeout=90.0, environment=None):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port below those that the system gives away by itself, and at random: other tests look for one as well."""
+    while True:
+        port = _PORTS.randrange(15_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def run_script(command, *, timeout=120.0, environment=None):
