@@ -132,11 +132,15 @@ def test_each_set_of_keys_costs_one_graph_and_its_return_none(eager_backend):
     assert eager_backend.frame_count == 3
 
 
+HAS_LIMIT = hasattr(getattr(torch.compiler, "config", None), "recompile_limit")
+needs_limit = pytest.mark.skipif(not HAS_LIMIT, reason="this torch has no public name for its limit")
+
+
+@needs_limit
 def test_graphs_for_evaluation_count_towards_the_limit_too(eager_backend):
     weighting = UncertaintyWeighting(dict.fromkeys("abc", "gaussian"))
     call = compiled(weighting.__call__, eager_backend)
-    name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
-    with torch._dynamo.config.patch(name, 4):
+    with torch.compiler.config.patch(recompile_limit=4):
         call(losses_of("a"))
         with torch.no_grad():
             call(losses_of("a"))
@@ -144,13 +148,13 @@ def test_graphs_for_evaluation_count_towards_the_limit_too(eager_backend):
             call(losses_of("ab"))
 
 
+@needs_limit
 @pytest.mark.parametrize("limit", [3, 5])
 def test_it_warns_before_torch_makes_no_more_graphs(eager_backend, limit):
     """With a new set of keys each time; torch itself refuses the one after its limit."""
     weighting = UncertaintyWeighting(dict.fromkeys("abc", "gaussian"))
     call = compiled(weighting.__call__, eager_backend)
-    name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
-    with torch._dynamo.config.patch(name, limit):
+    with torch.compiler.config.patch(recompile_limit=limit):
         for names in KEY_SETS[: limit - 2]:
             call(losses_of(names))
         with pytest.warns(UncertaintyWarning, match=r"NaN as the loss of those without labels.*recompile_limit"):
@@ -159,6 +163,16 @@ def test_it_warns_before_torch_makes_no_more_graphs(eager_backend, limit):
         assert eager_backend.frame_count == limit
         with pytest.raises(Exception, match=r"limit|fullgraph=True"):
             call(losses_of(KEY_SETS[limit]))
+
+
+def test_at_the_limit_that_torch_has_by_itself_it_warns_too(eager_backend):
+    """In every torch, also where the limit has no public name."""
+    weighting = UncertaintyWeighting(dict.fromkeys("abc", "gaussian"))
+    call = compiled(weighting.__call__, eager_backend)
+    for names in KEY_SETS[:6]:
+        call(losses_of(names))
+    with pytest.warns(UncertaintyWarning, match="It has made 7, and after 8 it falls back"):
+        call(losses_of(KEY_SETS[6]))
 
 
 def test_eager_code_counts_no_keys():

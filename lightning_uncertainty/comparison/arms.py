@@ -55,7 +55,7 @@ class Arm:
         if given:  # the engine's options count then, not those of a callback
             attach_weighting(module, UncertaintyWeighting(fixed), given=True)
         else:  # also for a module that has trained: its sigma is not to be taken over
-            object.__setattr__(module, "_uncertainty", None)
+            attach_weighting(module, None)
         place = callbacks.index(ours[0]) if ours else 0
         callbacks[:] = [callback for callback in callbacks if callback not in ours]
         callbacks.insert(place, UncertaintyCallback(None if given else fixed, log_prefix=prefix, summary=False))

@@ -275,11 +275,10 @@ class CompiledKeys:
                 "torch.compile makes one graph for each set of tasks among the losses, in training and in evaluation. "
                 f"It has made {len(self._seen)}, and after {limit} it falls back to eager execution. Pass all tasks in "
                 "every batch, with NaN as the loss of those without labels: one graph serves them all. Or raise "
-                "`torch._dynamo.config.recompile_limit`.",
+                "`torch.compiler.config.recompile_limit`.",
             )
 
 
 def _recompile_limit() -> int:
-    config: Any = torch._dynamo.config
-    # Called cache_size_limit before torch 2.7.
-    return int(getattr(config, "recompile_limit", None) or config.cache_size_limit)
+    # Older versions of torch, such as 2.5, have no public name for it; it is 8 there unless somebody changed it.
+    return int(getattr(getattr(torch.compiler, "config", None), "recompile_limit", 8))

@@ -1,19 +1,31 @@
-"""Whose engine a module has, and under which key a checkpoint holds it."""
+"""The engine of a module: where it hangs, which one it is, and under which key a checkpoint holds it."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
+from lightning_uncertainty._arguments import suggest
 from lightning_uncertainty.weighting import UncertaintyWeighting
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
+    from lightning_uncertainty.tasks import Task
+    from lightning_uncertainty.weighting import WeightingOptions
 
 __all__ = [
     "CanWeigh",
     "attach_weighting",
     "attached_weighting",
     "by_checkpoint_key",
+    "check_apart",
     "checkpoint_key",
+    "module_at",
+    "nothing_learned",
     "send_with_state_dict",
     "was_given",
+    "weighting_for",
 ]
 
 _CHECKPOINT_KEY = "lightning_uncertainty"
@@ -24,29 +36,156 @@ class CanWeigh:
 
 
 def attached_weighting(module: Any) -> UncertaintyWeighting | None:
-    """The engine of a module, None if it has none yet."""
+    """Return the engine of a module, None if it has none yet."""
     weighting: UncertaintyWeighting | None = getattr(module, "_uncertainty", None)
     return weighting
 
 
 def was_given(module: Any) -> bool:
-    """Whether the user assigned that engine, so that its options count and not those of a callback."""
+    """Return True if the user assigned that engine, so that its options count and not those of a callback."""
     return bool(vars(module).get("_uncertainty_given", False))
 
 
-def attach_weighting(module: Any, weighting: UncertaintyWeighting, *, given: bool = False) -> None:
-    """Make ``weighting`` the engine of a module, past ``nn.Module``, which would look for parameters in it."""
+def attach_weighting(module: Any, weighting: UncertaintyWeighting | None, *, given: bool = False) -> None:
+    """Make ``weighting`` the engine of a module.
+
+    Args:
+        module: Any module.
+        weighting: The engine; None takes the present one away.
+        given: True if the user assigned it.
+    """
+    # Past nn.Module, which would look for parameters in it.
     object.__setattr__(module, "_uncertainty", weighting)
     object.__setattr__(module, "_uncertainty_given", given or was_given(module))
 
 
+# ------------------------------------------------------------------------------------------ which engine, whose
+
+
+class Served(Protocol):
+    """A callback that serves a module.
+
+    Attributes:
+        module: Path of the module inside that of the Trainer.
+        name: Name of the callback.
+        log_prefix: First part of its keys.
+    """
+
+    module: str
+    name: str
+    log_prefix: str
+
+
+def module_at(pl_module: LightningModule, callback: Served) -> Any:
+    """Return the module whose losses ``callback`` weighs.
+
+    Raises:
+        ValueError: If it is not there, or lacks the mixin.
+    """
+    modules = dict(pl_module.named_modules(remove_duplicate=False))  # one module may have several paths
+    found = modules.get(callback.module)
+    if found is None:
+        raise ValueError(
+            f"UncertaintyCallback {callback.name!r} has no module {callback.module!r} to weigh for in "
+            f"{type(pl_module).__name__}. {suggest(callback.module, filter(None, modules))}"
+        )
+    if callback.module and not isinstance(found, CanWeigh):
+        raise ValueError(
+            f"UncertaintyCallback {callback.name!r} weighs for the module {callback.module!r}, whose class "
+            f"{type(found).__name__} lacks `self.weigh`: derive it from UncertaintyMixin."
+        )
+    return found
+
+
+def check_apart(pl_module: LightningModule, callback: Served, others: Iterable[Served]) -> None:
+    """Refuse two callbacks that would weigh the same losses, or log under the same keys.
+
+    Raises:
+        ValueError: If another callback has the same module or the same prefix.
+    """
+    for other in others:
+        names = f"{callback.name!r} and {other.name!r}"
+        if module_at(pl_module, other) is module_at(pl_module, callback):
+            raise ValueError(
+                f"The UncertaintyCallbacks {names} of this Trainer would both weigh the losses of the same module. "
+                'Name all tasks in one of them. For inner modules, say which: `UncertaintyCallback(module="...")`. '
+                "For several totals of one module, give each its own UncertaintyWeighting and call its `step()`."
+            )
+        if other.log_prefix == callback.log_prefix:
+            raise ValueError(
+                f"The UncertaintyCallbacks {names} of this Trainer would log under the same keys: give one of them "
+                f"another log_prefix than {callback.log_prefix!r}."
+            )
+
+
+def weighting_for(
+    module: Any,
+    tasks: Sequence[Task] | None,
+    options: WeightingOptions,
+    last: UncertaintyWeighting | None,
+) -> UncertaintyWeighting:
+    """Return the engine that the user gave to the module; or that of the last fit; or a new one with its state.
+
+    Args:
+        module: The module that weighs.
+        tasks: Tasks of the callback, None for those of the module.
+        options: Options of a new engine.
+        last: The engine that the callback had so far.
+
+    Raises:
+        ValueError: If both the callback and the module were given tasks of their own, or neither has any.
+    """
+    present = attached_weighting(module)
+    if present is not None and was_given(module):
+        if tasks is not None:
+            raise ValueError(
+                f"{type(module).__name__} was given an UncertaintyWeighting, and UncertaintyCallback was given "
+                "tasks for another. Drop one of the two."
+            )
+        return present
+    if present is not None and present is last:
+        return present
+    weighting = UncertaintyWeighting(_tasks_for(module, tasks), **options)
+    if present is not None:
+        weighting.load_state_dict(present.state_dict())
+    return weighting
+
+
+def _tasks_for(module: Any, tasks: Any) -> Any:
+    tasks = tasks if tasks is not None else getattr(module, "tasks", None)
+    if tasks is None:
+        raise ValueError(
+            f"Neither UncertaintyCallback nor {type(module).__name__} says which tasks there are. "
+            'Write `UncertaintyCallback({"depth": "laplace"})`, or `tasks = {"depth": "laplace"}` in the module. '
+            '(Tasks of a module inside it count if it has a callback: `UncertaintyCallback(module="path")`.)'
+        )
+    return tasks
+
+
+def nothing_learned(weighting: UncertaintyWeighting) -> str:
+    """Return what to say of an epoch from which the engine learned nothing."""
+    if weighting.waiting:
+        return (
+            "Losses were weighed in this epoch, but as far as the Trainer knows no optimizer has stepped, so sigma "
+            "does not learn. Under manual optimisation step the optimizers of `self.optimizers()`, which the Trainer "
+            "counts, or call `self.uncertainty.step()` after each of your own steps."
+        )
+    return (
+        f"No loss of {', '.join(map(repr, weighting.tasks))} reached UncertaintyCallback in this epoch. "
+        "Does training_step return `self.weigh(losses)`?"
+    )
+
+
+# ------------------------------------------------------------------------------------------ checkpoints
+
+
 def checkpoint_key(path: str) -> str:
-    """Under which a module's weights stand in a checkpoint of the module that contains it."""
+    """Return the key of a module's weights in a checkpoint of the module that contains it at ``path``."""
     return f"{_CHECKPOINT_KEY}.{path}" if path else _CHECKPOINT_KEY
 
 
 def by_checkpoint_key(module: Any) -> dict[str, Any]:
-    """The module itself and the modules inside it that can weigh."""
+    """Return the module itself and the modules inside it that can weigh, by their keys."""
     modules = module.named_modules(remove_duplicate=False)
     return {checkpoint_key(path): inner for path, inner in modules if isinstance(inner, CanWeigh)}
 
@@ -58,13 +197,14 @@ def send_with_state_dict(module: Any, path: str, weighting: UncertaintyWeighting
     callback knows, could not.
 
     Args:
-        module: that of the Trainer.
-        path: of the module that weighs, inside it; empty for itself.
-        weighting: the engine.
+        module: The module of the Trainer.
+        path: Path of the module that weighs, inside it; empty for itself.
+        weighting: The engine.
     """
     inner: Any = module.get_submodule(path)
     if not isinstance(module, CanWeigh) or not hasattr(inner, "tasks"):
         return
+    # A launcher that spawns has no hook for what else should come home, and a buffer would stay in the module.
     state_dict: Any = getattr(module, "state_dict")  # noqa: B009
 
     def with_weighting(*args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the weights balance: the gradients of the tasks on what they share, looked at every so many steps."""
+"""A callback that looks at the gradients of the tasks on what they share: that is what the weights balance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_uncertainty._arguments import check_steps, lookup
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.reporting.gradients import GradientSnapshot, from_state, state_of
 from lightning_uncertainty.trainer.attachment import attached_weighting
-from lightning_uncertainty.trainer.packages import CallbackBase, callbacks_of
+from lightning_uncertainty.trainer.packages import CallbackBase, callbacks_of, is_compiled, logged_step, publish
 from lightning_uncertainty.trainer.task_gradients import TaskGradients
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
@@ -27,7 +27,7 @@ _NUMBERS = 200_000  # in all of them: less than 1 MB in a checkpoint
 
 
 class GradientView(CallbackBase):
-    r"""Watches the gradient of each task on a shared part of the network. To be added by those who want to see it.
+    r"""A callback that watches the gradient of each task on a shared part of the network.
 
     Every ``every_n_steps`` optimizer steps it computes, for the raw losses ``L_k`` and the parameters ``w`` of
     ``module``,
@@ -67,16 +67,16 @@ class GradientView(CallbackBase):
     innermost one that contains the shared part.
 
     Args:
-        module: name of the shared part in the LightningModule, ``"encoder"`` or ``"net.trunk"``.
-        every_n_steps: optimizer steps from one look to the next.
-        log_prefix: first part of all keys; another one for each view.
+        module: Name of the shared part in the LightningModule, ``"encoder"`` or ``"net.trunk"``.
+        every_n_steps: Number of optimizer steps from one look to the next.
+        log_prefix: First part of all keys; another one for each view.
 
     Attributes:
-        snapshots: those kept; of a long run, evenly thinned out, the first and the last of them always there. For
+        snapshots: What was seen; of a long run, evenly thinned out, the first and the last always there. Plot it by
             :func:`~lightning_uncertainty.reporting.gradients.plot_gradient_norms` and ``plot_cosines``.
 
     Raises:
-        ValueError: if an argument is not valid.
+        ValueError: If an argument is not valid.
 
     Example:
         >>> GradientView("encoder", every_n_steps=50).state_key
@@ -108,7 +108,7 @@ class GradientView(CallbackBase):
         """Refuse what would fail later, or look right and be wrong.
 
         Raises:
-            ValueError: if there is no such module, another view logs under the same keys, or gradients cannot be seen
+            ValueError: If there is no such module, another view logs under the same keys, or gradients cannot be seen
                 in this set-up.
         """
         if stage == "fit":
@@ -130,7 +130,7 @@ class GradientView(CallbackBase):
         return shared
 
     def _weighting_of(self, pl_module: LightningModule) -> UncertaintyWeighting:
-        """That of the innermost module around the shared part; or the only one there is."""
+        """Return the engine of the innermost module around the shared part; or the only one there is."""
         modules = pl_module.named_modules(remove_duplicate=False)
         found = {path: weighting for path, module in modules if (weighting := attached_weighting(module)) is not None}
         around = [path for path in found if f"{self.module}.".startswith(f"{path}." if path else "")]
@@ -152,7 +152,7 @@ class GradientView(CallbackBase):
         """Start counting from where training starts.
 
         Raises:
-            ValueError: with LBFGS, or if there is no telling whose tasks to look at.
+            ValueError: With LBFGS, or if there is no telling whose tasks to look at.
         """
         self._stepped_at = trainer.global_step
         self._weighting = self._weighting_of(pl_module)
@@ -161,7 +161,7 @@ class GradientView(CallbackBase):
             raise ValueError("GradientView cannot work with LBFGS, which evaluates the losses many times in a step.")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """On a step that is looked at, listen to what the engine is called with."""
+        """Listen to what the engine is called with, on a step that is looked at."""
         if self._steps % self.every_n_steps:
             return
         assert self._weighting is not None  # since training started
@@ -177,10 +177,10 @@ class GradientView(CallbackBase):
         self._weighting.observers.append(self._gradients.note)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """While the graph is there: one backward pass per task, that ends at the shared module.
+        """Run one backward pass per task, which ends at the shared module, while the graph is there.
 
         Raises:
-            ValueError: under reentrant activation checkpointing.
+            ValueError: Under reentrant activation checkpointing.
         """
         if self._gradients is not None:
             self._check_graph(self._gradients)
@@ -199,14 +199,14 @@ class GradientView(CallbackBase):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log and keep, if an optimizer has stepped."""
+        """Log and keep what was seen, if an optimizer has stepped."""
         self._stop_listening()
         if trainer.global_step == self._stepped_at:
             return
         self._stepped_at = trainer.global_step
         if self._gradients is not None:
             snapshot, self._gradients = self._gradients.close(self._steps), None
-            self._log(trainer, pl_module, snapshot)
+            self._log(trainer, snapshot)
             self._keep(snapshot)
         self._steps += 1
 
@@ -224,17 +224,14 @@ class GradientView(CallbackBase):
             note = self._gradients.note
             self._weighting.observers = [other for other in self._weighting.observers if other != note]
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule, snapshot: GradientSnapshot) -> None:
+    def _log(self, trainer: Trainer, snapshot: GradientSnapshot) -> None:
         metrics = snapshot.metrics(self.log_prefix)
-        batches = trainer.fit_loop.epoch_loop.total_batch_idx
-        for logger in trainer.loggers:  # under the step under which Lightning logs
-            logger.log_metrics(metrics, step=trainer.global_step - 1 if pl_module.automatic_optimization else batches)
-        tensors = {key: torch.tensor(value) for key, value in metrics.items()}
-        trainer.callback_metrics.update(tensors)
-        trainer.logged_metrics.update(tensors)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=logged_step(trainer))
+        publish(trainer, metrics)
 
     def _keep(self, snapshot: GradientSnapshot) -> None:
-        """Every look; once there are too many, every second, and so on; and the newest."""
+        """Keep every look; once there are too many, every second, and so on; and the newest."""
         if self.snapshots and (self._looks - 1) % self._spacing:
             self.snapshots.pop()  # it was only the newest
         self.snapshots.append(snapshot)
@@ -251,11 +248,11 @@ class GradientView(CallbackBase):
 
     @property
     def state_key(self) -> str:
-        """Unique per module."""
+        """The key of its entry in checkpoints, unique per module."""
         return f"GradientView({self.module})"
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far, as tensors."""
+        """Return what was seen so far, as tensors."""
         counts = {"steps": self._steps, "looks": self._looks, "spacing": self._spacing}
         return {**counts, **state_of(self.snapshots)}
 
@@ -266,23 +263,19 @@ class GradientView(CallbackBase):
 
 
 def _obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
-    """Why the gradients cannot be seen; None if they can."""
+    """Return why the gradients cannot be seen; None if they can."""
     strategy = type(trainer.strategy)
     kinds = {base.__name__ for base in strategy.__mro__}
     if not kinds & _WHOLE or kinds & _SHARDED:
         return f"{strategy.__name__} may not hold whole parameters and gradients on each process."
-    if getattr(pl_module, "_compiler_ctx", None) or any(map(_is_compiled, pl_module.modules())):
+    if is_compiled(pl_module):
         return "torch.compile frees what a second backward pass needs."
     if trainer.world_size > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in pl_module.modules()):
         return "SyncBatchNorm talks to the other processes in each backward pass, and their tasks may differ."
     return None
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
-
-
 def _loss_scale(trainer: Trainer) -> float:
-    """By how much the Trainer scales the loss in 16-mixed precision, else 1."""
+    """Return the factor by which the Trainer scales the loss in 16-mixed precision, else 1."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return float(scaler.get_scale()) if scaler is not None else 1.0

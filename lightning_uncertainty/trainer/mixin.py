@@ -1,4 +1,4 @@
-"""What a LightningModule needs to weigh its losses: one call, and the engine behind it."""
+"""The mixin gives a LightningModule one call that weighs its losses, and the engine behind it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["UncertaintyMixin"]
 
 
 class UncertaintyMixin(CanWeigh, _Base):
-    """Gives a LightningModule ``self.weigh(losses)``. To be named before ``LightningModule`` among the bases.
+    """A mixin that gives a LightningModule ``self.weigh(losses)``. Name it before ``LightningModule`` among the bases.
 
     Attributes:
-        tasks: what is weighed: ``{"depth": "laplace", "class": "softmax"}`` or a list of
+        tasks: Tasks whose losses are weighed: ``{"depth": "laplace", "class": "softmax"}`` or a list of
             :class:`~lightning_uncertainty.Task`. A class attribute, or set in ``__init__``.
 
     Raises:
-        TypeError: if a class names it after ``LightningModule``.
+        TypeError: If a class names it after ``LightningModule``.
 
     Example:
         >>> import lightning as L
@@ -56,18 +56,18 @@ class UncertaintyMixin(CanWeigh, _Base):
             )
 
     def weigh(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
-        """The weighted total of ``losses``, to be returned from ``training_step``.
+        """Return the weighted total of ``losses``, to be returned from ``training_step``.
 
         In validation and test steps it gives the total with the weights as they are, and changes nothing.
 
         Args:
-            losses: scalar loss by task name; a task without labels in this batch is left out, or NaN.
-            samples: how many samples the losses are means of, if s and the logged losses are to be means over samples
-                and not over batches: see :meth:`UncertaintyWeighting.__call__`.
+            losses: Scalar loss by task name; a task without labels in this batch is left out, or NaN.
+            samples: Number of samples that the losses are means of, if s and the logged losses are to be means over
+                samples and not over batches: see :meth:`UncertaintyWeighting.__call__`.
 
         Raises:
-            RuntimeError: if nothing attached the weights yet.
-            TypeError, ValueError, FloatingPointError: see :meth:`UncertaintyWeighting.__call__`.
+            RuntimeError: If nothing attached the weights yet.
+            TypeError, ValueError, FloatingPointError: See :meth:`UncertaintyWeighting.__call__`.
         """
         return self.uncertainty(losses, samples=samples)
 
@@ -76,7 +76,7 @@ class UncertaintyMixin(CanWeigh, _Base):
         """The engine, with ``.weights``, ``.sigmas``, ``.freeze()``. The Trainer attaches it; without one, assign it.
 
         Raises:
-            RuntimeError: if there is none yet.
+            RuntimeError: If there is none yet.
         """
         weighting = attached_weighting(self)
         if weighting is None:
@@ -97,20 +97,21 @@ class UncertaintyMixin(CanWeigh, _Base):
         """Add a default :class:`~lightning_uncertainty.UncertaintyCallback` to a Trainer that has none."""
         # Here, not above: the mixin stays free of Lightning until a Trainer asks.
         from lightning_uncertainty.trainer.callback import UncertaintyCallback
+        from lightning_uncertainty.trainer.packages import callbacks_of
 
         inherited = super().configure_callbacks()
         callbacks = list(inherited) if isinstance(inherited, Sequence) else [inherited]
-        trainer: Any = self.trainer  # its `callbacks` are set in a connector, which type checkers do not see
-        if any(isinstance(callback, UncertaintyCallback) for callback in [*trainer.callbacks, *callbacks]):
+        if any(isinstance(callback, UncertaintyCallback) for callback in [*callbacks_of(self.trainer), *callbacks]):
             return callbacks
         return [*callbacks, UncertaintyCallback()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Also save the weights, of inner modules too, for ``save_weights_only`` and ``load_from_checkpoint``."""
+        """Save the weights, also those of inner modules, for ``save_weights_only`` and ``load_from_checkpoint``."""
         from lightning_uncertainty.trainer.callback import UncertaintyCallback
+        from lightning_uncertainty.trainer.packages import callbacks_around
 
         super().on_save_checkpoint(checkpoint)
-        for callback in getattr(self._trainer, "callbacks", ()):  # without callbacks' states if only weights are saved
+        for callback in callbacks_around(self):  # whose states are not asked for if only weights are saved
             if isinstance(callback, UncertaintyCallback):
                 callback.catch_up()
         for key, module in by_checkpoint_key(self).items():
@@ -125,7 +126,7 @@ class UncertaintyMixin(CanWeigh, _Base):
                 module._take_over(state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Also load the weights that a spawned process sent home with those of the network."""
+        """Load the network's weights, and those of the losses if a spawned process sent them home with it."""
         sent = {key: module for key, module in by_checkpoint_key(self).items() if key in state_dict}
         for key, module in sent.items():
             module._take_over(state_dict[key])

@@ -1,34 +1,43 @@
-"""The callback base classes of whichever Lightning packages are installed.
+"""Both Lightning packages, and every access to Lightning or torch that is not public.
 
 ``lightning.pytorch.Callback`` and ``pytorch_lightning.Callback`` are different classes with the same content. Trainers
 take either, but each package's LightningCLI accepts only its own: a callback that is both works everywhere.
+
+What is not public may change in any release. So each such access stands here (or, if it attaches something to a module,
+in :mod:`~lightning_uncertainty.trainer.attachment`) with its reason, and ``tests/trainer/test_packages.py`` has a test
+of it.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
 
 from lightning_uncertainty.engine.window import world_size
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-__all__ = ["CallbackBase", "callbacks_of", "check_processes", "quiet_lightning"]
-
-
-def callbacks_of(trainer: Trainer) -> list[Any]:
-    """The Trainer's own list, which may be changed; a connector sets it, so that type checkers do not see it."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return callbacks
+__all__ = [
+    "CallbackBase",
+    "brings_state_home",
+    "callbacks_around",
+    "callbacks_of",
+    "check_processes",
+    "is_compiled",
+    "is_silent",
+    "logged_step",
+    "logs_now",
+    "publish",
+    "quiet_lightning",
+]
 
 
 def _callback_bases() -> tuple[type, ...]:
@@ -50,11 +59,96 @@ else:
     CallbackBase = type("CallbackBase", _callback_bases(), {"__doc__": "A callback for all installed Lightnings."})
 
 
+# ------------------------------------------------------------------------------------------ what connectors set
+# `callbacks`, `fast_dev_run`, `barebones` and `log_every_n_steps` are documented, but connectors set them and the class
+# does not declare them, so that type checkers do not know them.
+
+
+def callbacks_of(trainer: Trainer) -> list[Any]:
+    """Return the Trainer's own list of callbacks, which may be changed."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def callbacks_around(module: Any) -> list[Any]:
+    """Return the callbacks of the Trainer that a module is attached to, none without one."""
+    try:
+        trainer = module.trainer
+    except RuntimeError:  # there is no public way to ask first
+        return []
+    return getattr(trainer, "callbacks", [])  # with Fabric, something without callbacks stands in for a Trainer
+
+
+def is_silent(trainer: Trainer) -> bool:
+    """Return True if Lightning itself writes and prints nothing: in a trial run, and in barebones mode."""
+    return bool(trainer.fast_dev_run or trainer.barebones)  # type: ignore[attr-defined]
+
+
+def logs_now(trainer: Trainer, batch_began_at: int) -> bool:
+    """Return True if Lightning logs the metrics of ``training_step`` for this batch.
+
+    Args:
+        trainer: The Trainer, at the end of a batch.
+        batch_began_at: Value of ``trainer.global_step`` at the start of the batch.
+    """
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    automatic = trainer.lightning_module.automatic_optimization
+    if not every or (automatic and trainer.global_step == batch_began_at):
+        return False
+    return (logged_step(trainer) + 1) % every == 0 or trainer.should_stop
+
+
+def logged_step(trainer: Trainer) -> int:
+    """Return the step under which Lightning logs: optimizer steps, or batches where the user steps by hand."""
+    automatic = trainer.lightning_module.automatic_optimization
+    return trainer.global_step - 1 if automatic else trainer.fit_loop.epoch_loop.total_batch_idx
+
+
+# ------------------------------------------------------------------------------------------ what is not public
+
+
+def publish(trainer: Trainer, metrics: Mapping[str, float], progress: Mapping[str, float] | None = None) -> None:
+    """Put ``metrics`` where ModelCheckpoint and EarlyStopping look, and ``progress`` into the progress bar."""
+    # The properties are public; that what they return may be changed is not said. The public way, `self.log`, costs
+    # 0.3 ms per key and step whether it logs or not, and copies each value to the device.
+    tensors = {key: torch.tensor(value) for key, value in metrics.items()}
+    trainer.callback_metrics.update(tensors)
+    trainer.logged_metrics.update(tensors)
+    if progress:  # reading that property computes what the user logs for the bar
+        trainer.progress_bar_metrics.update(progress)
+
+
+def brings_state_home(trainer: Trainer) -> bool:
+    """Return True if the processes that train were spawned or forked and end with the fit."""
+    # Of all that such a process holds, its launcher brings home only the module's state_dict and some metrics. That
+    # launcher's class is private; the hook by which it collects the results is what tells it from others.
+    return hasattr(trainer.strategy.launcher, "get_extra_results")
+
+
+def is_compiled(pl_module: LightningModule) -> bool:
+    """Return True if the module, or one inside it, went through ``torch.compile``."""
+    # No public function tells. `_compiler_ctx` is Lightning's, of a module that was compiled as a whole;
+    # `_compiled_call_impl` is that of `module.compile()`; `torch.compile(module)` returns an OptimizedModule, whose
+    # class is in a private module.
+    return getattr(pl_module, "_compiler_ctx", None) is not None or any(
+        module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+        for module in pl_module.modules()
+    )
+
+
+# ------------------------------------------------------------------------------------------ processes and messages
+
+
 def check_processes(trainer: Trainer, pl_module: LightningModule, group: dist.ProcessGroup | None) -> None:
     """Refuse a strategy in which the mean over all processes would be wrong, or there is none.
 
+    Args:
+        trainer: The Trainer.
+        pl_module: Its module.
+        group: The processes to average over, if they were given.
+
     Raises:
-        ValueError: if there are several processes without ``torch.distributed``, or pipeline stages without a group.
+        ValueError: If there are several processes without ``torch.distributed``, or pipeline stages without a group.
     """
     strategy = type(trainer.strategy).__name__
     if trainer.world_size > 1 and world_size() == 1:
@@ -63,8 +157,8 @@ def check_processes(trainer: Trainer, pl_module: LightningModule, group: dist.Pr
             "from one to the other. Use a strategy that has it: DDP, FSDP, ModelParallel or DeepSpeed; or train with "
             "one process."
         )
-    mesh = getattr(pl_module, "_device_mesh", None)  # the property raises without one
-    stages = [name for name in getattr(mesh, "mesh_dim_names", None) or () if name.startswith(("pp", "pipe"))]
+    dimensions = getattr(pl_module.device_mesh, "mesh_dim_names", None) or ()
+    stages = [name for name in dimensions if name.startswith(("pp", "pipe"))]
     if stages and group is None:
         raise ValueError(
             f"{strategy} has pipeline stages (mesh dimension {stages[0]!r}), and only the last one sees the losses. "
@@ -78,7 +172,7 @@ LOGGERS = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightn
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Within, Lightning says only what is at least a warning; afterwards its log levels are what they were.
+    """Let Lightning say only what is at least a warning; afterwards its log levels are what they were.
 
     One deprecation inside torch, of a function that Lightning calls, is not shown either.
     """

@@ -4,40 +4,73 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
-__all__ = ["NoLossesError", "WeighedStep"]
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
+__all__ = ["NoLossesError", "WeighedStep", "give_step_back", "weigh_returned_losses"]
 
 
 class NoLossesError(TypeError):
     """A ``training_step`` returned something else than losses by name."""
 
 
+def weigh_returned_losses(module: LightningModule, weighting: UncertaintyWeighting) -> None:
+    """Wrap ``training_step`` of a module without the mixin, until :func:`give_step_back`.
+
+    Raises:
+        ValueError: If the module optimises manually.
+    """
+    if not module.automatic_optimization:
+        raise ValueError(
+            f"{type(module).__name__} optimises manually, so the returned losses come too late. Derive it from "
+            "UncertaintyMixin and call `self.weigh(losses)` before `self.manual_backward(...)`."
+        )
+    # LightningCLI and torch.compile set it on the instance too, and theirs has to be there afterwards.
+    step = WeighedStep(module.training_step, weighting, before=vars(module).get("training_step"))
+    object.__setattr__(module, "training_step", step)
+
+
+def give_step_back(module: LightningModule) -> None:
+    """Give the module the ``training_step`` that it had before it was wrapped."""
+    step = vars(module).get("training_step")
+    if not isinstance(step, WeighedStep):
+        return
+    if step.before is None:
+        object.__delattr__(module, "training_step")
+    else:
+        object.__setattr__(module, "training_step", step.before)
+
+
 class WeighedStep:
-    """Calls ``training_step`` and sets ``"loss"`` to the weighted sum of the ``"losses"`` that it returns.
+    """A ``training_step`` that sets ``"loss"`` to the weighted sum of the ``"losses"`` that the module's own returns.
 
-    If it also returns ``"samples"``, the means are over samples.
+    If that also returns ``"samples"``, the means are over samples.
 
-    An object and not a closure: a deep copy of the module, as EMA callbacks make it, then has a step of its own.
+    It is an object and not a closure: a deep copy of the module, as EMA callbacks make it, then has a step of its own.
 
     Args:
-        training_step: the module's own.
-        weighting: the engine.
+        training_step: The module's own.
+        weighting: The engine.
+        before: What the module had in place of this step, if that was an attribute of the instance.
     """
 
-    def __init__(self, training_step: Callable[..., Any], weighting: UncertaintyWeighting) -> None:
+    def __init__(
+        self, training_step: Callable[..., Any], weighting: UncertaintyWeighting, *, before: Any = None
+    ) -> None:
         functools.update_wrapper(self, training_step)  # Lightning looks at the signature
-        self._training_step, self._weighting = training_step, weighting
+        self._training_step, self._weighting, self.before = training_step, weighting, before
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What ``training_step`` returns, with ``"loss"`` set; None, which skips the batch, stays None.
+        """Return what ``training_step`` returns, with ``"loss"`` set; None, which skips the batch, stays None.
 
         Raises:
-            NoLossesError: if it returns no losses by name.
+            NoLossesError: If it returns no losses by name.
         """
         output = self._training_step(*args, **kwargs)
         if output is None:

@@ -20,6 +20,7 @@ from lightning_uncertainty.reporting.page import write_page
 from lightning_uncertainty.reporting.summary import print_summary
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.trainer.loggers import image_giver
+from lightning_uncertainty.trainer.packages import is_silent
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -83,8 +84,7 @@ class RunReport:
 
     def deliver(self, trainer: Trainer) -> None:
         """Write and print, on the main rank; not in a trial run, nor where Lightning itself is silent."""
-        silent: bool = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]  # set in a connector
-        if silent or not trainer.is_global_zero or not len(self.history):
+        if is_silent(trainer) or not trainer.is_global_zero or not len(self.history):
             return
         closing = self._guarded("report", lambda: self._write(trainer)) if self.report else ""
         if self.summary:

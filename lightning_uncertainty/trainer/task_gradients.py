@@ -17,14 +17,14 @@ __all__ = ["TaskGradients"]
 
 
 class TaskGradients:
-    """A vector per task, and what follows from them.
+    """The gradients of the tasks on some parameters, a vector each, and their norms and cosines.
 
     It asks autograd for the gradients instead of calling ``backward``: nothing is added to ``parameter.grad``, and the
     hooks by which DistributedDataParallel reduces gradients do not run.
 
     Args:
-        weighting: whose losses.
-        parameters: on which; those without ``requires_grad`` count as zero.
+        weighting: The engine whose losses are looked at.
+        parameters: Parameters to differentiate by; those without ``requires_grad`` count as zero.
     """
 
     def __init__(self, weighting: UncertaintyWeighting, parameters: Sequence[Tensor]) -> None:
@@ -42,9 +42,8 @@ class TaskGradients:
         """Add the gradients of the remembered losses; their graph stays, for the backward pass of the total.
 
         Args:
-            factor: of each of them: one over the number of micro-batches.
-            scale: what the losses are multiplied with on their way, so that half precision does not round to zero.
-
+            factor: Factor of each gradient: one over the number of micro-batches.
+            scale: Factor of the losses on their way back, so that half precision does not round to zero.
         """
         calls, self._calls = self._calls, []
         for losses, self._factors in calls:
@@ -54,7 +53,7 @@ class TaskGradients:
                     self._sum()[index, -1] += 1.0
 
     def behind_a_checkpoint(self) -> bool:
-        """Whether a remembered loss depends on reentrant activation checkpointing, which hides parameters."""
+        """Return True if a remembered loss depends on reentrant activation checkpointing, which hides parameters."""
         losses = [loss for losses, _ in self._calls for loss in losses.values()]
         tensors = [loss.logits if isinstance(loss, CrossEntropy) else loss for loss in losses]
         nodes = [tensor.grad_fn for tensor in tensors]
@@ -77,7 +76,7 @@ class TaskGradients:
         return self._vectors
 
     def _loss(self, name: str, index: int, losses: Mapping[str, Tensor | CrossEntropy]) -> Tensor | None:
-        """The raw loss; None for a task that sits out."""
+        """Return the raw loss; None for a task that sits out."""
         loss = losses.get(name)
         if isinstance(loss, CrossEntropy):
             log_var = self._weighting.log_var[index]
@@ -85,7 +84,7 @@ class TaskGradients:
         return None if loss is None or not loss.requires_grad or not torch.isfinite(loss) else loss
 
     def _finite_gradient(self, loss: Tensor, scale: float) -> Tensor:
-        """With a smaller scale where that of the Trainer, which is meant for the total, takes it out of range."""
+        """Return the gradient, with a smaller scale where that of the Trainer, meant for the total, is out of range."""
         gradient = self._gradient(loss, scale)
         while scale > 1.0 and not torch.isfinite(gradient).all():
             scale = max(scale / 256.0, 1.0)
@@ -108,7 +107,7 @@ class TaskGradients:
         return torch.cat(flat) / scale
 
     def close(self, step: int) -> GradientSnapshot:
-        """Norms and cosines of the sums, mean over the ranks, as the optimizer sees them; starts the next sum."""
+        """Return norms and cosines of the means over the ranks, as the optimizer sees them, and start the next sum."""
         vectors = self._sum()
         sum_over_ranks(vectors)
         vectors, calls = vectors[:, :-1], vectors[:, -1]
