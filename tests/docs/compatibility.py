@@ -71,10 +71,10 @@ class Row:
     """A feature of Lightning or torch.
 
     Args:
-        title: as in the page.
-        cases: by readable name; all of them are tested in every precision that is not in ``refused``.
-        refused: by precision, the error of Lightning or torch, with or without the plugin.
-        device_bound: other code runs on a GPU, whatever the precision.
+        title: Name on the page.
+        cases: Cases by readable name; all are tested in every precision that is not in ``refused``.
+        refused: Error of Lightning or torch by precision, with or without this package.
+        device_bound: True if other code runs on a GPU, whatever the precision.
     """
 
     title: str
@@ -266,10 +266,10 @@ class Feature:
     """Something that is not tested per precision.
 
     Args:
-        title: as in the page.
+        title: Name on the page.
         status: ``"tested"``, ``"tested on CPU only"`` or ``"not run"``.
-        file: whose tests show it, or the script that would, from the root of the repository.
-        tests: the functions in it, none where it is not run.
+        file: File of its tests, or the script that would show it, from the root of the repository.
+        tests: Names of the tests without ``test_``; none for what is not run.
     """
 
     title: str
@@ -289,7 +289,7 @@ class Feature:
 
 FEATURES = [
     Feature(
-        "Checkpoints with and without the plugin, tasks added and removed",
+        "Checkpoints with and without this package; tasks added and removed",
         "tested",
         "tests/trainer/test_checkpoints.py",
         (
@@ -308,13 +308,13 @@ FEATURES = [
         ("a_checkpoint_of_a_failure_after_the_optimizer_step_has_the_step_of_s",),
     ),
     Feature(
-        "`kill -9` at any moment, then resume from inside an epoch: bit for bit the same end",
+        "`kill -9` at any moment and a resume from inside an epoch: the end is the same bit for bit",
         "tested",
         "tests/trainer/test_faults.py",
         ("killed_at_random_moments_and_resumed_it_ends_bit_for_bit_like_an_uninterrupted_run",),
     ),
     Feature(
-        "Truncated and foreign checkpoint entries are refused by name",
+        "Damaged checkpoint entries and those of another run: refused by name",
         "tested",
         "tests/trainer/test_faults.py",
         (
@@ -358,7 +358,7 @@ FEATURES = [
         ),
     ),
     Feature(
-        "`torch.compile`, keys that come and go: a graph per set, a warning before torch's limit",
+        "`torch.compile` with changing keys: one graph per set of keys, a warning before torch's limit",
         "tested on CPU only",
         "tests/test_compile.py",
         (
@@ -367,13 +367,13 @@ FEATURES = [
         ),
     ),
     Feature(
-        "No host synchronisation on steps that do not log, one transfer on those that do and on the very first",
+        "No host synchronisation on steps that do not log; one transfer on logging steps and on the first step",
         "tested on CPU only",
         "tests/test_host_sync.py",
         ("a_step_that_does_not_log_reads_nothing_and_one_that_logs_reads_once",),
     ),
     Feature(
-        "`EMAWeightAveraging` before and after ours, `StochasticWeightAveraging`",
+        "`EMAWeightAveraging` before and after our callback, `StochasticWeightAveraging`",
         "tested",
         "tests/trainer/test_ecosystem.py",
         (
@@ -457,9 +457,9 @@ FEATURES = [
 # What is promised in words, and the tests that hold it.
 PROMISES = [
     Feature(
-        "Layers made in `configure_model` resume exactly in every precision. Layers made in `__init__` do not in "
-        "64-true: Lightning restores them in single precision first. The weights of this package resume exactly either "
-        "way.",
+        "Layers made in `configure_model` resume exactly in every precision. Layers made in `__init__` do not resume "
+        "exactly in 64-true, because Lightning first restores them in single precision. The weights of this package "
+        "resume exactly in both cases.",
         "tested",
         "tests/trainer/test_matrix.py",
         (
@@ -468,34 +468,34 @@ PROMISES = [
         ),
     ),
     Feature(
-        "A checkpoint taken between two optimizer steps of gradient accumulation: Lightning saves no gradients, so the "
-        "micro-batches before it are lost to the network, and their losses are dropped by `s` in the same way.",
+        "A checkpoint can lie between two optimizer steps of gradient accumulation. Lightning saves no gradients, so "
+        "the network loses the micro-batches before the checkpoint. `s` drops their losses in the same way.",
         "tested",
         "tests/trainer/test_matrix.py",
         ("between_two_optimizer_steps_the_losses_are_dropped_as_the_gradients_are",),
     ),
     Feature(
-        "Where Lightning itself does not resume exactly (`ReduceLROnPlateau` and `GradientAccumulationScheduler` in "
-        "the middle of an epoch), the network is as inexact as without the plugin, and `s` goes on exactly from where "
-        "it was saved.",
+        "Lightning itself does not resume exactly with `ReduceLROnPlateau` and `GradientAccumulationScheduler` in the "
+        "middle of an epoch. The network is then as inexact as without this package. `s` goes on exactly from its "
+        "saved value.",
         "tested",
         "tests/trainer/test_matrix.py",
         ("where_resuming_is_said_to_be_inexact_it_is_so_without_the_plugin",),
     ),
     Feature(
-        "The same holds while `StochasticWeightAveraging` averages.",
+        "The same is true while `StochasticWeightAveraging` averages.",
         "tested",
         "tests/trainer/test_ecosystem.py",
         ("resumed_while_lightning_averages_the_network_is_inexact_without_us_too_and_s_follows_its_losses",),
     ),
     Feature(
-        "A second resume after one from the last batch of an epoch is one batch off in Lightning itself.",
+        "If a run was resumed from the last batch of an epoch, a second resume is one batch off in Lightning itself.",
         "tested",
         "tests/trainer/test_faults.py",
         ("lightning_itself_is_one_batch_off_after_two_resumes_of_which_the_first_was_at_the_end_of_an_epoch",),
     ),
     Feature(
-        "After more epochs, or with a task added or removed, the rest goes on exactly.",
+        "A finished run can go on for more epochs. If a task is added or removed, the other tasks go on exactly.",
         "tested",
         "tests/trainer/test_matrix.py",
         (
@@ -504,7 +504,7 @@ PROMISES = [
         ),
     ),
     Feature(
-        "`s` counts the Trainer's optimizer steps, including those that a gradient scaler skips for the network.",
+        "`s` counts all optimizer steps of the Trainer, also those that a gradient scaler skips for the network.",
         "tested",
         "tests/trainer/test_precision.py",
         ("steps_that_the_scaler_skips_do_not_desynchronise_the_step_count",),
@@ -532,30 +532,34 @@ _INTRODUCTION = """\
 <!-- Written by `python -m tests.docs.compatibility` from that file; tests/docs/test_compatibility.py checks it. -->
 # What works with what
 
-In every tested cell, through a real Trainer: with weights fixed at 1 the whole checkpoint (network, optimizers,
-parameter groups, schedulers, scaler, progress) is bit for bit that of a run without the plugin; with learned weights
-`s` and its moments are fp32 and take one step per optimizer step; and a run that is resumed in the middle of an epoch
-ends bit for bit like one that was not interrupted. The total is never rounded to half precision, which only an
-optimizer that reads the loss can notice: LBFGS in bf16-true and 16-true is compared with a sum in fp32.
+Each tested cell shows three things, with a real Trainer:
 
-- **tested**: run on a CPU; the precision is the same on every device. No cell was run on a GPU yet.
-- **tested on CPU only**: run on a CPU; on a GPU autocast, the scaler or the kernels are other ones.
-- **not run**: in the first table, Lightning or torch refuses the combination, with or without the plugin; in the last,
-  no GPU was at hand, and the script named is ready to be run on one.
+- With weights fixed at 1, the whole checkpoint (network, optimizers, parameter groups, schedulers, scaler, progress) is
+  the same bit for bit as that of a run without this package.
+- With learned weights, `s` and its moments are fp32 and take one step per optimizer step.
+- A run that is resumed in the middle of an epoch ends bit for bit like a run that was not interrupted.
 
-Strategies with several processes are in [distributed.md](distributed.md).
+The total is never rounded to half precision. Only an optimizer that reads the loss can notice this. For LBFGS in
+bf16-true and 16-true, the tests therefore compare with a sum in fp32.
+
+- **tested**: the cell ran on a CPU, and its precision is the same on every device. No cell ran on a GPU yet.
+- **tested on CPU only**: the cell ran on a CPU. A GPU has another autocast, scaler or kernel.
+- **not run**: in the first table, Lightning or torch refuses the combination, with or without this package. In the last
+  table, there was no GPU; the script that is named is ready to run on one.
+
+[Many processes and many hosts](distributed.md) lists the strategies with several processes.
 """
 
 _VERSIONS = """\
 ## Versions
-- Pinned in `constraints.txt`, run by CI on Python 3.11: {pinned}.
-- Lowest, pinned in `constraints-lowest.txt`, run by hand on 2026-11-23: {lowest}: the
-  22 test files of this page's matrix and features, of the engine, of logging and of the command line, but not those of
-  faults, of several processes and of the demo: 1412 passed, 2 skipped (`EMAWeightAveraging` came with Lightning 2.6).
-  FSDP2 does not run on a CPU in torch 2.5 ("FSDP requires CUDA for streams").
-  Below, torch 2.4.0's inductor fails on the exact softmax; lightning 2.4.0 resumes accumulation at a wrong step and
-  2.5.0 to 2.5.2 change a fit after `LearningRateFinder`, both without this package too.
-- Newest, run by hand on that day: torch 2.15.0, lightning 2.6.6: the same files: 1414 passed.
+- CI runs the versions in `constraints.txt` on Python 3.11: {pinned}.
+- The lowest versions are in `constraints-lowest.txt`: {lowest}. They were run by
+  hand on 2026-11-23, with the 22 test files of this page, the engine, logging and the command line, and without
+  the tests of faults, of several processes and of the demo: 1412 passed, 2 skipped (`EMAWeightAveraging` came with
+  Lightning 2.6). FSDP2 does not run on a CPU in torch 2.5 ("FSDP requires CUDA for streams"). Older versions have
+  faults of their own: inductor of torch 2.4.0 fails on the exact softmax, lightning 2.4.0 resumes accumulation at a
+  wrong step, and lightning 2.5.0 to 2.5.2 change a fit after `LearningRateFinder`.
+- The newest versions were run by hand on the same day, with the same files: torch 2.15.0, lightning 2.6.6: 1414 passed.
 """
 
 
