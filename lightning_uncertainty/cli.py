@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import typer
 
     from lightning_uncertainty.comparison.statistics import Direction
-    from lightning_uncertainty.reporting.run_folder import RunContent
+    from lightning_uncertainty.reporting.files import ReportContent
 
 __all__ = ["app", "main", "run_app"]
 
@@ -209,24 +209,25 @@ def _weights(text: str) -> tuple[str, dict[str, float]]:
 
 
 def report(
-    run_folder: Annotated[
-        Path, typer.Argument(help="Of a run, as lightning_logs/version_0; of several; or of `compare`.")
+    run: Annotated[
+        Path, typer.Argument(help="The folder of a run, as lightning_logs/version_0; of several; or of `compare`.")
     ],
     output: Annotated[
         Path | None, typer.Option(help="The page to write; by default <prefix>.html in the folder.")
     ] = None,
     prefix: Annotated[str, typer.Option(help="The `log_prefix` of the callback.")] = "uncertainty",
 ) -> None:
-    """One HTML page of what a run has left in its folder, finished or killed, and its summary in the terminal."""
+    """Write one HTML page about a run, finished or killed, and print its summary."""
     from lightning_uncertainty._arguments import file_stem
+    from lightning_uncertainty.reporting.files import NothingToReportError, read_report
     from lightning_uncertainty.reporting.page import write_page
-    from lightning_uncertainty.reporting.run_folder import NothingToReportError, read_run_folder
 
     if not prefix:
         raise typer.BadParameter("--prefix must not be empty.")
-    target = run_folder / f"{file_stem(prefix)}.html" if output is None else output
     try:
-        content = read_run_folder(run_folder, prefix)
+        content = read_report(run, prefix)
+        folder = run if run.is_dir() else run.parent
+        target = folder / f"{file_stem(content.prefix)}.html" if output is None else output
         _check_free(target)
     except NothingToReportError as error:
         raise typer.BadParameter(str(error)) from None
@@ -242,7 +243,7 @@ def report(
 
 
 def _check_free(target: Path) -> None:
-    """Nothing but an older page is overwritten.
+    """Refuse to overwrite anything but an older page.
 
     Raises:
         BadParameter: if the page cannot stand there.
@@ -257,7 +258,7 @@ def _check_free(target: Path) -> None:
         raise typer.BadParameter(f"{target} is there already, and no page of this command. Give another --output.")
 
 
-def _say(content: RunContent, target: Path) -> None:
+def _say(content: ReportContent, target: Path) -> None:
     from lightning_uncertainty.reporting.summary import print_summary
 
     if content.comparison is not None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 
-__all__ = ["Diagnosis", "Finding", "Severity", "findings_of", "likelihood_of"]
+__all__ = ["Diagnosis", "Finding", "Severity", "counted_calls", "findings_of"]
 
 LAST_PART = 0.1  # of the steps: what "at the end" means
 FEWEST_STEPS, FEWEST_POINTS = 200, 10  # below, sigma has no time to arrive, and nobody could tell
@@ -55,8 +55,8 @@ class Finding(_Texts, Enum):
     NEGATIVE_LOSS = (
         "fault",
         "negative loss",
-        "The loss of task {task!r} was negative (lowest mean of a step: {lowest:.3g}), which {likelihood} does not "
-        "allow for.",
+        "The loss of task {task!r} was negative (lowest mean of a step: {lowest:.3g}), which the {likelihood} "
+        "likelihood does not allow for.",
         "Its weight then only grows. If the loss is already a log-likelihood, give the task a fixed weight: "
         "`tasks={{{task!r}: 1.0}}`.",
         "A recorded raw loss is below 0, and the task is learned.",
@@ -158,7 +158,7 @@ class Finding(_Texts, Enum):
     NOTHING = (
         "fine",
         "fine",
-        "Nothing stands out{where}: every sigma has settled, and no task dominates or drowns.",
+        "Nothing stands out: every sigma has settled, and no task dominates or drowns.",
         "Judge the result by the metrics of each task, not by the weights.",
         "No other finding, but for those that are fine.",
     )
@@ -210,7 +210,7 @@ def _of_task(name: str, task: TaskSnapshot) -> Iterator[Diagnosis]:
     if task.nonfinite:
         yield Finding.NONFINITE.about(name, calls=counted_calls(task.nonfinite))
     if task.lowest_loss < 0.0 and task.sigma is not None and task.likelihood != "softmax_exact":
-        yield Finding.NEGATIVE_LOSS.about(name, lowest=task.lowest_loss, likelihood=likelihood_of(task.likelihood))
+        yield Finding.NEGATIVE_LOSS.about(name, lowest=task.lowest_loss, likelihood=task.likelihood)
     if task.cut:
         yield Finding.CUT.about(name)
     if task.at_bound and task.started:
@@ -224,12 +224,3 @@ def counted_calls(number: int) -> str:
     ('1 call', '2 calls')
     """
     return f"{number} call{'s' if number > 1 else ''}"
-
-
-def likelihood_of(name: str) -> str:
-    """Return what a sentence calls a likelihood, whose name is empty where a logger's file does not tell it.
-
-    >>> likelihood_of("laplace"), likelihood_of("")
-    ('the laplace likelihood', 'its likelihood')
-    """
-    return f"the {name} likelihood" if name else "its likelihood"

@@ -23,7 +23,6 @@ from lightning_uncertainty.findings import (
     Diagnosis,
     Finding,
     counted_calls,
-    likelihood_of,
 )
 from lightning_uncertainty.reporting.history import History
 
@@ -41,9 +40,7 @@ def diagnose(history: History) -> list[Diagnosis]:
     found = [finding.about(task, **numbers) for finding, check in _CHECKS.items() for task, numbers in check(history)]
     found = [each for each in found if not _is_said_already(each, found)]
     if all(each.finding.severity == "fine" for each in found):
-        counted = all(fact.absent is not None for fact in history.facts.values())
-        where = "" if counted else " in what was logged, which does not say how often a task was missing or not finite"
-        found.append(Finding.NOTHING.about(None, where=where))
+        found.append(Finding.NOTHING.about(None))
     order = list(Finding)
     return sorted(found, key=lambda each: (_SEVERITIES.index(each.finding.severity), order.index(each.finding)))
 
@@ -91,7 +88,7 @@ def _negative_loss(history: History) -> _Found:
         lowest = min(_known(history.series("raw_loss", name)), default=0.0)
         likelihood = history.facts[name].likelihood
         if lowest < 0.0 and likelihood != "softmax_exact":
-            yield name, {"lowest": lowest, "likelihood": likelihood_of(likelihood)}
+            yield name, {"lowest": lowest, "likelihood": likelihood}
 
 
 def _no_cross_entropy(history: History) -> _Found:
@@ -132,7 +129,7 @@ def _at_bound(history: History) -> _Found:
 
 def _mostly_absent(history: History) -> _Found:
     for name, fact in history.facts.items():
-        part = (fact.absent or 0) / max(history.steps[-1], 1)
+        part = fact.absent / max(history.steps[-1], 1)
         if part > MOSTLY:
             yield name, {"part": part}
 

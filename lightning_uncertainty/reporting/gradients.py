@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = [
     "GradientSnapshot",
     "from_state",
-    "of_logged",
     "pairs_of",
     "plot_cosine_range",
     "plot_cosines",
@@ -42,14 +41,12 @@ class GradientSnapshot:
         factors: the factor before the raw loss in the total, by task.
         cosines: of the angle between the gradients of each pair, in the order of the tasks; -1 where they are opposed,
             NaN where one is zero or missing. Weights do not change it.
-        extent: the lowest and the mean of the cosines, where they are not known one by one, as in a log of many tasks.
     """
 
     step: int
     norms: Mapping[str, float]
     factors: Mapping[str, float]
     cosines: Mapping[tuple[str, str], float]
-    extent: tuple[float, float] | None = None
 
     @property
     def weighted_norms(self) -> dict[str, float]:
@@ -59,8 +56,6 @@ class GradientSnapshot:
     @property
     def lowest_and_mean(self) -> tuple[float, float]:
         """Of the cosines of all pairs; NaN if none is known."""
-        if self.extent is not None:
-            return self.extent
         known = [cosine for cosine in self.cosines.values() if not math.isnan(cosine)]
         return min(known, default=math.nan), math.fsum(known) / len(known) if known else math.nan
 
@@ -186,7 +181,7 @@ def plot_cosine_range(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes
     return axis
 
 
-# ---------------------------------------------------------------------------------------------------- saved and logged
+# ---------------------------------------------------------------------------------------------------- saved
 
 
 def state_of(snapshots: Sequence[GradientSnapshot]) -> dict[str, Any]:
@@ -209,28 +204,6 @@ def from_state(state: Any) -> list[GradientSnapshot]:
         )
         for step, row in zip(state["at"], state["values"].tolist(), strict=True)
     ]
-
-
-def of_logged(rows: Mapping[int, Mapping[str, float]]) -> list[GradientSnapshot]:
-    """What :meth:`GradientSnapshot.metrics` gave to a logger, by step, without the prefix.
-
-    >>> of_logged({7: {"norm/a": 2.0, "weighted/a": 3.0, "cosine/lowest": 0.5, "cosine/mean": 0.5, "train_loss": 1.0}})
-    [GradientSnapshot(step=7, norms={'a': 2.0}, factors={'a': 1.5}, cosines={}, extent=(0.5, 0.5))]
-    """
-    return list(_snapshots(rows))
-
-
-def _snapshots(rows: Mapping[int, Mapping[str, float]]) -> Iterator[GradientSnapshot]:
-    for step, row in rows.items():
-        norms = {key.removeprefix("norm/"): norm for key, norm in row.items() if key.startswith("norm/")}
-        if not norms:
-            continue
-        weighted = {name: row.get(f"weighted/{name}", math.nan) for name in norms}
-        factors = {name: weighted[name] / norm if norm else 0.0 for name, norm in norms.items()}
-        keys = {pair: f"cosine/{pair[0]},{pair[1]}" for pair in pairs_of(list(norms))}
-        cosines = {pair: row[key] for pair, key in keys.items() if key in row}
-        extent = None if cosines else (row.get("cosine/lowest", math.nan), row.get("cosine/mean", math.nan))
-        yield GradientSnapshot(step, norms, factors, cosines, extent)
 
 
 def _check(snapshots: Sequence[GradientSnapshot]) -> None:

@@ -6,11 +6,11 @@ import html
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_uncertainty.reporting.comparison_files import ComparisonTable
 from lightning_uncertainty.reporting.figures import PLOTS
 from lightning_uncertainty.reporting.files import write_whole
 from lightning_uncertainty.reporting.gradients import (
@@ -20,6 +20,7 @@ from lightning_uncertainty.reporting.gradients import (
     plot_gradient_norms,
 )
 from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.run_file import ComparisonFile
 from lightning_uncertainty.reporting.summary import COLUMNS, NOTE, Summary, summarize
 
 if TYPE_CHECKING:
@@ -28,53 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["build_page", "is_page", "write_page"]
 
 _INK = "#010203"  # what is drawn in it has the colour of the text, light or dark
-
-_STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1c1e21; --quiet: #5d6673; --line: #d5d9de;
-  --shade: #eef0f2;
-  --fault: #b3261e; --look: #8a5a00; --fine: #14703c; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181d; --ink: #e6e8eb; --quiet: #9aa3ae; --line: #363b44;
-  --shade: #262a32;
-  --fault: #ff8a80; --look: #ffc45c; --fine: #6fd896; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0.5rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 0.5rem; }
-p { margin: 0.3rem 0; max-width: 60rem; } .quiet { color: var(--quiet); font-size: 0.875rem; }
-figcaption { font-weight: 600; font-size: 0.9rem; margin: 0.5rem 0 0.2rem; }
-code { font-size: 0.9em; background: var(--shade); padding: 0.05em 0.25em; border-radius: 0.2em; }
-ul { list-style: none; padding: 0; margin: 0; max-width: 60rem; }
-li { border-left: 0.3rem solid; padding: 0.2rem 0.8rem; margin: 0.5rem 0; }
-li span { color: var(--ink); } li b { font-weight: 600; }
-.fault { color: var(--fault); } .look { color: var(--look); } .fine { color: var(--fine); }
-.notes li { border-color: var(--line); color: var(--quiet); font-size: 0.875rem; margin: 0.3rem 0; }
-.scroll { overflow: auto; max-height: 36rem; }
-table { border-collapse: collapse; width: 100%; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { position: sticky; top: 0; background: var(--paper); }
-th:first-child, td:first-child, .tasks th:nth-child(2), .tasks td:nth-child(2), .tasks th:last-child,
-  .tasks td:last-child { text-align: left; }
-.tasks td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)); gap: 1rem 2rem; }
-figure { margin: 0; min-width: 0; } svg { display: block; width: 100%; max-width: 42rem; height: auto; }
-@media (max-width: 48rem) {
-  .tasks { display: block; } .tasks thead { display: none; }
-  .tasks tbody { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: 0 2rem; }
-  .tasks tr { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 1.5rem; padding: 0.5rem 0;
-    border-bottom: 1px solid var(--line); }
-  .tasks td { display: flex; justify-content: space-between; gap: 0.5rem; padding: 0.05rem 0; border: 0; order: 3;
-    white-space: normal; overflow-wrap: anywhere; }
-  .tasks td::before { content: attr(data-is); color: var(--quiet); }
-  .tasks td:first-child::before, .tasks td:last-child::before { content: none; }
-  .tasks td:first-child { order: 0; font-weight: 600; }
-  .tasks td:last-child { order: 1; justify-content: end; text-align: right; }
-  .tasks td:nth-child(2), .tasks td:nth-child(8) { order: 2; }
-  .tasks td:nth-child(3) { grid-column: 1 / -1; }
-  .compared th, .compared td { white-space: normal; overflow-wrap: anywhere; padding: 0.3rem; }
-  .scroll { max-height: 80vh; }
-}
-@media print { .scroll { overflow: visible; max-height: none; } figure { break-inside: avoid; } }
-"""
 
 _CAPTIONS = {
     "weights": "How much each task counts: its weight",
@@ -94,7 +48,7 @@ def build_page(
     title: str = "Uncertainty weighting",
     notes: Sequence[str] = (),
     gradients: Mapping[str, Sequence[GradientSnapshot]] | None = None,
-    comparison: ComparisonTable | None = None,
+    comparison: ComparisonFile | None = None,
 ) -> str:
     """The page as text: what was found, the table of all tasks, and the plots if matplotlib is there.
 
@@ -120,7 +74,7 @@ def build_page(
     head = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{_MARK}\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>"
+        f"<title>{_text(title)}</title>\n<style>\n{_style()}</style>\n</head>"
     )
     return "\n".join([head, "<body>", *body, "</body>", "</html>", ""])
 
@@ -142,6 +96,10 @@ def is_page(path: Path) -> bool:
     """Whether a file is a page that was written here."""
     with path.open(encoding="utf-8", errors="replace") as file:
         return _MARK in file.read(1000)
+
+
+def _style() -> str:
+    return files(__package__).joinpath("page.css").read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------------------- sections
@@ -182,8 +140,8 @@ def _table(summary: Summary) -> Iterator[str]:
     yield "</tbody></table></div>"
 
 
-def _comparison(comparison: ComparisonTable) -> Iterator[str]:
-    heading, *rows = comparison.rows
+def _comparison(comparison: ComparisonFile) -> Iterator[str]:
+    heading, *rows = comparison.table
     yield "<h2>Does it help?</h2>"
     yield from (f"<p>{_text(sentence)}</p>" for sentence in comparison.sentences)
     yield '<div class="scroll"><table class="compared">'

@@ -188,8 +188,8 @@ def _cells(history: History, name: str, fact: TaskFacts, share: float) -> Iterat
     yield "" if math.isnan(sigma) else _number(sigma) + _unit(fact.unit)
     yield _number(history.series("precision", name)[-1]) + _unit(weight_unit(fact))
     yield "" if math.isnan(share) else f"{share:.1%}"
-    yield "" if fact.absent is None else f"{fact.absent / max(history.steps[-1], 1):.0%}"
-    yield "" if fact.nonfinite is None else f"{fact.nonfinite:,}"
+    yield f"{fact.absent / max(history.steps[-1], 1):.0%}"
+    yield f"{fact.nonfinite:,}"
 
 
 def loss_unit(fact: TaskFacts) -> str:

@@ -64,8 +64,9 @@ class UncertaintyCallback(packages.CallbackBase):
         prog_bar: True shows the weights in the progress bar, as of the last logging step.
         name: Name of its entry in checkpoints, to be kept when resuming.
         summary: True prints what became of each task at the end of ``fit``.
-        report: True writes the history of the weights, a picture and a page beside the logger's files at the end of
-            ``fit``, and gives the picture to the loggers that take one. Without a logger nothing is written.
+        report: True writes the history of the weights beside the logger's files, at the end of each epoch and at each
+            validation, and at the end of ``fit`` a picture and a page, and gives the picture to the loggers that take
+            one. Without a logger nothing is written.
         **options: Options of :class:`~lightning_uncertainty.UncertaintyWeighting`, from ``lr`` to ``process_group``.
 
     Raises:
@@ -210,14 +211,17 @@ class UncertaintyCallback(packages.CallbackBase):
             self.weighting.step()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Publish the current weights: whoever decides after a validation, decides on them."""
-        self._publish_current(trainer)
+        """Publish the current weights, on which others decide after a validation. Write the history of a fit."""
+        snapshot = self._publish_current(trainer)
+        if self._trainer is not None:
+            self._report.save(trainer, snapshot)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Publish the current weights, and warn if nothing was learned from."""
+        """Publish the current weights, write the history, and warn if nothing was learned from."""
         snapshot = self._publish_current(trainer)
         if not any(task.seen for task in snapshot.tasks.values()):
             self._notices.warn("nothing learned", nothing_learned(self.weighting))
+        self._report.save(trainer, snapshot)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the last point of the history."""
@@ -231,10 +235,13 @@ class UncertaintyCallback(packages.CallbackBase):
         """Do what is done after training: Lightning calls no teardown then, and saves a checkpoint after this."""
         with contextlib.suppress(Exception):  # what the user has to see is what went wrong first
             self.catch_up()
+        with contextlib.suppress(Exception):
             if isinstance(exception, KeyboardInterrupt) and self._trainer is not None:
                 # Who interrupts a run wants to know how it stands.
                 self._report.end(self.weighting.snapshot())
-                self._report.deliver(trainer)
+                self._report.deliver(trainer, finished=False)
+            elif self._trainer is not None:
+                self._report.save_what_is_known(trainer)
         self._detach(pl_module)
 
     # ------------------------------------------------------------------------------------------------ logging

@@ -1,11 +1,12 @@
-"""What UncertaintyCallback makes of a run: its history, and at the end a summary, files and images for the loggers."""
+"""The history of a run: kept while it goes on, written to a file, and told at the end by a summary and a page."""
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,42 +15,53 @@ from typing import TYPE_CHECKING, Any
 from lightning_uncertainty._arguments import file_stem
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.reporting.figures import save_overview
-from lightning_uncertainty.reporting.files import write_whole
+from lightning_uncertainty.reporting.files import history_file, write_whole
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import write_page
+from lightning_uncertainty.reporting.run_file import RunFile
 from lightning_uncertainty.reporting.summary import print_summary
 from lightning_uncertainty.snapshot import Snapshot
+from lightning_uncertainty.trainer.gradient_view import GradientView
 from lightning_uncertainty.trainer.loggers import image_giver
-from lightning_uncertainty.trainer.packages import is_silent
+from lightning_uncertainty.trainer.packages import callbacks_of, is_silent
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 __all__ = ["RunReport"]
 
+WRITING = 0.02  # most of a run's time that writing its history may take
+
 
 class RunReport:
-    """Records while a run goes on, and tells at its end. Nothing in it can stop a training: it warns instead.
+    """Keeps the history of a run, writes it while the run goes on, and tells it at the end.
+
+    The file is written at the end of each epoch and at each validation, but for those that come too soon after the
+    last write: a write that took ``t`` seconds is followed by at least ``49 t`` seconds without one, so that writing
+    takes at most 2 % of the time. The end of a fit and an exception are always written.
+
+    Nothing in it can stop a training: it warns instead.
 
     Args:
-        prefix: of the keys in the loggers.
-        summary: whether to print.
-        report: whether to write.
+        prefix: First part of the keys in the loggers.
+        summary: Whether to print a summary at the end.
+        report: Whether to write files.
     """
 
     def __init__(self, prefix: str, *, summary: bool, report: bool) -> None:
         self.prefix, self.summary, self.report = prefix, summary, report
         self._history = History()
         self._first: Callable[[], Snapshot] | None = None  # the first point, while it is still on the device
+        self._next_write = -float("inf")  # by time.monotonic()
         self._notices = Notices()
+
+    # ------------------------------------------------------------------------------------------------ keeping
 
     @property
     def history(self) -> History:
         """All points so far."""
-        if self._first is not None:
-            self._history.add(self._first())
-            self._first = None
-        return self._history
+        # Whoever only reads must not change what is kept; while the first point is on the device, it is the only one.
+        return self._history if self._first is None else History.of([self._first()])
 
     @property
     def begun(self) -> bool:
@@ -57,11 +69,11 @@ class RunReport:
         return self._first is not None or len(self._history) > 0
 
     def begin(self) -> None:
-        """Other weights: another history."""
+        """Start another history, of other weights."""
         self._history, self._first = History(), None
 
     def load(self, state: Any) -> None:
-        """Take over the history of a checkpoint; one without any, or with a damaged one, starts it anew."""
+        """Go on with the history of a checkpoint; start anew if it has none, or a damaged one."""
         self.begin()
         if state is None:
             return
@@ -72,40 +84,84 @@ class RunReport:
 
     def record(self, snapshot: Snapshot) -> None:
         """Add a point."""
-        self.history.add(snapshot)
+        self._fetch_first()
+        self._history.add(snapshot)
 
     def record_later(self, snapshot: Callable[[], Snapshot]) -> None:
-        """The first point, where the run starts; whoever looks next fetches it from the device."""
+        """Put the first point aside; it is fetched from the device with the next one, or when the file is written."""
         self._first = snapshot
 
     def end(self, snapshot: Snapshot) -> None:
-        """The last point."""
-        self.history.end(snapshot)
+        """Set the last point."""
+        self._fetch_first()
+        self._history.end(snapshot)
 
-    def deliver(self, trainer: Trainer) -> None:
-        """Write and print, on the main rank; not in a trial run, nor where Lightning itself is silent."""
-        if is_silent(trainer) or not trainer.is_global_zero or not len(self.history):
+    def _fetch_first(self) -> None:
+        if self._first is not None:
+            self._history.add(self._first())
+            self._first = None
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def save(self, trainer: Trainer, snapshot: Snapshot) -> None:
+        """Write the history with ``snapshot`` as its last point, if it is time to."""
+        if time.monotonic() >= self._next_write:
+            self._fetch_first()
+            self._save(trainer, self._history.ended(snapshot))
+
+    def save_what_is_known(self, trainer: Trainer) -> None:
+        """Write the points that are on the host, for a run that fails: its device may not answer any more."""
+        if len(self._history):
+            self._save(trainer, self._history)
+
+    def deliver(self, trainer: Trainer, *, finished: bool = True) -> None:
+        """Write all files, give the loggers their picture, and print the summary.
+
+        Args:
+            trainer: The Trainer of the run.
+            finished: Whether the fit came to its end.
+        """
+        if not self._may_speak(trainer):
             return
-        closing = self._guarded("report", lambda: self._write(trainer)) if self.report else ""
+        closing = self._guarded("report", lambda: self._write_all(trainer, finished)) if self.report else ""
         if self.summary:
             self._guarded("summary", lambda: _say(self.history, closing or ""))
 
-    def _write(self, trainer: Trainer) -> str:
-        """Files beside those of the first logger that has a folder, and images; returns what to say of it."""
-        loggers = list(trainer.loggers)
-        folder = next((found for logger in loggers if (found := _folder(logger)) is not None), None)
-        stem = file_stem(self.prefix)
+    def _may_speak(self, trainer: Trainer) -> bool:
+        """Return whether there is anything to say: on the main rank, and not in a run in which Lightning is silent."""
+        return trainer.is_global_zero and not is_silent(trainer) and self.begun
+
+    def _save(self, trainer: Trainer, history: History) -> None:
+        if not self.report or not self._may_speak(trainer) or not trainer.loggers:
+            return
+        began = time.monotonic()
+        folder = self._guarded("history file", lambda: _folder_of(trainer.loggers))
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / f"{stem}_history.json", json.dumps(self.history.to_json(), allow_nan=False))
+            self._guarded("history file", lambda: self._write_history(trainer, folder, history, finished=False))
+        now = time.monotonic()
+        self._next_write = now + (now - began) * (1.0 - WRITING) / WRITING
+
+    def _write_history(self, trainer: Trainer, folder: Path, history: History, *, finished: bool) -> None:
+        views = (view for view in callbacks_of(trainer) if isinstance(view, GradientView) and view.snapshots)
+        written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        file = RunFile(self.prefix, history, {view.module: view.snapshots for view in views}, finished, written)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / history_file(self.prefix), file.to_text())
+
+    def _write_all(self, trainer: Trainer, finished: bool) -> str:
+        """Write beside the files of the first logger that has a folder; return what to say of it."""
+        loggers, stem = list(trainer.loggers), file_stem(self.prefix)
+        folder = _folder_of(loggers)
+        if folder is not None:
+            self._write_history(trainer, folder, self.history, finished=finished)
             write_page(folder / f"{stem}.html", self.history)
-        if find_spec("matplotlib") is None:
-            said = "The plots need matplotlib" if folder else "A picture needs matplotlib" if loggers else ""
-            said = said and f'{said}: pip install "lightning-uncertainty[report]".'
-        else:
-            said = ""
+        said = [f"Open {folder / stem}.html"] if folder else []
+        if find_spec("matplotlib") is not None:
             self._draw(folder, stem, loggers, trainer.global_step)
-        return " ".join(part for part in (said, f"Open {folder / stem}.html" if folder else "") if part)
+        elif loggers:
+            what = "The plots need" if folder else "A picture needs"
+            said.insert(0, f'{what} matplotlib: pip install "lightning-uncertainty[report]".')
+        return " ".join(said)
 
     def _draw(self, folder: Path | None, stem: str, loggers: Sequence[Any], step: int) -> None:
         takers = [(logger, give) for logger in loggers if (give := image_giver(logger)) is not None]
@@ -119,7 +175,7 @@ class RunReport:
                 self._guarded(subject, partial(give, logger, f"{self.prefix}/overview", path, step))
 
     def _guarded(self, subject: str, act: Callable[[], Any]) -> Any:
-        """What ``act`` returns; if it fails, a warning and None."""
+        """Return what ``act`` returns; if it fails, warn and return None."""
         try:
             return act()
         except Exception as error:
@@ -136,8 +192,12 @@ def _say(history: History, closing: str) -> None:
     sys.stdout.flush()
 
 
+def _folder_of(loggers: Sequence[Any]) -> Path | None:
+    """Return the folder of the first logger that keeps files on this disk, as ModelCheckpoint finds it."""
+    return next((found for logger in loggers if (found := _folder(logger)) is not None), None)
+
+
 def _folder(logger: Any) -> Path | None:
-    """Where a logger keeps the files of this run, as ModelCheckpoint finds it; None if that is not on this disk."""
     folder = getattr(logger, "log_dir", None)
     if folder is None and getattr(logger, "save_dir", None) is not None:
         version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"

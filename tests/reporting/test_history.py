@@ -1,7 +1,6 @@
-"""The history of a run: bounded, unbroken over resumes, small in checkpoints, and read back from loggers."""
+"""The history of a run: bounded, unbroken over resumes, and small in checkpoints."""
 
 import io
-import json
 import math
 import pickle
 from itertools import pairwise
@@ -9,15 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_uncertainty import Snapshot, UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
-from lightning_uncertainty.reporting.history import QUANTITIES, History
-from lightning_uncertainty.reporting.logged import read_csv_logger
+from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.snapshot import TaskSnapshot
 from lightning_uncertainty.trainer.run_report import RunReport
-from tests.models import TASKS, Plain, Weighed, batches, fit, trainer
+from tests.models import Plain, Weighed, batches, fit, trainer
 from tests.trainer.test_matrix import difference
 
 # Lightning's word when a checkpoint of a run with more callbacks is loaded.
@@ -72,6 +69,14 @@ def test_an_end_is_the_last_point_and_changes_nothing_for_those_that_come():
     assert same(ended, other)
 
 
+def test_a_copy_with_an_end_leaves_the_history_as_it_is():
+    history, other = grown(25), grown(25)
+    twin = history.ended(snapshot(26, names=("c", "a")))
+    assert (twin.steps[-1], twin.tasks) == (26, ("c", "a"))
+    twin.add(snapshot(27, names=("c", "a")))
+    assert same(history, other)
+
+
 def test_a_step_that_is_already_recorded_changes_nothing():
     history, other = grown(20), grown(20)
     history.add(snapshot(20, loss=9.0))
@@ -100,15 +105,13 @@ def test_unknown_tasks_and_quantities_are_named_with_those_that_are_known():
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 300])
-def test_it_comes_back_from_a_safe_load_from_json_and_from_a_pickle_as_it_was_and_goes_on(count):
+def test_it_comes_back_from_a_safe_load_and_from_a_pickle_as_it_was_and_goes_on(count):
     history = grown(count, names=("a", "b"))
     file = io.BytesIO()
     torch.save(history.state_dict(), file)
     file.seek(0)
     loaded = History.from_state_dict(torch.load(file, weights_only=True), capacity=10)
-    text = json.dumps(history.to_json(), allow_nan=False)
     assert same(history, loaded)
-    assert same(history, History.from_json(json.loads(text)))
     assert same(history, pickle.loads(pickle.dumps(history)))
     for step in range(count + 1, count + 50):
         for each in (history, loaded):
@@ -122,8 +125,6 @@ def test_what_is_not_finite_comes_back_too():
     history.add(snapshot(2, loss=1e300))  # beyond single precision
     assert history.series("raw_loss", "a")[1] == math.inf
     assert same(history, History.from_state_dict(history.state_dict()))
-    back = History.from_json(json.loads(json.dumps(history.to_json(), allow_nan=False)))
-    assert back.series("precision", "a") == [2.0, 2.0]
 
 
 DAMAGES = {
@@ -291,100 +292,3 @@ def test_a_step_that_does_not_log_costs_no_operator_more(tmp_path, monkeypatch):
     assert more[0] > 0  # the first point is put aside on the device,
     assert not any(more[1:5])
     assert not any(more[6:])  # and fetched with the first that is logged
-
-
-# ---------------------------------------------------------------------------------------------------- read back
-
-
-@pytest.mark.parametrize(
-    ("logger", "read"),
-    [(CSVLogger, History.from_csv_logger), (TensorBoardLogger, History.from_tensorboard)],
-    ids=["csv", "tensorboard"],
-)
-def test_what_a_logger_wrote_gives_the_history_of_the_run(tmp_path, logger, read):
-    class Three(Weighed):
-        tasks = {**TASKS, "c": 0.5}
-
-        def losses(self, batch):
-            losses = super().losses(batch)
-            return {**losses, "c": losses["a"] + 1.0}
-
-    callback, logger = UncertaintyCallback(log_prefix="mtl"), logger(tmp_path)
-    fit(tmp_path, Three(), callback=callback, logger=logger, log_every_n_steps=4)
-    found = read(logger.log_dir, prefix="mtl")
-    assert found.tasks == ("a", "b", "c")
-    assert found.steps == [step - 1 for step in callback.history.steps if step % 4 == 0]  # loggers count from 0
-    chosen = [index for index, step in enumerate(callback.history.steps) if step % 4 == 0]
-    for quantity in QUANTITIES:
-        for name in found.tasks:
-            ours, theirs = callback.history.series(quantity, name), found.series(quantity, name)
-            if not (quantity == "log_var" and name == "c"):
-                assert theirs == pytest.approx([ours[index] for index in chosen], rel=1e-5, nan_ok=True)
-    assert [fact.likelihood for fact in found.facts.values()] == ["", "laplace", "fixed"]
-    assert found.relative
-    assert all(math.isnan(total) for total in found.totals)
-
-
-@pytest.mark.parametrize("part", [0.5, 0.6, 0.7, 0.999])
-def test_a_file_that_was_cut_off_gives_the_whole_lines_in_it(tmp_path, part):
-    logger = CSVLogger(tmp_path)
-    fit(tmp_path, logger=logger, log_every_n_steps=4)
-    content = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_bytes()
-    (tmp_path / "metrics.csv").write_bytes(content[: int(part * len(content))])
-    whole, found = History.from_csv_logger(logger.log_dir), History.from_csv_logger(tmp_path)
-    assert 2 < len(found) < len(whole)
-    for quantity in QUANTITIES:  # half a number would be another one
-        for name in found.tasks:
-            assert found.series(quantity, name) == whole.series(quantity, name)[: len(found)]
-
-
-def resumable(tmp_path, saved=20, **options):
-    """A run of 48 steps, logged; its callback, its rows, and its history as it was saved after step ``saved``."""
-    callback, logger = UncertaintyCallback(report=False), CSVLogger(tmp_path)
-    saves = Saves(tmp_path / "run.ckpt", saved)
-    fit(tmp_path, callback=callback, callbacks=[saves], logger=logger, log_every_n_steps=4, **options)
-    state = torch.load(tmp_path / "run.ckpt", weights_only=True)["callbacks"][callback.state_key]
-    return callback.history, read_csv_logger(logger.log_dir), History.from_state_dict(state["history"])
-
-
-def test_a_saved_history_goes_on_with_what_was_logged_after_it(tmp_path):
-    whole, rows, saved = resumable(tmp_path)
-    facts = saved.facts
-    assert saved.steps == [1, 4, 8, 12, 16, 20]
-    assert saved.follow(rows)
-    assert saved.steps == [1, 4, 8, 12, 16, 20, *range(24, 49, 4)] == whole.steps
-    for quantity in QUANTITIES:
-        for name in saved.tasks:
-            assert saved.series(quantity, name) == pytest.approx(whole.series(quantity, name), rel=1e-6)
-    assert saved.totals[:6] == whole.totals[:6]
-    assert all(map(math.isnan, saved.totals[6:]))
-    assert (saved.facts, saved.relative) == (facts, True)
-
-
-def test_the_log_of_another_run_or_of_other_tasks_is_not_followed(tmp_path):
-    _, rows, saved = resumable(tmp_path)
-    before = saved.state_dict()
-    other = {
-        step: {key: value * (1.001 if key == "weight/b" else 1.0) for key, value in row.items()}
-        for step, row in rows.items()
-    }
-    fewer = {step: {key: value for key, value in row.items() if not key.endswith("/b")} for step, row in rows.items()}
-    assert not any(map(saved.follow, (other, fewer, {})))
-    assert difference(before, saved.state_dict()) is None
-
-
-def test_a_log_that_ends_where_the_history_does_changes_nothing(tmp_path):
-    whole, rows, _ = resumable(tmp_path)
-    before = whole.state_dict()
-    assert whole.follow(rows)
-    assert difference(before, whole.state_dict()) is None
-
-
-def test_a_folder_of_something_else_is_refused_with_what_it_has(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no metrics.csv in .*`log_dir` of a CSVLogger"):
-        History.from_csv_logger(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no event files"):
-        History.from_tensorboard(tmp_path)
-    (tmp_path / "metrics.csv").write_text("step,train_loss\n3,0.5\n")
-    with pytest.raises(ValueError, match=r"no values under 'uncertainty'. It has: step, train_loss"):
-        History.from_csv_logger(tmp_path)

@@ -1,10 +1,12 @@
 """What the callback says and writes at the end of a run, and that nothing of it can stop a training."""
 
 import dataclasses
-import json
+import pickle
 import re
 import statistics
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.callbacks import Callback
@@ -13,12 +15,13 @@ from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lightning_uncertainty._arguments as extras
-from lightning_uncertainty import Snapshot, UncertaintyCallback, UncertaintyWarning
+from lightning_uncertainty import GradientView, Snapshot, UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
 from lightning_uncertainty.findings import Finding
 from lightning_uncertainty.reporting import page, summary
 from lightning_uncertainty.reporting.diagnosis import diagnose
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import build_page, write_page
+from lightning_uncertainty.reporting.run_file import RunFile
 from lightning_uncertainty.reporting.summary import COLUMNS, MOST_ROWS, as_text, print_summary, summarize
 from lightning_uncertainty.trainer import run_report
 from tests.models import TASKS, Returned, Weighed, batches, fit, trainer
@@ -172,7 +175,9 @@ def test_history_picture_and_page_lie_beside_the_loggers_files(tmp_path, capsys)
     fit(tmp_path, Units(), callback=callback, logger=logger, log_every_n_steps=5)
     folder = tmp_path / "lightning_logs" / "version_0"
     assert ours(tmp_path) == FILES
-    assert same(History.from_json(json.loads((folder / FILES[2]).read_text())), callback.history)
+    written = RunFile.read(folder / FILES[2])
+    assert same(written.history, callback.history)
+    assert written.finished
     assert imread(folder / FILES[1]).shape == (946, 1430, 4)
     assert capsys.readouterr().out.splitlines()[-1] == f"Open {folder / FILES[0]}"
 
@@ -207,6 +212,155 @@ def test_without_matplotlib_the_rest_is_written_and_the_command_is_named(tmp_pat
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith('The plots need matplotlib: pip install "lightning-uncertainty[report]". Open ')
     assert "pip install" in next(tmp_path.rglob("*.html")).read_text()
+
+
+# ---------------------------------------------------------------------------------------------------- while it trains
+
+
+def history_of(folder):
+    (path,) = folder.rglob("uncertainty_history.json")
+    return RunFile.read(path)
+
+
+class Watches(Callback):
+    """Reads the file after each batch and each epoch: what a killed run would leave."""
+
+    def __init__(self, folder, callback):
+        self.folder, self.callback, self.seen, self.kept = folder, callback, [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        found = [RunFile.read(path) for path in self.folder.rglob("uncertainty_history.json")]
+        self.seen.append(found[0].history.steps[-1] if found else None)
+        assert not any(file.finished for file in found)
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch:
+            assert same(history_of(self.folder).history, self.callback.history)
+
+
+class Validated(Weighed):
+    def validation_step(self, batch, batch_idx):
+        self.weigh(self.losses(batch))
+
+
+@pytest.fixture
+def unbounded(monkeypatch):
+    """An epoch of these takes milliseconds, and would come too soon after the last write."""
+    monkeypatch.setattr(run_report, "WRITING", 1.0)
+
+
+@pytest.mark.usefixtures("unbounded")
+def test_the_history_is_written_at_the_end_of_each_epoch_and_at_each_validation(tmp_path):
+    callback = UncertaintyCallback(summary=False)
+    watches = Watches(tmp_path, callback)
+    runner = trainer(
+        tmp_path,
+        callback,
+        watches,
+        logger=CSVLogger(tmp_path),
+        max_epochs=3,
+        val_check_interval=9,
+        log_every_n_steps=0,
+        num_sanity_val_steps=2,
+    )
+    runner.fit(Validated(), batches(), batches(2))
+    expected = [None] * 9 + [9] * 9 + [18] * 6
+    assert watches.seen[:24] == expected
+    assert watches.seen[24:] == [24 if at is None else at + 24 for at in expected] + [
+        48 if at is None else at + 48 for at in expected
+    ]
+    written = history_of(tmp_path)
+    assert written.finished
+    assert written.history.steps == callback.history.steps == [1, 24, 48, 72]  # a validation adds no point
+
+
+@pytest.mark.usefixtures("unbounded")
+def test_the_file_has_what_gradient_views_saw(tmp_path):
+    view = GradientView("net", every_n_steps=6)
+    fit(tmp_path, callback=UncertaintyCallback(summary=False), callbacks=[view], logger=CSVLogger(tmp_path))
+    (seen,) = history_of(tmp_path).gradients.values()
+    assert [snapshot.step for snapshot in seen] == [snapshot.step for snapshot in view.snapshots]
+    for one, other in zip(seen, view.snapshots, strict=True):
+        assert one.norms == pytest.approx(other.norms, rel=1e-6)
+
+
+def test_writing_takes_at_most_one_part_in_fifty_of_the_time(tmp_path, monkeypatch):
+    """With a clock of its own: each write takes 1 s, each epoch 20 s."""
+    now, written = [0.0], []
+
+    def slow(path, text):
+        now[0] += 1.0
+        written.append(now[0])
+        path.write_text(text, encoding="utf-8")
+
+    class Clock(Callback):
+        def on_train_epoch_start(self, trainer, module):
+            now[0] += 20.0
+
+    monkeypatch.setattr(run_report, "write_whole", slow)
+    monkeypatch.setattr(run_report, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    callback = UncertaintyCallback(summary=False)
+    fit(tmp_path, callback=callback, callbacks=[Clock()], logger=CSVLogger(tmp_path), max_epochs=10, data=batches(4))
+    *during, last = written
+    assert during == [21.0, 82.0, 143.0, 204.0]  # after each third epoch
+    assert last == 205.0  # the end is always written
+
+
+@pytest.mark.usefixtures("unbounded")
+def test_the_file_costs_no_transfer_from_the_device(tmp_path, monkeypatch):
+    """Beside the first point, which somebody fetches in every run."""
+    counts = []
+    for report in (True, False):
+        fetched, read = [], UncertaintyWeighting._read
+
+        def counting(*arguments, fetched=fetched, read=read):
+            fetched.append(1)
+            return read(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(UncertaintyWeighting, "_read", counting)
+            callback = UncertaintyCallback(summary=False, report=report)
+            fit(tmp_path, callback=callback, logger=CSVLogger(tmp_path), max_epochs=3, log_every_n_steps=5)
+        counts.append(len(fetched))
+    assert counts[0] == counts[1]
+
+
+def test_reading_the_history_changes_nothing(tmp_path):
+    """Also while its first point is still on the device."""
+
+    class Reads(Callback):
+        def __init__(self, callback):
+            self.callback, self.seen = callback, []
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            before = pickle.dumps({key: value for key, value in vars(self.callback._report).items() if key != "_first"})
+            first = self.callback._report._first
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                self.seen.append([self.callback.history.steps for _ in range(2)])
+            assert self.callback._report._first is first
+            after = {key: value for key, value in vars(self.callback._report).items() if key != "_first"}
+            assert pickle.dumps(after) == before
+
+    callback, other = UncertaintyCallback(), UncertaintyCallback()
+    reads = Reads(callback)
+    trainer(tmp_path, callback, reads, max_epochs=1, log_every_n_steps=10).fit(Weighed(), batches())
+    assert reads.seen[:10] == [[[1], [1]]] * 9 + [[[1, 10], [1, 10]]]
+    fit(tmp_path, callback=other, max_epochs=1, log_every_n_steps=10)
+    assert same(callback.history, other.history)
+
+
+@pytest.mark.usefixtures("unbounded")
+def test_a_file_that_cannot_be_written_is_told_once_and_training_goes_on(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(run_report, "write_whole", full)
+    with pytest.warns(UncertaintyWarning) as said:
+        _, runner = fit(tmp_path, callback=UncertaintyCallback(summary=False), logger=CSVLogger(tmp_path), max_epochs=4)
+    assert runner.global_step == 96
+    texts = [str(warning.message).split(" failed")[0] for warning in said if warning.category is UncertaintyWarning]
+    assert texts == ["The history file of UncertaintyCallback", "The report of UncertaintyCallback"]
 
 
 # ---------------------------------------------------------------------------------------------------- accidents
@@ -251,12 +405,26 @@ def test_an_interrupted_run_is_reported_as_far_as_it_came(tmp_path, capsys):
         fit(tmp_path, callbacks=[Interrupts(KeyboardInterrupt())], logger=CSVLogger(tmp_path))
     assert "2 tasks after 30 steps" in capsys.readouterr().out
     assert ours(tmp_path) == FILES
+    written = history_of(tmp_path)
+    assert (written.finished, written.history.steps[-1]) == (False, 30)
 
 
-def test_a_run_that_fails_shows_its_error_and_no_report(tmp_path, capsys):
+def test_a_run_that_fails_shows_its_error_and_leaves_its_history_only(tmp_path, capsys):
     with pytest.raises(OSError, match="mine"):
-        fit(tmp_path, callbacks=[Interrupts(OSError("mine"))], logger=CSVLogger(tmp_path))
+        fit(tmp_path, callbacks=[Interrupts(OSError("mine"))], logger=CSVLogger(tmp_path), log_every_n_steps=7)
     assert capsys.readouterr().out == ""
+    assert ours(tmp_path) == ["uncertainty_history.json"]
+    written = history_of(tmp_path)
+    assert (written.finished, written.history.steps) == (False, [1, 7, 14, 21, 24, 28])
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(tmp_path):
+    class Fails(Weighed):
+        def training_step(self, batch, batch_idx):
+            raise OSError("mine")
+
+    with pytest.raises(OSError, match="mine"):
+        fit(tmp_path, Fails(), logger=CSVLogger(tmp_path))
     assert ours(tmp_path) == []
 
 
