@@ -11,11 +11,11 @@ __all__ = ["Notices", "UncertaintyWarning", "is_main_rank"]
 
 
 class UncertaintyWarning(UserWarning):
-    """All warnings of this package, for ``warnings.filterwarnings("ignore", category=UncertaintyWarning)``."""
+    """A warning of this package. Silence it by ``warnings.filterwarnings("ignore", category=UncertaintyWarning)``."""
 
 
 class Notices:
-    """Remembers what was already said."""
+    """Remembers which warnings were given."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -23,7 +23,7 @@ class Notices:
     # Under torch.compile it warns while the graph is made: warning from within it would break it in two.
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def warn(self, subject: str, message: str) -> None:
-        """Warn, unless this ``subject`` was warned of before or another rank does it."""
+        """Warn on the main rank, unless there was a warning about this ``subject`` before."""
         if subject in self._said:
             return
         self._said.add(subject)
@@ -32,5 +32,5 @@ class Notices:
 
 
 def is_main_rank() -> bool:
-    """Whether this process is the one that talks to people."""
+    """Return True if this process is the one that warns and prints."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

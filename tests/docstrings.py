@@ -1,4 +1,4 @@
-"""Count docstrings whose first line is a fragment: ``python -m tests.docstrings [folder]``.
+"""Count docstrings that start with a fragment: ``python -m tests.docstrings [folder]``.
 
 A first line has to stand alone: an editor shows it so. It is a sentence ("Return the mean."), or it names a thing ("A
 snapshot of all tasks."), as in torch and torchmetrics. A fragment is told by its first word or its last sign:
@@ -12,6 +12,9 @@ snapshot of all tasks."), as in torch and torchmetrics. A fragment is told by it
 
 A line that opens with a preposition may be a whole sentence ("On a CPU, do nothing."). It counts as a fragment all the
 same: with the verb first it is read faster, and the rule needs no grammar.
+
+The entries of ``Args:`` and ``Attributes:`` are counted by the same first words: "seeds: Seeds of the runs." says what
+the thing is, "seeds: of the runs." does not.
 """
 
 from __future__ import annotations
@@ -56,13 +59,23 @@ class Place(NamedTuple):
         path: File of the docstring.
         line: Line on which its module, class or function begins.
         name: Name of the module, class or function.
-        first_line: First line of the docstring.
+        text: The docstring.
     """
 
     path: Path
     line: int
     name: str
-    first_line: str
+    text: str
+
+    @property
+    def first_line(self) -> str:
+        """First line of the docstring, "" if it is empty."""
+        return self.text.partition("\n")[0]
+
+    def entries(self) -> Iterator[str]:
+        """Yield the entries of ``Args:`` and ``Attributes:`` as ``name: first line``."""
+        for section in re.findall(r"^(?:Args|Attributes):\n((?: {4}.*\n?|\n)+)", self.text, re.MULTILINE):
+            yield from re.findall(r"^ {4}(?! )([\w*].*)$", section, re.MULTILINE)
 
 
 def is_fragment(first_line: str) -> bool:
@@ -70,6 +83,11 @@ def is_fragment(first_line: str) -> bool:
     text = first_line.strip()
     if not re.match(r"[\w`:\"'<([{$*]", text) or not re.search(r"(?<!\.\.)[.?!:][\"')`*]*$", text):
         return True
+    return starts_as_fragment(text)
+
+
+def starts_as_fragment(text: str) -> bool:
+    """Return True if the first word of a text needs something before it."""
     word, sign, following = re.match(r"([\w']*)(\W*)([\w']*)", text.lower()).groups()
     if PREPOSITION.fullmatch(word) or QUESTION_CONJUNCTION_PRONOUN_OR_ADVERB.fullmatch(word):
         return True
@@ -85,17 +103,22 @@ def docstrings(folder: Path) -> Iterator[Place]:
                 text = ast.get_docstring(node)
                 if text is not None:
                     name = getattr(node, "name", path.stem)
-                    yield Place(path, getattr(node, "lineno", 1), name, (text.splitlines() or [""])[0])
+                    yield Place(path, getattr(node, "lineno", 1), name, text)
 
 
 def main(folder: Path) -> None:
-    """Print each fragment below ``folder``, their number and their share."""
+    """Print each fragment below ``folder``, their numbers and their shares."""
     places = [*docstrings(folder)]
-    fragments = [place for place in places if is_fragment(place.first_line)]
-    for path, line, name, first_line in fragments:
-        print(f"{path.relative_to(folder)}:{line}: {name}: {first_line}")
-    share = 100 * len(fragments) / max(len(places), 1)
-    print(f"{len(fragments)} of {len(places)} docstrings start with a fragment: {share:.1f} %.")
+    first_lines = [(place, place.first_line) for place in places]
+    entries = [(place, entry) for place in places for entry in place.entries()]
+    _show(folder, "docstrings", [is_fragment(line) for _, line in first_lines], first_lines)
+    _show(folder, "entries", [starts_as_fragment(entry.partition(": ")[2]) for _, entry in entries], entries)
+
+
+def _show(folder: Path, kind: str, found: list[bool], texts: list[tuple[Place, str]]) -> None:
+    for place, text in (each for each, is_one in zip(texts, found, strict=True) if is_one):
+        print(f"{place.path.relative_to(folder)}:{place.line}: {place.name}: {text}")
+    print(f"{sum(found)} of {len(found)} {kind} start with a fragment: {100 * sum(found) / max(len(found), 1):.1f} %.")
 
 
 if __name__ == "__main__":

@@ -74,8 +74,10 @@ def test_a_fragment_is_found(line):
 def test_every_docstring_is_counted_and_each_fragment_is_printed_with_its_place(tmp_path, capsys):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "one.py").write_text(
-        '"""A module."""\n\n\nclass _Two:\n    """Of the runs."""\n\n    async def three(self):\n'
-        '        """\n        Return it.\n        """\n\n        def four():\n            """What it is."""\n\n'
+        '"""A module."""\n\n\nclass _Two:\n    """Of the runs.\n\n    Attributes:\n        a: of it.\n'
+        '        b: Sum\n            of: all.\n\n    Raises:\n        ValueError: of it.\n    """\n\n'
+        '    async def three(self):\n        """\n        Return it.\n        """\n\n'
+        '        def four():\n            """What it is."""\n\n'
         "    def five(self): ...\n"
     )
     (tmp_path / "none.py").write_text("")
@@ -83,6 +85,8 @@ def test_every_docstring_is_counted_and_each_fragment_is_printed_with_its_place(
     main(tmp_path)
     assert capsys.readouterr().out.splitlines() == [
         "inner/one.py:4: _Two: Of the runs.",
-        "inner/one.py:12: four: What it is.",
+        "inner/one.py:21: four: What it is.",
         "2 of 4 docstrings start with a fragment: 50.0 %.",
+        "inner/one.py:4: _Two: a: of it.",
+        "1 of 2 entries start with a fragment: 50.0 %.",
     ]
