@@ -212,14 +212,12 @@ def _row(table: Table, label: str, found: dict[str, list[float]]) -> tuple[float
 
 
 def _flights(logger: str, every: int, seconds: float, device: str) -> dict[str, list[float]]:
-    from lightning_uncertainty.demo.catalogue import DATA_SETS
-    from lightning_uncertainty.demo.datamodule import TableDataModule
+    from experiments.flights import data as flights
     from lightning_uncertainty.demo.model import MultiTaskNet
 
-    flights = DATA_SETS["flights"]
     global _FLIGHTS  # read once: it takes seconds
     if _FLIGHTS is None:
-        _FLIGHTS = TableDataModule(flights.read().sample(60_000, 0), flights.targets, batch_size=256, seed=0)
+        _FLIGHTS = flights.make_data(60_000, batch_size=256)
     data = _FLIGHTS
 
     class Net(MultiTaskNet):
@@ -247,7 +245,7 @@ def _flights(logger: str, every: int, seconds: float, device: str) -> dict[str, 
         total = ByHand.total  # type: ignore[assignment]
 
     def make(cls: Any) -> Any:
-        module = cls(data="flights", num_inputs=data.num_inputs, learned=True, output_scales=data.label_scales())
+        module = cls(flights.TASKS, num_inputs=data.train[0].shape[1], scales=data.label_scales())
         module.began, module.names = [], list(module.tasks)
         if cls is ByHandNet:
             module.log_var = nn.Parameter(torch.zeros(len(module.tasks)))

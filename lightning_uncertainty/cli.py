@@ -89,36 +89,32 @@ def welcome(context: typer.Context) -> None:
 
 
 def demo(
-    data: Annotated[str, typer.Option(help="diamonds or flights.")] = "diamonds",
-    rows: Annotated[int | None, typer.Option(help="Use so many rows, chosen at random.", show_default="all")] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="How often to go through the training rows.", show_default="fits 90 seconds")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the rows, the split, the network and the batches.")] = 0,
-    output: Annotated[Path, typer.Option(help="The folder for logs, checkpoints, table and picture.")] = Path(
+    rows: Annotated[int | None, typer.Option(help="Number of diamonds, chosen at random.", show_default="all")] = None,
+    epochs: Annotated[int, typer.Option(help="Number of times through the training rows.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the rows, the split, the network and the batches.")] = 0,
+    output: Annotated[Path, typer.Option(help="Folder for runs, table and page. Finished runs are used again.")] = Path(
         "demo_output"
     ),
-    plain_heads: Annotated[
-        bool,
-        typer.Option(
-            "--plain-heads", help="In natural units, leave it to the last layer to grow to dollars or minutes."
-        ),
-    ] = False,
 ) -> None:
-    """Train one network three times on real data: two plain sums of the losses, and learned weights."""
+    """Train one network three times on diamonds: equal weights, standardised by hand, and learned weights."""
     require("demo", "matplotlib", "pandas", "rich", "tensorboard")
     from rich.console import Console
 
-    from lightning_uncertainty.demo.options import Options
     from lightning_uncertainty.demo.run import run_demo
-    from lightning_uncertainty.demo.table import print_result
 
-    try:
-        options = Options(data=data, rows=rows, epochs=epochs, seed=seed, output=output, plain_heads=plain_heads)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    console = Console()
-    print_result(run_demo(options, console=console), console=console)
+    if rows is not None and rows < 500:
+        raise typer.BadParameter(
+            f"--rows must be at least 500, so that a fifth to hold out says something; got {rows}."
+        )
+    if epochs < 1:
+        raise typer.BadParameter(f"--epochs must be at least 1; got {epochs}.")
+    if not 0 <= seed < 2**32:
+        raise typer.BadParameter(f"--seed must be from 0 to {2**32 - 1}; got {seed}.")
+    for path in (output, *output.parents):
+        if path.is_file():
+            raise typer.BadParameter(f"--output must be a folder, and {str(path)!r} is a file. Name another.")
+    run_demo(output, rows=rows, epochs=epochs, seed=seed, console=Console())
+    report(output)
 
 
 def compare(

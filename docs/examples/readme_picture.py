@@ -6,39 +6,49 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
+import lightning as L
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from lightning_uncertainty import UncertaintyCallback
-from lightning_uncertainty.demo.folder import OutputFolder
-from lightning_uncertainty.demo.options import Options
-from lightning_uncertainty.demo.quiet import quiet_lightning
-from lightning_uncertainty.demo.run import LEARNED, prepare, train
+from lightning_uncertainty.demo.diamonds import make_data, make_net
+from lightning_uncertainty.demo.run import EPOCHS
 from lightning_uncertainty.reporting.figures import plot_shares, plot_weights
 from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.trainer.packages import quiet_lightning
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 INKS = {"light": "#1f2328", "dark": "#e6edf3"}  # of text and axes; the paper is that of the page
 
 
-def learned_history(options: Options) -> History:
-    """The weights of the third run of ``lightning-uncertainty demo``."""
-    callback = UncertaintyCallback(summary=False, report=False)
+def learned_history(rows: int | None = None, epochs: int = EPOCHS) -> History:
+    """Return the weights of the run of ``lightning-uncertainty demo`` that learns."""
+    L.seed_everything(0, workers=True, verbose=False)
+    callback, data = UncertaintyCallback(summary=False, report=False), make_data(rows)
     with quiet_lightning():
-        train(LEARNED, options, prepare(options), OutputFolder.create(options.output, options.data), [callback])
+        trainer = L.Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            callbacks=[callback],
+            log_every_n_steps=min(10, len(data.train_dataloader())),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(make_net(data.label_scales()), data)
     return callback.history
 
 
 def draw(history: History, path: Path, ink: str) -> Path:
-    """Weights and shares side by side, on a transparent ground.
+    """Draw weights and shares side by side, on a transparent ground.
 
     Args:
-        history: of a run.
-        path: of the SVG.
-        ink: colour of text and axes.
+        history: History of a run.
+        path: Path of the SVG.
+        ink: Colour of text and axes.
 
     Returns:
         ``path``.
@@ -62,8 +72,7 @@ def _description(history: History) -> str:
 
 def main(folder: Path = PICTURES) -> None:
     """Train once and write both pictures."""
-    with tempfile.TemporaryDirectory() as output:
-        history = learned_history(Options(output=Path(output)))
+    history = learned_history()
     for name, ink in INKS.items():
         print(draw(history, folder / f"weights-{name}.svg", ink))
 

@@ -1,1 +1,1 @@
-"""The method on real data: one network, trained three times, that differ only in how the losses are summed."""
+"""The method on real data: one network, trained three times, with nothing changed but the weights of the losses."""

@@ -2,63 +2,87 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_uncertainty.demo.dataset import DataSet, Table
-from lightning_uncertainty.demo.packaged import packaged_file
-from lightning_uncertainty.demo.target import Category, Quantity
+import torch
+
+from lightning_uncertainty._arguments import MissingExtraError, require
+from lightning_uncertainty.demo.data import Batch, TensorData
+from lightning_uncertainty.demo.model import MultiTaskNet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DIAMONDS"]
+__all__ = ["CLASSES", "INPUTS", "TASKS", "make_data", "make_net", "packaged_file", "read"]
 
-MEASUREMENTS = ["x", "y", "z", "depth", "table"]
+INPUTS = ["x", "y", "z", "depth", "table"]
 GRADES = {
     "cut": ["Fair", "Good", "Very Good", "Premium", "Ideal"],
     "color": list("DEFGHIJ"),
     "clarity": ["I1", "SI2", "SI1", "VS2", "VS1", "VVS2", "VVS1", "IF"],
 }
+CLASSES = {name: len(grades) for name, grades in GRADES.items()}
+TASKS = {
+    "price": {"likelihood": "gaussian", "unit": "$"},
+    "carat": {"likelihood": "gaussian", "unit": "ct"},
+    **{name: {"likelihood": "softmax"} for name in GRADES},
+}
 
 
-def read() -> Table:
-    """All diamonds that :func:`clean` keeps.
+def make_net(scales: dict[str, list[float]]) -> MultiTaskNet:
+    """Return a new network, with the scales of :meth:`TensorData.label_scales`."""
+    return MultiTaskNet(TASKS, num_inputs=len(INPUTS), classes=CLASSES, scales=scales)
+
+
+def make_data(rows: int | None = None, seed: int = 0) -> TensorData:
+    """Return diamonds with standardised inputs and with labels in their natural units; a fifth of them is held out.
+
+    Args:
+        rows: Number of diamonds, chosen at random (the file is sorted); by default all.
+        seed: Seed of that choice, of the split and of the order of the rows.
+    """
+    diamonds = read()
+    if rows is not None:
+        diamonds = diamonds.sample(min(rows, len(diamonds)), random_state=seed)
+    tested = diamonds.index.isin(diamonds.index.to_series().sample(frac=0.2, random_state=seed))
+    inputs = diamonds[INPUTS].astype("float32")
+    diamonds[INPUTS] = (inputs - inputs[~tested].mean()) / inputs[~tested].std()
+    return TensorData(_tensors(diamonds[~tested]), _tensors(diamonds[tested]), batch_size=512, seed=seed)
+
+
+def _tensors(diamonds: pd.DataFrame) -> Batch:
+    labels = {task: torch.tensor(diamonds[task].to_numpy()) for task in TASKS}
+    kinds = {task: torch.long if task in CLASSES else torch.float32 for task in TASKS}
+    return torch.tensor(diamonds[INPUTS].to_numpy("float32")), {t: labels[t].to(kind) for t, kind in kinds.items()}
+
+
+def read() -> pd.DataFrame:
+    """Return all diamonds without duplicates, and without stones of which a size was entered as zero.
 
     Raises:
         MissingExtraError: without plotnine.
     """
     import pandas as pd
 
-    return table(clean(pd.read_csv(packaged_file("plotnine", "data/diamonds.csv"))))
+    diamonds = pd.read_csv(packaged_file("plotnine", "data/diamonds.csv")).drop_duplicates()
+    diamonds = diamonds[(diamonds[["x", "y", "z"]] > 0.0).all(axis="columns")]
+    return diamonds.assign(**{name: pd.Categorical(diamonds[name], order).codes for name, order in GRADES.items()})
 
 
-def clean(diamonds: pd.DataFrame) -> pd.DataFrame:
-    """Without the duplicates, and without the stones of which a size was entered as zero."""
-    distinct = diamonds.drop_duplicates()
-    return distinct[(distinct[["x", "y", "z"]] > 0.0).all(axis="columns")]
+def packaged_file(package: str, name: str, *, extra: str = "demo") -> Path:
+    """Return the path of a data file inside an installed package, which is only located: importing it takes seconds.
 
-
-def table(diamonds: pd.DataFrame) -> Table:
-    """Inputs and labels; every stone is a group of its own."""
-    import pandas as pd
-
-    grades = {name: pd.Categorical(diamonds[name], classes).codes for name, classes in GRADES.items()}
-    return Table(
-        inputs=diamonds[MEASUREMENTS].astype("float32"),
-        labels=diamonds[["price", "carat"]].assign(**grades),
-        group=diamonds.index.to_series(),
+    Raises:
+        MissingExtraError: if the package is not installed, or has no such file.
+    """
+    require(extra, package)
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        if (path := Path(folder, name)).is_file():
+            return path
+    raise MissingExtraError(
+        f"The installed {package!r} has no file {name!r}. Install the one that was tested: "
+        f'pip install --force-reinstall "lightning-uncertainty[{extra}]"'
     )
-
-
-DIAMONDS = DataSet(
-    name="diamonds",
-    packages=("plotnine",),
-    targets=(
-        Quantity("price", "$"),
-        Quantity("carat", "ct"),
-        *(Category(name, len(classes)) for name, classes in GRADES.items()),
-    ),
-    read=read,
-    epochs=20,
-    batch_size=512,
-)

@@ -1,140 +1,96 @@
-"""The demo itself: three runs of the same network, seed and budget."""
+"""The demo: one network with equal weights, with labels standardised by hand, and with learned weights."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightning_uncertainty.demo.callbacks import BarAdvance
-from lightning_uncertainty.demo.comparison import Comparison, Run
-from lightning_uncertainty.demo.datamodule import TableDataModule
-from lightning_uncertainty.demo.folder import OutputFolder
+from lightning_uncertainty.comparison import ComparisonResult, compare
+from lightning_uncertainty.demo import diamonds
+from lightning_uncertainty.demo.data import TensorData
 from lightning_uncertainty.demo.model import MultiTaskNet
-from lightning_uncertainty.demo.options import Options
-from lightning_uncertainty.demo.quiet import quiet_lightning
-from lightning_uncertainty.reporting.figures import save_overview
-from lightning_uncertainty.reporting.history import History
-from lightning_uncertainty.reporting.page import write_page
-from lightning_uncertainty.trainer.callback import UncertaintyCallback
 
-__all__ = ["LEARNED", "RUNS", "Result", "prepare", "run_demo", "train"]
+__all__ = ["EPOCHS", "by_hand", "compare_weights", "run_demo"]
+
+EPOCHS = 20
 
 
-NATURAL = Run("natural", "plain sum, natural units", learned=False, standardised=False)
-STANDARDISED = Run("standardised", "plain sum, standardised", learned=False, standardised=True)
-LEARNED = Run("learned", "learned weights, natural units", learned=True, standardised=False)
-RUNS = (NATURAL, STANDARDISED, LEARNED)
-"""In the order of the table: changes are against the first."""
-
-LOG_EVERY = 10  # steps
+def run_demo(output: Path, *, rows: int | None, epochs: int, seed: int, console: Console) -> None:
+    """Train the network of the diamonds three times, and print what came out."""
+    data = partial(diamonds.make_data, rows, seed)
+    compare_weights("diamonds", diamonds.make_net, data, output, epochs=epochs, seeds=[seed], console=console)
 
 
-@dataclass(frozen=True)
-class Result:
-    """What came out.
-
-    Attributes:
-        comparison: the metrics of all runs.
-        history: of the weights in the run that learned them.
-        folder: what was written.
-        seconds: that the three runs took.
-    """
-
-    comparison: Comparison
-    history: History
-    folder: OutputFolder
-    seconds: float
-
-
-def run_demo(options: Options, *, console: Console) -> Result:
-    """Train three times, and write logs, checkpoints, the table, the picture and the page.
+def compare_weights(
+    name: str,
+    make_net: Callable[[dict[str, list[float]]], MultiTaskNet],
+    make_data: Callable[[], TensorData],
+    output: Path,
+    *,
+    epochs: int,
+    seeds: Sequence[int],
+    console: Console,
+) -> ComparisonResult:
+    """Compare equal weights with weights that standardise by hand and with learned ones.
 
     Args:
-        options: the choices of the user.
-        console: for the progress bar.
-
-    Raises:
-        MissingExtraError: if the package that holds the data is not installed.
-        OSError: if the folder cannot be written to.
+        name: Name of the data set, for people.
+        make_net: Makes a network with the scales of :meth:`TensorData.label_scales`.
+        make_data: Makes the data.
+        output: Folder of runs and tables.
+        epochs: Number of times that each run goes through the training rows.
+        seeds: Seeds of the runs.
+        console: Console for table and paths.
     """
-    folder = OutputFolder.create(options.output, options.data)
-    datamodule = prepare(options)
-    _announce(options, datamodule, console)
-    begin = time.perf_counter()
-    metrics, history = _train_all(options, datamodule, folder, console)
-    seconds = time.perf_counter() - begin
-    comparison = Comparison(options.data_set.targets, RUNS, metrics)
-    comparison.write_csv(folder.comparison)
-    title = f"{options.data}: {LEARNED.title}"
-    save_overview(folder.picture, history, title=title)
-    write_page(folder.page, history, title=title)
-    return Result(comparison, history, folder, seconds)
-
-
-def prepare(options: Options) -> TableDataModule:
-    """The chosen rows, split and standardised."""
-    data = options.data_set
-    table = data.read()
-    if options.rows is not None:
-        table = table.sample(options.rows, options.seed)
-    return TableDataModule(table, data.targets, batch_size=data.batch_size, seed=options.seed)
-
-
-def _announce(options: Options, datamodule: TableDataModule, console: Console) -> None:
-    train, test = len(datamodule.train_table.inputs), len(datamodule.test_table.inputs)
-    heads = "plain heads in natural units" if options.plain_heads else "heads scaled to the training labels"
+    data = make_data()
+    scales = data.label_scales()
+    kinds = make_net(scales).likelihoods
     console.print(
-        f"{options.data}: {train:,} rows to train on, {test:,} held out, {datamodule.num_inputs} inputs, "
-        f"{len(datamodule.targets)} tasks; {len(RUNS)} runs of {options.epochs_to_run} epochs, "
-        f"seed {options.seed}, {heads}.",
+        f"{name}: {len(data.train[0]):,} rows to train on, {len(data.test[0]):,} held out, {len(kinds)} tasks; "
+        f"{epochs} epochs with equal weights, standardised by hand, and with learned weights. Heads are scaled to the "
+        "training labels, losses are in natural units.",
         highlight=False,
     )
-
-
-def _train_all(
-    options: Options, datamodule: TableDataModule, folder: OutputFolder, console: Console
-) -> tuple[dict[str, dict[str, float]], History]:
-    """The metrics of every run, and the history of the last one, which learns."""
-    steps = options.epochs_to_run * len(datamodule.train_dataloader())
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    metrics = {}
-    with quiet_lightning(), Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("", total=len(RUNS) * steps)
-        for number, run in enumerate(RUNS, start=1):
-            progress.update(bar, description=f"run {number} of {len(RUNS)}: {run.title}")
-            uncertainty = UncertaintyCallback(summary=False, report=False)  # said and written when all have run
-            callbacks = [uncertainty, BarAdvance(progress, bar)]
-            metrics[run.name] = train(run, options, datamodule, folder, callbacks)
-    return metrics, uncertainty.history
-
-
-def train(
-    run: Run, options: Options, datamodule: TableDataModule, folder: OutputFolder, callbacks: list[L.Callback]
-) -> dict[str, float]:
-    """Train once from the seed, and test: the metrics by task."""
-    L.seed_everything(options.seed, workers=True, verbose=False)
-    model = MultiTaskNet(
-        data=options.data,
-        num_inputs=datamodule.num_inputs,
-        learned=run.learned,
-        output_scales=None if options.plain_heads and not run.standardised else datamodule.label_scales(),
-        standardised=run.standardised,
+    result = compare(
+        partial(make_net, scales),
+        make_data,
+        metrics={f"test/{task}": "min" if kinds[task] in ("gaussian", "laplace") else "max" for task in kinds},
+        seeds=seeds,
+        trainer=partial(_trainer, epochs, min(10, len(data.train_dataloader()))),
+        fixed={"standardised": by_hand(kinds, scales)},
+        evaluate="test",
+        folder=output,
     )
-    trainer = L.Trainer(
-        accelerator="cpu",  # for networks this small it is the fastest, and the numbers are the same everywhere
-        max_epochs=options.epochs_to_run,
-        logger=folder.loggers(run.name),
-        log_every_n_steps=min(LOG_EVERY, len(datamodule.train_dataloader())),
-        callbacks=callbacks,
-        enable_checkpointing=False,  # one checkpoint, at the end
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, datamodule)
-    trainer.save_checkpoint(folder.checkpoint(run.name))
-    (tested,) = trainer.test(model, datamodule, verbose=False)
-    return {name: tested[f"test/{name}"] for name in model.targets}
+    result.print(console)
+    console.print(f"\nCheckpoints, CSV files and pictures of the runs: {output}", soft_wrap=True, highlight=False)
+    console.print(f"TensorBoard: tensorboard --logdir {output}", soft_wrap=True, highlight=False)
+    return result
+
+
+def by_hand(likelihoods: Mapping[str, str], scales: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the fixed weights whose gradients are those of standardised labels.
+
+    They are 1/std^2 for a squared error, 1/std for an absolute one, and 1 for a classification.
+
+    >>> by_hand({"price": "gaussian", "delay": "laplace", "cut": "softmax"}, {"price": [9.0, 2.0], "delay": [0.0, 2.0]})
+    {'price': 0.25, 'delay': 0.5, 'cut': 1.0}
+    """
+    power = {"gaussian": -2, "laplace": -1}
+    return {task: scales[task][1] ** power[kind] if kind in power else 1.0 for task, kind in likelihoods.items()}
+
+
+def _trainer(epochs: int, log_every: int, folder: Path) -> dict[str, Any]:
+    tensorboard = TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
+    return {
+        "accelerator": "cpu",  # for networks this small it is the fastest, and the numbers are the same everywhere
+        "max_epochs": epochs,
+        "log_every_n_steps": log_every,
+        "logger": [CSVLogger(folder, name="", version=""), tensorboard],
+        "callbacks": [ModelCheckpoint(folder / "checkpoints", filename="last")],
+    }

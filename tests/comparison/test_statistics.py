@@ -13,7 +13,6 @@ from scipy import stats
 from lightning_uncertainty import MeanRelativeGain
 from lightning_uncertainty.comparison import Interval, relative_gain, t_interval
 from lightning_uncertainty.comparison.statistics import t_quantile
-from lightning_uncertainty.demo.comparison import relative_change
 from tests.workers import comparison_ranks
 from tests.workers.processes import run_ranks
 
@@ -102,10 +101,6 @@ def test_what_cannot_be_compared_is_refused(baseline, directions, said):
 def test_an_unknown_metric_is_refused_with_the_closest_name():
     with pytest.raises(ValueError, match="Did you mean 'accuracy'"):
         MeanRelativeGain(BASELINE, DIRECTIONS).update({"acuracy": 1.0})
-
-
-def test_the_demo_uses_the_same_formula():
-    assert relative_change is relative_gain
 
 
 @given(

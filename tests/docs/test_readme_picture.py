@@ -6,12 +6,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lightning_uncertainty.demo.catalogue import DATA_SETS
-from lightning_uncertainty.demo.options import MIN_ROWS, Options
+from lightning_uncertainty.demo.diamonds import TASKS
 from tests.workers.processes import ROOT
 
 SCRIPT = runpy.run_path(str(ROOT / "docs" / "examples" / "readme_picture.py"))
-TASKS = [target.name for target in DATA_SETS["diamonds"].targets]
 NAMES = [f"weights-{paper}.svg" for paper in SCRIPT["INKS"]]
 
 
@@ -23,7 +21,7 @@ def described(path):
 
 
 def test_the_script_draws_what_a_run_has_learned_in_the_ink_that_is_asked_for(tmp_path):
-    history = SCRIPT["learned_history"](Options(rows=MIN_ROWS, epochs=4, output=tmp_path / "run"))
+    history = SCRIPT["learned_history"](rows=500, epochs=4)
     first, second = (
         SCRIPT["draw"](history, tmp_path / "weights.svg", ink).read_text() for ink in ("#123456", "#fedcba")
     )
@@ -39,6 +37,6 @@ def test_the_pictures_of_the_readme_are_small_and_lie_on_the_paper_of_the_page(n
     path = ROOT / "docs" / "pictures" / name
     assert f"docs/pictures/{name}" in (ROOT / "README.md").read_text()
     assert path.stat().st_size < 150_000
-    assert list(described(path)[1]) == TASKS
+    assert list(described(path)[1]) == list(TASKS)
     ground = next(each for each in ElementTree.parse(path).iter() if each.get("id") == "patch_1")
     assert [part.get("style") for part in ground] == ["fill: none"]

@@ -2,13 +2,13 @@
 
 import math
 
+import lightning as L
 import pytest
 import torch
 
 from lightning_uncertainty import CrossEntropy, Snapshot, UncertaintyCallback
-from lightning_uncertainty.demo.folder import OutputFolder
-from lightning_uncertainty.demo.options import Options
-from lightning_uncertainty.demo.run import LEARNED, prepare, train
+from lightning_uncertainty.demo.diamonds import make_data, make_net
+from lightning_uncertainty.demo.run import EPOCHS
 from lightning_uncertainty.findings import Finding
 from lightning_uncertainty.reporting.diagnosis import diagnose, verdicts
 from lightning_uncertainty.reporting.history import History
@@ -144,16 +144,20 @@ def test_every_finding_is_trained_into():
     assert set.union(*(expected for *_, expected in RUNS.values())) == set(Finding) - {Finding.CUT}  # in test_precision
 
 
-def test_the_demo_has_no_finding(tmp_path):
+def demo_history(rows):
+    """The history of the demo's run with learned weights."""
+    L.seed_everything(0, verbose=False)
+    callback, data = UncertaintyCallback(summary=False), make_data(rows)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = L.Trainer(max_epochs=EPOCHS, accelerator="cpu", log_every_n_steps=10, callbacks=[callback], **quiet)
+    trainer.fit(make_net(data.label_scales()), data)
+    return callback.history
+
+
+def test_the_demo_has_no_finding():
     """As it is run, whole; with a fifth of its steps sigma of carat has no time to arrive, and that is said."""
-    options, folder = Options(output=tmp_path), OutputFolder(tmp_path)
-    callback = UncertaintyCallback(summary=False)
-    train(LEARNED, options, prepare(options), folder, [callback])
-    assert [each.finding for each in diagnose(callback.history)] == [Finding.NOTHING]
-    short = UncertaintyCallback(summary=False)
-    options = Options(rows=10_000, output=tmp_path)
-    train(LEARNED, options, prepare(options), OutputFolder(tmp_path / "short"), [short])
-    assert [(each.finding, each.task) for each in diagnose(short.history)] == [(Finding.MOVING, "carat")]
+    assert [each.finding for each in diagnose(demo_history(None))] == [Finding.NOTHING]
+    assert [(each.finding, each.task) for each in diagnose(demo_history(10_000))] == [(Finding.MOVING, "carat")]
 
 
 def test_a_diagnosis_names_the_task_its_numbers_and_a_remedy():

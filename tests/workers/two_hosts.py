@@ -4,9 +4,8 @@ import sys
 
 import torch
 
+from lightning_uncertainty.demo.diamonds import CLASSES, INPUTS, TASKS, make_data
 from lightning_uncertainty.demo.model import MultiTaskNet
-from lightning_uncertainty.demo.options import Options
-from lightning_uncertainty.demo.run import prepare
 from tests.models import Loader
 from tests.workers.ranks import Collectives, ddp, rank, resumable
 
@@ -15,11 +14,9 @@ RANKS, BATCHES, BATCH, EPOCHS = 4, 25, 32, 8
 
 def module_and_batches():
     """The network, the same on all ranks, and the part of the training rows that belongs to this one."""
-    data = prepare(Options(rows=5_000))
+    data = make_data(rows=5_000)
     torch.manual_seed(1)
-    module = MultiTaskNet(
-        data="diamonds", num_inputs=data.num_inputs, learned=True, output_scales=data.label_scales(), width=32
-    )
+    module = MultiTaskNet(TASKS, num_inputs=len(INPUTS), classes=CLASSES, scales=data.label_scales(), width=32)
     rows = data.train_dataloader()
     mine = slice(rank(), RANKS * BATCHES * BATCH, RANKS)
     loader = Loader(rows.inputs[mine], *(label[mine] for label in rows.labels.values()), size=BATCH)

@@ -1,0 +1,1 @@
+"""The second table of real data: flights from New York, in one network with four tasks."""
