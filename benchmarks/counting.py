@@ -38,7 +38,7 @@ class Operations(TorchDispatchMode):
 class host_reads(TorchDispatchMode):  # noqa: N801  # a context manager
     """Counts what waits for the device: ``_local_scalar_dense``, copies to the host, and ``Tensor.tolist``.
 
-    ``HostFlag``, which reads page-locked host memory, is not counted on a GPU; on a CPU it looks like a read.
+    ``HostFlags``, which reads page-locked host memory, is not counted on a GPU; on a CPU it looks like a read.
     """
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["Snapshot", "TaskSnapshot"]
 
@@ -30,6 +30,7 @@ class TaskSnapshot:
         lowest_loss: The lowest mean loss of a step so far; 0 if none was negative.
         cut: Whether the factor was beyond the range of an fp16 loss and was cut there.
         unit: of the target, as given to :class:`~lightning_uncertainty.Task`; that of ``sigma`` for a regression.
+        more: Further quantities that a strategy or a subclass of the engine keeps of each task.
     """
 
     likelihood: str
@@ -46,6 +47,38 @@ class TaskSnapshot:
     lowest_loss: float = 0.0
     cut: bool = False
     unit: str = ""
+    more: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, likelihood: str, unit: str, learned: bool, numbers: Mapping[str, float]) -> TaskSnapshot:
+        """Return the snapshot of a task from its row of numbers.
+
+        Args:
+            likelihood: The short name of the likelihood.
+            unit: The unit of the target.
+            learned: True if the task has a sigma.
+            numbers: The numbers by the names of the fields; ``at_lower`` and ``at_upper`` in place of ``at_bound``.
+                What has no field here goes into ``more``.
+        """
+        row = dict(numbers)
+        lower, upper, log_var = row.pop("at_lower", 0.0), row.pop("at_upper", 0.0), row["log_var"]
+        return cls(
+            likelihood=likelihood,
+            log_var=row.pop("log_var"),
+            sigma=math.exp(0.5 * log_var) if learned else None,
+            precision=row.pop("precision"),
+            factor=row.pop("factor"),
+            raw_loss=row.pop("raw_loss"),
+            nonfinite=int(row.pop("nonfinite")),
+            at_bound=("lower" if lower else "upper" if upper else None) if learned else None,
+            started=bool(row.pop("started", 1.0)),
+            offset=row.pop("offset"),
+            absent=int(row.pop("absent")),
+            lowest_loss=row.pop("lowest_loss"),
+            cut=bool(row.pop("cut")),
+            unit=unit,
+            more=row,
+        )
 
     @property
     def seen(self) -> bool:

@@ -35,7 +35,7 @@ class Task:
         TypeError: if ``name`` is not a string.
 
     >>> Task("depth", "laplace")
-    Task(name='depth', likelihood=Laplace(), init=None, bounds=None, unit='')
+    Task(name='depth', likelihood=Likelihood('laplace', rate=0.5, precision_rate=0.5), init=None, bounds=None, unit='')
     """
 
     name: str

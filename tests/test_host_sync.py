@@ -32,7 +32,7 @@ HOST_MEMORY = "host memory"
 class Reads(TorchDispatchMode):
     """Counts what would stop the host on a GPU and was asked for by a line of this package.
 
-    ``.tolist()`` is no operator, so it is caught where it is called. What ``HostFlag`` reads lies in page-locked host
+    ``.tolist()`` is no operator, so it is caught where it is called. What ``HostFlags`` reads lies in page-locked host
     memory, no device waits for it: it is counted under a name of its own.
 
     A CPU cannot see what only two devices have: copies to the host (``.cpu()``, ``.to("cpu")``, ``.numpy()``) do

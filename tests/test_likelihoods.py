@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_uncertainty import UncertaintyWeighting
-from lightning_uncertainty.likelihoods import Fixed, Likelihood, LikelihoodVector, SoftmaxExact, get_likelihood
+from lightning_uncertainty.likelihoods import SOFTMAX_EXACT, Likelihood, LikelihoodVector, fixed, get_likelihood
 from lightning_uncertainty.regularizers import get_regularizer
 from tests import oracle
 
@@ -105,35 +105,24 @@ def test_the_vector_of_likelihoods_agrees_with_each_of_them():
                 torch.testing.assert_close(vector.optimum(loss, penalty)[k], kind.optimum(loss[k], penalty))
 
 
-@pytest.mark.parametrize("kind", [Fixed(2.0), SoftmaxExact()], ids=str)
+@pytest.mark.parametrize("kind", [fixed(2.0), SOFTMAX_EXACT], ids=str)
 def test_where_nothing_is_weighed_by_s_the_loss_moves_nothing_and_has_no_optimum(kind):
     assert kind.derivative(torch.tensor(3.0), torch.tensor(0.7)) == 0.0
     assert not torch.isfinite(kind.optimum(torch.tensor(3.0)))
 
 
 def test_a_likelihood_of_ones_own_is_given_by_its_attributes():
-    class Exponential(Likelihood):
-        """-log p = L / mu + log mu for s = log mu^2."""
-
-        name = "exponential"
-        rate = 0.5
-        precision_rate = 0.5
-
-    weighting = UncertaintyWeighting({"a": Exponential()})
+    exponential = Likelihood("exponential", rate=0.5, precision_rate=0.5)  # -log p = L / mu + log mu for s = log mu^2
+    weighting = UncertaintyWeighting({"a": exponential})
     weighting({"a": torch.tensor(3.0, requires_grad=True)})
     weighting.step()
     assert weighting.sigmas["a"] == pytest.approx(3.0)
-    with pytest.raises(TypeError, match="Wrong redefines factor"):
-
-        class Wrong(Likelihood):
-            def factor(self, log_var):
-                return log_var
 
 
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
 def test_fixed_weight_must_be_a_finite_number_that_is_not_negative(weight):
     with pytest.raises(ValueError, match="fixed weight"):
-        Fixed(weight)
+        fixed(weight)
 
 
 def test_unknown_names_are_answered_with_the_closest_one():

@@ -1,7 +1,7 @@
 import pytest
 
 from lightning_uncertainty import Task
-from lightning_uncertainty.likelihoods import Fixed, Laplace
+from lightning_uncertainty.likelihoods import LAPLACE, fixed
 from lightning_uncertainty.tasks import parse_tasks
 
 
@@ -9,14 +9,14 @@ from lightning_uncertainty.tasks import parse_tasks
     "specs",
     [
         {"depth": "laplace", "aux": 0.1},
-        {"depth": Task("depth", "laplace"), "aux": Fixed(0.1)},
+        {"depth": Task("depth", "laplace"), "aux": fixed(0.1)},
         {"depth": {"likelihood": "laplace"}, "aux": {"likelihood": 0.1}},
-        [Task("depth", Laplace()), Task("aux", 0.1)],
+        [Task("depth", LAPLACE), Task("aux", 0.1)],
     ],
     ids=["short", "tasks by name", "dicts", "list"],
 )
 def test_all_forms_mean_the_same(specs):
-    assert parse_tasks(specs) == (Task("depth", Laplace()), Task("aux", Fixed(0.1)))
+    assert parse_tasks(specs) == (Task("depth", LAPLACE), Task("aux", fixed(0.1)))
 
 
 def test_options_of_a_task_can_come_from_a_config_file():

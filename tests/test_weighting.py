@@ -89,7 +89,7 @@ def test_total_is_at_least_single_precision_and_gradients_keep_the_dtype_of_the_
     assert losses["a"].grad.dtype == dtype
     weighting.step()
     assert weighting.log_var.dtype == torch.float32
-    assert all(t.dtype == torch.float32 for t in weighting._log_vars.adam.state().values())
+    assert all(t.dtype in (torch.float32, torch.bool) for t in weighting.strategy.state.tensors().values())
 
 
 def test_fixed_tasks_take_no_part():
@@ -343,9 +343,10 @@ def test_an_implausible_first_loss_does_not_set_the_scale(value):
     total = train(weighting, steps=3, a=value)
     assert torch.isfinite(total)
     train(weighting, a=5.0)
-    assert weighting._log_vars.started.all()
+    assert weighting.strategy.state.started.all()
     with pytest.warns(UncertaintyWarning, match="negative") if value < 0 else warnings.catch_warnings():
-        assert weighting.log_vars["a"] == pytest.approx(2 * math.log(5.0), abs=1e-5)
+        weighting.check()
+    assert weighting.log_vars["a"] == pytest.approx(2 * math.log(5.0), abs=1e-5)
 
 
 @pytest.mark.parametrize("exponent", range(-8, 9, 4))
@@ -365,7 +366,7 @@ def test_a_loss_that_goes_to_zero_stops_at_the_relative_bound_and_is_reported():
     train(weighting, a=2.0)
     train(weighting, steps=100, a=0.0)
     with pytest.warns(UncertaintyWarning, match="task 'a' is held by its lower bound"):
-        snapshot = weighting.snapshot()
+        weighting.check(snapshot := weighting.snapshot())
     assert snapshot.tasks["a"].at_bound == "lower"
     assert snapshot.tasks["a"].log_var == pytest.approx(math.log(2.0) + math.log(0.01), abs=1e-5)
     train(weighting, steps=1500, a=2.0)
@@ -377,7 +378,8 @@ def test_without_a_ratio_only_the_absolute_bound_holds():
     train(weighting, a=2.0)
     train(weighting, steps=100, a=0.0)
     with pytest.warns(UncertaintyWarning, match="lower bound"):
-        assert weighting.log_vars["a"] == -12.0
+        weighting.check()
+    assert weighting.log_vars["a"] == -12.0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -393,12 +395,12 @@ def test_a_loss_that_is_not_finite_sits_out_is_counted_and_named_once(value):
     assert losses["a"].grad.item() == 0.0
     assert losses["b"].grad.item() > 0.0
     with pytest.warns(UncertaintyWarning, match="The loss of task 'a' was NaN or infinite in 1 call,") as caught:
-        snapshot = weighting.snapshot()
+        weighting.check(snapshot := weighting.snapshot())
     assert len(caught) == 1
     assert snapshot.tasks["a"].nonfinite == 1
     assert snapshot.tasks["b"].nonfinite == 0
     assert weighting.log_var[0] == before
-    weighting.snapshot()  # said once
+    weighting.check()  # said once
 
 
 def test_a_float64_loss_beyond_single_precision_sits_out_and_is_counted():
@@ -409,7 +411,8 @@ def test_a_float64_loss_beyond_single_precision_sits_out_and_is_counted():
     weighting.step()
     assert loss.grad.item() == 0.0
     with pytest.warns(UncertaintyWarning, match="'a' was NaN or infinite in 1 call,"):
-        assert weighting.snapshot().tasks["a"].raw_loss == 3.0
+        weighting.check()
+    assert weighting.snapshot().tasks["a"].raw_loss == 3.0
 
 
 def test_nonfinite_raise_names_the_task():
@@ -464,16 +467,17 @@ def test_an_optimum_beyond_bounds_of_the_user_starts_at_the_bound_and_is_reporte
     weighting = UncertaintyWeighting([Task("a", "gaussian", bounds=(-2.0, 2.0))])
     train(weighting, steps=3, a=1e6)
     with pytest.warns(UncertaintyWarning, match="task 'a' is held by its upper bound"):
-        assert weighting.log_vars["a"] == 2.0
+        weighting.check()
+    assert weighting.log_vars["a"] == 2.0
 
 
 def test_a_negative_loss_is_named_once():
     weighting = UncertaintyWeighting({"nll": "gaussian"})
     train(weighting, steps=3, nll=-2.0)
     with pytest.warns(UncertaintyWarning, match=r"task 'nll' was negative .* gaussian .* fixed weight") as caught:
-        weighting.snapshot()
+        weighting.check()
     assert len(caught) == 1
-    weighting.snapshot()  # said once
+    weighting.check()  # said once
 
 
 NUMBERS = st.one_of(
@@ -592,6 +596,43 @@ def test_log_var_is_a_copy():
     weighting = UncertaintyWeighting({"a": "gaussian"})
     weighting.log_var.fill_(9.0)
     assert weighting.log_vars["a"] == 0.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_reading_changes_nothing_and_warns_of_nothing():
+    weighting = UncertaintyWeighting({"a": "gaussian", "b": "laplace", "late": "softmax"})
+    train(weighting, steps=3, a=-2.0, b=math.nan)
+    weighting({"a": leaf(3.0)})  # a window that is open
+    before = copy.deepcopy(vars(weighting))
+    for read in (
+        lambda: (weighting.weights, weighting.sigmas, weighting.log_vars, weighting.log_var, weighting.fixed_weights()),
+        lambda: (weighting.snapshot(), weighting.waiting, weighting.state_dict(), repr(weighting)),
+    ):
+        assert str(read()) == str(read())
+        assert same(before, vars(weighting))
+
+
+def same(one, other):
+    """All that two objects hold, tensors bit for bit, NaN equal to NaN."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one.detach().nan_to_num(7.0), other.detach().nan_to_num(7.0))
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if type(one).__module__.startswith("lightning_uncertainty") and hasattr(one, "__dict__"):
+        return same(vars(one), vars(other))
+    if isinstance(one, (bool, int, float, str)):
+        return one == other or one != one
+    return type(one) is type(other)
+
+
+def test_the_check_of_reading_sees_a_change():
+    one = UncertaintyWeighting({"a": "gaussian"})
+    other = copy.deepcopy(one)
+    assert same(vars(one), vars(other))
+    train(other, steps=1, a=2.0)
+    assert not same(vars(one), vars(other))
 
 
 def test_it_shows_what_it_is():

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_uncertainty._arguments import lookup, suggest
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.cross_entropy import CrossEntropy
-from lightning_uncertainty.likelihoods import Fixed, Softmax, SoftmaxExact
+from lightning_uncertainty.likelihoods import SOFTMAX
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["CompiledKeys", "Gathered", "RawLosses", "SampleCounts", "check_graph", "check_losses", "sample_counts"]
@@ -158,7 +158,7 @@ def _check_loss(task: Task, loss: Any, device: torch.device) -> None:
 
 
 def _check_cross_entropy(task: Task, inputs: CrossEntropy, device: torch.device) -> None:
-    if not isinstance(task.likelihood, (Softmax, SoftmaxExact, Fixed)):
+    if task.likelihood.learned and not task.likelihood.tempered and task.likelihood != SOFTMAX:
         raise ValueError(
             f"Task {task.name!r} got a CrossEntropy, but its likelihood is {task.likelihood.name!r}. "
             "Declare the task as 'softmax_exact' or 'softmax', or pass a scalar loss."

@@ -1,47 +1,139 @@
-"""The saved form of the engine: tensors by name and tasks by name, nothing pickled as an object."""
+"""The state of the engine: dataclasses of tensors with one entry per task, and their saved form.
+
+What is saved, moved to another device and shown in a snapshot follows from the fields of these dataclasses. The saved
+form is plain: tensors by field and tasks by name, nothing pickled as an object.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["HostFlag", "SavedState", "read_state", "unmatched", "write_state"]
+__all__ = ["EngineState", "HostFlags", "SavedState", "TaskTensors", "read_state", "rows_later", "unmatched"]
+
+
+@dataclass
+class TaskTensors:
+    """Named tensors of shape (K,), one entry per task.
+
+    A subclass adds a quantity as one more field. The metadata of a field say what its saved values may be:
+    ``may_be_nan`` (by default False), ``negative`` (by default True), and ``missing``, the value for all tasks where a
+    state lacks the field because an older version saved it; without, such a state is refused.
+
+    >>> @dataclass
+    ... class Losses(TaskTensors):
+    ...     mean: Tensor
+    >>> Losses(torch.tensor([1.0, 2.0])).rows(["a", "b"])
+    {'a': {'mean': 1.0}, 'b': {'mean': 2.0}}
+    """
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by field; not copies."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def to(self, device: torch.device) -> None:
+        """Move all tensors to ``device``, as copies."""
+        for name, tensor in self.tensors().items():
+            setattr(self, name, tensor.to(device, copy=True))
+
+    def rows(self, names: Any) -> dict[str, dict[str, float]]:
+        """Return the numbers of each task by field: one transfer to the host."""
+        return rows_later(self.tensors(), names)()
+
+    def rules(self) -> dict[str, Mapping[str, Any]]:
+        """Return the metadata of each field."""
+        return {each.name: each.metadata for each in fields(self)}
+
+
+def rows_later(columns: Mapping[str, Tensor], names: Any) -> Callable[[], dict[str, dict[str, float]]]:
+    """Return a function that gives the present values of ``columns`` by task and column.
+
+    They are rounded to single precision. The transfer to the host waits until the function is called.
+
+    Args:
+        columns: The tensors, each of shape (K,), by name.
+        names: The names of the tasks, in the order of the entries.
+    """
+    table = torch.stack([tensor.to(torch.float32) for tensor in columns.values()], dim=1)
+
+    def read() -> dict[str, dict[str, float]]:
+        return {name: dict(zip(columns, row, strict=True)) for name, row in zip(names, table.tolist(), strict=True)}
+
+    return read
+
+
+@dataclass
+class EngineState(TaskTensors):
+    """What the engine remembers of each task, whatever the strategy.
+
+    Attributes:
+        raw_loss: The mean loss of the last step with that task, over micro-batches and ranks; NaN before the first.
+        lowest_loss: The lowest such mean so far; 0 if none was negative.
+        nonfinite: The number of losses that were NaN or infinite.
+        absent: The number of steps without the task.
+        cut: bool: True if the factor was once beyond the range of a loss in fp16.
+    """
+
+    raw_loss: Tensor = field(metadata={"may_be_nan": True})
+    lowest_loss: Tensor = field(metadata={"missing": 0.0})
+    nonfinite: Tensor = field(metadata={"negative": False})
+    absent: Tensor = field(metadata={"negative": False, "missing": 0.0})
+    cut: Tensor = field(metadata={"missing": 0.0})
+
+    @classmethod
+    def of(cls, size: int) -> EngineState:
+        """Return the state of ``size`` tasks before the first step."""
+        return cls(
+            raw_loss=torch.full((size,), math.nan, dtype=torch.float32),
+            lowest_loss=torch.zeros(size, dtype=torch.float32),
+            nonfinite=torch.zeros(size, dtype=torch.long),
+            absent=torch.zeros(size, dtype=torch.long),
+            cut=torch.zeros(size, dtype=torch.bool),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- the saved form
 
 VERSION = 1
-
-_NOT_NEGATIVE = {"count", "exp_avg_sq", "nonfinite", "absent"}
-_MAY_BE_NAN = {"raw_loss"}  # a task that was not seen yet has none
-_MAY_LACK = {"absent"}  # not counted by the first releases: it then counts from here
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """A checked state: the short form of the tasks, and tensors with one entry per task in their order."""
+    """A saved state that has been checked.
+
+    Attributes:
+        tasks: The short forms of the likelihoods, by task, in the order of the entries of the tensors.
+        strategy: The name of the strategy.
+        regularizer: The name of the regulariser.
+        steps: The number of optimizer steps.
+        frozen: True if learning was frozen by hand.
+        tensors: The tensors by field, each with one entry per task.
+    """
 
     tasks: dict[str, str | float]
+    strategy: str
     regularizer: str
     steps: int
     frozen: bool
     tensors: dict[str, Tensor]
 
-
-def write_state(
-    tasks: Mapping[str, str | float], regularizer: str, steps: int, frozen: bool, tensors: Mapping[str, Tensor]
-) -> dict[str, Any]:
-    """The form that :func:`read_state` reads; the tensors are copied to the CPU."""
-    return {
-        "version": VERSION,
-        "tasks": list(tasks),
-        "likelihoods": list(tasks.values()),
-        "regularizer": regularizer,
-        "steps": steps,
-        "frozen": frozen,
-        **{key: tensor.detach().to("cpu", copy=True) for key, tensor in tensors.items()},
-    }
+    def written(self) -> dict[str, Any]:
+        """Return the form that :func:`read_state` reads; the tensors are copied to the CPU."""
+        return {
+            "version": VERSION,
+            "tasks": list(self.tasks),
+            "likelihoods": list(self.tasks.values()),
+            "strategy": self.strategy,
+            "regularizer": self.regularizer,
+            "steps": self.steps,
+            "frozen": self.frozen,
+            **{key: tensor.detach().to("cpu", copy=True) for key, tensor in self.tensors.items()},
+        }
 
 
 def unmatched(saved: Mapping[str, str | float], present: Mapping[str, str | float]) -> dict[str, str]:
@@ -60,8 +152,16 @@ def unmatched(saved: Mapping[str, str | float], present: Mapping[str, str | floa
     return sentences
 
 
-def read_state(state: Any, tensors: Sequence[str]) -> SavedState:
+def read_state(
+    state: Any, engine: TaskTensors | None = None, strategy: tuple[str, TaskTensors] | None = None
+) -> SavedState:
     """Check all of a saved state before any of it is used.
+
+    Args:
+        state: The saved state.
+        engine: The state whose fields are read; None reads no tensors of the engine.
+        strategy: The name and the state of the present strategy, whose fields are read if the state was saved by the
+            same strategy.
 
     Raises:
         ValueError: if it is not a state of this package, is incomplete, of a newer version, or has tensors of a wrong
@@ -69,8 +169,13 @@ def read_state(state: Any, tensors: Sequence[str]) -> SavedState:
     """
     if not isinstance(state, Mapping):
         raise _error(f"it is of type {type(state).__name__}")
-    expected = ("version", "tasks", "likelihoods", "regularizer", "steps", "frozen", *tensors)
-    if missing := [key for key in expected if key not in state and key not in _MAY_LACK]:
+    saved_by = state.get("strategy", "uncertainty")  # the only one before there was a choice
+    rules = {} if engine is None else engine.rules()
+    if strategy is not None and strategy[0] == saved_by:
+        rules |= strategy[1].rules()
+    needed = [key for key, rule in rules.items() if rule.get("missing") is None]
+    expected = ("version", "tasks", "likelihoods", "regularizer", "steps", "frozen", *needed)
+    if missing := [key for key in expected if key not in state]:
         raise _error(f"it lacks {', '.join(map(repr, missing))}")
     if not _is_count(state["version"]) or not 1 <= state["version"] <= VERSION:
         raise _error(
@@ -82,12 +187,12 @@ def read_state(state: Any, tensors: Sequence[str]) -> SavedState:
         raise _error(f"its task list {names!r} does not fit its likelihoods {likelihoods!r}")
     if not _is_count(state["steps"]) or not isinstance(state["frozen"], bool):
         raise _error(f"its steps are {state['steps']!r} and frozen is {state['frozen']!r}")
-    if not isinstance(state["regularizer"], str):
-        raise _error(f"its regularizer is {state['regularizer']!r}")
-    zeros = torch.zeros(len(names), dtype=torch.long)
-    checked = {key: _read_tensor(key, state.get(key, zeros), names) for key in tensors}
+    for key, value in (("strategy", saved_by), ("regularizer", state["regularizer"])):
+        if not isinstance(value, str):
+            raise _error(f"its {key} is {value!r}")
+    tensors = {key: _read_tensor(key, state.get(key), names, rule) for key, rule in rules.items()}
     tasks = dict(zip(names, likelihoods, strict=True))
-    return SavedState(tasks, state["regularizer"], state["steps"], state["frozen"], checked)
+    return SavedState(tasks, saved_by, state["regularizer"], state["steps"], state["frozen"], tensors)
 
 
 def _is_count(value: Any) -> bool:
@@ -101,15 +206,17 @@ def _are_tasks(names: Any, likelihoods: Any) -> bool:
     return known and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
 
 
-def _read_tensor(key: str, value: Any, names: list[str]) -> Tensor:
+def _read_tensor(key: str, value: Any, names: list[str], rule: Mapping[str, Any]) -> Tensor:
+    if value is None and rule.get("missing") is not None:
+        return torch.full((len(names),), rule["missing"])
     if not isinstance(value, Tensor) or value.shape != (len(names),):
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise _error(f"{key!r} should be a tensor of shape ({len(names)},), one entry per task, and is {found}")
     if value.is_complex():
         raise _error(f"{key!r} is complex")
-    if key in _NOT_NEGATIVE and bool((value < 0).any()):
+    if not rule.get("negative", True) and bool((value < 0).any()):
         raise _error(f"{key!r} is negative: {value.tolist()}")
-    if key not in _MAY_BE_NAN:
+    if not rule.get("may_be_nan", False):
         broken = [name for name, fine in zip(names, torch.isfinite(value).tolist(), strict=True) if not fine]
         if broken:
             raise _error(f"{key!r} is not finite for {', '.join(map(repr, broken))}")
@@ -123,20 +230,30 @@ def _error(reason: str) -> ValueError:
     )
 
 
-class HostFlag:
-    """Follows a flag on the device that only ever goes from False to True, one poll late.
+# ---------------------------------------------------------------------------------------------------- flags
 
-    Reading a device tensor stops the host until the device has caught up. Here the value travels to page-locked memory
-    on its own, and is read at the next poll: by then it is the old value or the new one, and a late True costs nothing.
+
+class HostFlags:
+    """Flags on the device that only ever go from False to True, followed by the host without waiting for the device.
+
+    Reading a device tensor stops the host until the device has caught up. Here the values travel to page-locked memory
+    on their own, and are read at the next poll: by then they are the old ones or the new ones, and a late True costs
+    nothing.
     """
 
     def __init__(self) -> None:
         self._landing: Tensor | None = None
+        self._known: list[bool] = []
 
-    def poll(self, flag: Tensor) -> bool:
-        """Whether ``flag`` (bool, of shape ()) was True at an earlier poll; starts the next look."""
+    def poll(self, flags: Tensor) -> bool:
+        """Return True if a flag was True at an earlier poll that was not known to be; start the next look.
+
+        Args:
+            flags: bool, of shape (n,).
+        """
         if self._landing is None:
-            self._landing = torch.zeros((), dtype=torch.bool, pin_memory=flag.is_cuda)
-        known = bool(self._landing.tolist())  # host memory: no device is asked
-        self._landing.copy_(flag, non_blocking=True)
-        return known
+            self._landing = torch.zeros(flags.shape, dtype=torch.bool, pin_memory=flags.is_cuda)
+            self._known = [False] * flags.numel()
+        before, self._known = self._known, self._landing.tolist()  # host memory: no device is asked
+        self._landing.copy_(flags, non_blocking=True)
+        return any(now and not then for now, then in zip(self._known, before, strict=True))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["plain_weighted_sum", "weighted_sum"]
+__all__ = ["plain_weighted_sum", "weighted_sum", "within_half"]
+
+_HALF_MAX = torch.finfo(torch.float16).max
 
 
 def plain_weighted_sum(raw_loss: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,3 +47,17 @@ def weighted_sum(raw_loss: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tens
     # sits out and lacks the regularisers: the right one is written over it.
     torch.nansum(terms + void, out=total.detach())
     return total, marked
+
+
+def within_half(factor: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut the factors of losses in fp16 at its largest number: beyond, their gradient would be infinite.
+
+    Args:
+        factor: The factors, of shape (K,).
+        half: bool, of shape (K,): True where the loss is in fp16.
+
+    Returns:
+        The factors, and where they were cut (bool), each of shape (K,).
+    """
+    beyond = half & (factor > _HALF_MAX)
+    return torch.where(beyond, _HALF_MAX, factor), beyond

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["LossWindow", "WindowMeans", "sum_over_ranks", "world_size"]
+__all__ = ["LossWindow", "WindowMeans", "mean_over_ranks", "sum_over_ranks", "world_size"]
 
 
 class WindowMeans(NamedTuple):
@@ -90,9 +90,9 @@ class LossWindow:
 
     @property
     def empty(self) -> bool:
-        """Whether no task took part since the last step; a host transfer."""
-        self.flush()
-        return not self.sums[1].any()
+        """True if no task took part since the last step; a host transfer."""
+        held = self._held is not None and bool(_present(self._held.marked).any())
+        return not held and not self.sums[1].any()
 
     def close(self, group: dist.ProcessGroup | None) -> WindowMeans:
         """The means over all calls on the ranks of ``group``, for which it takes one all-reduce; then forget them."""
@@ -143,3 +143,20 @@ def sum_over_ranks(tensor: Tensor, group: dist.ProcessGroup | None = None) -> No
     """Replace ``tensor`` by its sum over the processes of ``group``: one all-reduce, none for a single process."""
     if world_size(group) > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=group)
+
+
+def mean_over_ranks(raw_loss: Tensor, counts: Tensor | None, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Return the mean over the processes of ``group`` of the losses of one call, each of shape (K,).
+
+    Args:
+        raw_loss: The losses of this process; those that are not finite do not count.
+        counts: How many samples each is the mean of; None for one.
+        group: The processes.
+    """
+    if world_size(group) == 1:
+        return raw_loss
+    finite = torch.isfinite(raw_loss)
+    counts = finite.to(raw_loss.dtype) if counts is None else torch.where(finite, counts, 0.0)
+    stats = torch.stack([torch.where(finite, raw_loss * counts, 0.0), counts.to(raw_loss.dtype)])
+    sum_over_ranks(stats, group)
+    return stats[0] / stats[1]

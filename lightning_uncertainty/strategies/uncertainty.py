@@ -1,18 +1,24 @@
-"""What is learned: one log-variance per task, where it starts, what bounds it, and the rule by which it moves."""
+"""Factors that follow from one learned log-variance per task."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
 
+from lightning_uncertainty._arguments import check_bounds, check_init, check_number, lookup
+from lightning_uncertainty.engine.state import HostFlags, TaskTensors
 from lightning_uncertainty.likelihoods import LikelihoodVector
-from lightning_uncertainty.regularizers import Regularizer
+from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.strategies.adam import MaskedAdam
+from lightning_uncertainty.strategies.base import Strategy, move_tensors
+from lightning_uncertainty.tasks import Task
 
-__all__ = ["LogVariances"]
+__all__ = ["Uncertainty", "UncertaintyOptions", "UncertaintyState"]
 
 # A first loss outside of this is no loss that anyone means (an overflow, an empty batch): it does not set the scale.
 _PLAUSIBLE = (1e-16, 1e16)
@@ -22,137 +28,243 @@ _PLAUSIBLE = (1e-16, 1e16)
 _MAX_GRADIENT = 100.0
 
 
-class LogVariances:
-    """The vector ``s = log sigma^2`` with its optimizer.
+class UncertaintyOptions(TypedDict, total=False):
+    """The settings of :class:`Uncertainty`, for the types of functions that pass them on."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    init: float | Literal["auto"]
+    regularizer: str | Regularizer
+    bounds: tuple[float, float]
+    min_variance_ratio: float
+
+
+@dataclass
+class UncertaintyState(TaskTensors):
+    """What is learned of each task.
+
+    Attributes:
+        log_var: The log-variance ``s = log sigma^2``.
+        start: The value that ``s`` started from.
+        started: bool: True if ``s`` has such a value.
+        exp_avg: The first moment of Adam.
+        exp_avg_sq: The second moment of Adam.
+        count: The number of Adam's steps.
+        moments: Both moments, of shape (2, K); ``exp_avg`` and ``exp_avg_sq`` are its rows. Not a field.
+    """
+
+    log_var: Tensor
+    start: Tensor
+    started: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor = field(metadata={"negative": False})
+    count: Tensor = field(metadata={"negative": False})
+
+    def __post_init__(self) -> None:
+        self.moments = torch.stack((self.exp_avg, self.exp_avg_sq))
+        self.exp_avg, self.exp_avg_sq = self.moments
+
+    def to(self, device: torch.device) -> None:
+        """Move all tensors to ``device``, as copies."""
+        super().to(device)
+        self.__post_init__()
+
+    @classmethod
+    def of(cls, inits: Sequence[float | None]) -> UncertaintyState:
+        """Return the state before the first step; None starts a task from its first loss."""
+        values = torch.tensor([init or 0.0 for init in inits], dtype=torch.float32)
+        zeros = (torch.zeros_like(values) for _ in range(3))
+        return cls(values, values.clone(), torch.tensor([init is not None for init in inits]), *zeros)
+
+
+class Uncertainty(Strategy):
+    r"""Learned homoscedastic uncertainty [Kendall, Gal, Cipolla, CVPR 2018, equations (3) to (7)].
+
+    The factor of a task is ``c exp(-r s)`` and its offset ``R(s)``, where ``c`` and ``r`` are those of its likelihood.
+    ``s`` is learned by Adam from the closed-form derivative ``dR/ds - r c exp(-r s) L`` at the mean loss of a step. The
+    derivative has no unit, and is cut at +-100: a loss 200 times the expected one is an outlier.
 
     Args:
-        likelihoods: of the tasks, in their order.
-        inits: initial ``s`` per task; None where the first loss decides.
-        bounds: lowest and highest ``s`` per task.
-        min_variance_ratio: ``sigma^2`` stays above this fraction of its initial value.
-        regularizer: ``R``.
-        adam: moves ``s``.
+        lr: The step size of Adam on ``s``; constant.
+        betas: The decay rates of Adam.
+        eps: The epsilon of Adam.
+        init: ``"auto"`` starts each ``s`` at the closed-form optimum of the first loss of its task, averaged over
+            ranks; a number is that ``s`` for all tasks.
+        regularizer: The function ``R``: ``"log_sigma"`` (``s / 2``), ``"sigma"`` (equation (7) as printed) or
+            ``"log1p_var"`` (Liebel and Koerner).
+        bounds: The lowest and the highest ``s``.
+        min_variance_ratio: The fraction of its initial value that ``sigma^2`` never falls below, so that a loss that
+            goes to zero does not take over. 0 turns it off.
+
+    Raises:
+        ValueError: if a setting is not valid.
     """
+
+    name = "uncertainty"
+    state: UncertaintyState
 
     def __init__(
         self,
-        likelihoods: LikelihoodVector,
         *,
-        inits: Sequence[float | None],
-        bounds: Sequence[tuple[float, float]],
-        min_variance_ratio: float,
-        regularizer: Regularizer,
-        adam: MaskedAdam,
+        lr: float = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        init: float | Literal["auto"] = "auto",
+        regularizer: str | Regularizer = "log_sigma",
+        bounds: tuple[float, float] = (-40.0, 40.0),
+        min_variance_ratio: float = 1e-4,
     ) -> None:
-        self.likelihoods, self.regularizer, self.adam = likelihoods, regularizer, adam
+        check_number("min_variance_ratio", min_variance_ratio, above=0.0, below=1.0)
+        self.init, self.bounds = check_init(init), check_bounds(bounds)
+        self.regularizer = get_regularizer(regularizer)
         self.min_log_ratio = math.log(min_variance_ratio) if min_variance_ratio else -math.inf
-        self.floor = torch.tensor([lowest for lowest, _ in bounds], dtype=torch.float32)
-        self.ceiling = torch.tensor([highest for _, highest in bounds], dtype=torch.float32)
-        values = torch.tensor([init or 0.0 for init in inits], dtype=torch.float32)
-        self.value = values.clamp(self.floor, self.ceiling)
-        self.start = self.value.clone()
-        self.started = torch.tensor([init is not None for init in inits])
+        self.adam = MaskedAdam(lr=lr, betas=betas, eps=eps)
+
+    def bind(self, tasks: Sequence[Task]) -> None:
+        bounds = [task.bounds or self.bounds for task in tasks]
+        self.likelihoods = LikelihoodVector([task.likelihood for task in tasks])
+        self.learned = {task.name: task.likelihood.learned for task in tasks}
+        self.floor, self.ceiling = torch.tensor(bounds, dtype=torch.float32).unbind(1)
         self._max_gradient, self._min_gradient, self._zero = torch.tensor(
             [_MAX_GRADIENT, -_MAX_GRADIENT, 0.0], dtype=torch.float32
         )
-        self._minus_rate = -torch.as_tensor(likelihoods.rate)
-        self._push = self._push_at(self.value)
-        self._derive_start()
-        self._derive()
+        self._minus_rate = -self.likelihoods.rate
+        inits = [_initial(task, self.init, limits) for task, limits in zip(tasks, bounds, strict=True)]
+        self.state = UncertaintyState.of(inits)
+        self._push = self._push_at(self.log_var)
+        self.restored()
+
+    # ------------------------------------------------------------------------------------------------ what follows
+
+    def _settle(self) -> None:
+        """Ask, at the price of a host transfer, whether all tasks have a value; until then each call looks."""
+        self.settled = bool(self.state.started.all())
+        self._started_flag = HostFlags()
 
     def _derive_start(self) -> None:
-        """What follows from where ``s`` has started, and from nothing that a step changes."""
+        """Derive what follows from where ``s`` has started, and from nothing that a step changes."""
         # The lower bound in force: absolute, or relative to the start, whichever is higher.
-        self.lower = torch.maximum(self.floor, self.start + self.min_log_ratio)
-        self._movable = self.started & self.learned
+        self.lower = torch.maximum(self.floor, self.state.start + self.min_log_ratio)
+        self._movable = self.state.started & self.likelihoods.learned
+        self._pending = ~self.state.started
 
     def _derive(self) -> None:
-        """The weights and regularisers, each of shape (K,); new tensors, for graphs that hold the old ones."""
-        self.factor = self.likelihoods.factor(self.value)
+        """Derive factors and offsets; new tensors, for graphs that hold the old ones."""
+        self.factor = self.likelihoods.factor(self.log_var)
         if self.regularizer.linear:
-            self.offset = self._push * self.value
+            self.offset = self._push * self.log_var
         else:
-            self.offset, self._push = self.offset_at(self.value), self._push_at(self.value)
+            self.offset, self._push = self._offset_at(self.log_var), self._push_at(self.log_var)
 
-    def offset_at(self, log_var: Tensor) -> Tensor:
-        """The regularisers at ``log_var``, 0 for tasks without."""
+    def _offset_at(self, log_var: Tensor) -> Tensor:
         return self.likelihoods.regularized * self.regularizer.value(log_var)
 
     def _push_at(self, log_var: Tensor) -> Tensor:
-        """The derivatives of the regularisers at ``log_var``."""
+        """Return the derivatives of the regularisers."""
         return self.likelihoods.regularized * self.regularizer.derivative(log_var)
-
-    @property
-    def learned(self) -> Tensor:
-        """Bool, of shape (K,): False for fixed tasks."""
-        return torch.as_tensor(self.likelihoods.learned)
-
-    def begin(self, raw_loss: Tensor, present: Tensor) -> Tensor:
-        """Set ``s`` to the closed-form optimum where it has no value yet, and tell where that was.
-
-        A first loss that is zero, negative, or beyond 1e-16 to 1e16 does not set the scale.
-        """
-        optimum = self._optimum(raw_loss)
-        fresh = ~self.started & present & (raw_loss > _PLAUSIBLE[0]) & (raw_loss < _PLAUSIBLE[1])
-        for tensor in (self.value, self.start):
-            tensor.copy_(torch.where(fresh, optimum, tensor))
-        self.started |= fresh
-        self._derive_start()
-        self._derive()
-        return fresh
-
-    def provisional(self, raw_loss: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-        """``s`` with the closed-form optimum of this very loss where it has no value yet, and where that is.
-
-        Args:
-            raw_loss: of shape (K,), NaN where a task is absent.
-            held: bool, of shape (K,): tasks that need no start.
-        """
-        fresh = ~(self.started | held) & torch.isfinite(raw_loss) & (raw_loss > 0.0)
-        return torch.where(fresh, self._optimum(raw_loss), self.value), fresh
 
     def _optimum(self, raw_loss: Tensor) -> Tensor:
         return self.likelihoods.optimum(raw_loss, self.regularizer).clamp(self.floor, self.ceiling)
 
-    def learn(self, raw_loss: Tensor, slope: Tensor | None, present: Tensor) -> None:
-        """One step of Adam on the closed-form derivative; tasks that are not ``present`` stay as they are.
+    @property
+    def log_var(self) -> Tensor:
+        return self.state.log_var
 
-        Args:
-            raw_loss: mean losses, of shape (K,).
-            slope: mean derivative of the loss itself with respect to ``s``, of shape (K,).
-            present: bool, of shape (K,).
+    # ------------------------------------------------------------------------------------------------ the rule
+
+    def factors(self, raw_loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Return those in force; for a task that has no ``s`` yet, those at the closed-form optimum of this loss."""
+        fresh = self._pending & torch.isfinite(raw_loss) & (raw_loss > 0.0)
+        log_var = torch.where(fresh, self._optimum(raw_loss), self.log_var)
+        factor = torch.where(fresh, self.likelihoods.factor(log_var), self.factor)
+        return factor, torch.where(fresh, self._offset_at(log_var), self.offset)
+
+    def start(self, mean_loss: Tensor, present: Tensor) -> Tensor:
+        """Set ``s`` to the closed-form optimum where it has no value yet; these tasks do not learn in this step.
+
+        At the optimum the gradient is zero but for rounding, which Adam would turn into a full step. A first loss that
+        is zero, negative, or beyond 1e-16 to 1e16 does not set the scale.
         """
+        if self.settled:
+            return present
+        optimum = self._optimum(mean_loss)
+        fresh = self._pending & present & (mean_loss > _PLAUSIBLE[0]) & (mean_loss < _PLAUSIBLE[1])
+        for tensor in (self.state.log_var, self.state.start):
+            tensor.copy_(torch.where(fresh, optimum, tensor))
+        self.state.started |= fresh
+        self._derive_start()
+        self._derive()
+        self.settled = self._started_flag.poll(self.state.started.all().reshape(1))
+        return present & ~fresh
+
+    def learn(self, mean_loss: Tensor, slope: Tensor | None, present: Tensor) -> None:
+        """Take one step of Adam on the closed-form derivative."""
         active = present & self._movable
-        gradient = self._gradient(raw_loss, slope)
+        # `Likelihood.derivative` at the present s, whose factors are known already, plus the slope.
+        gradient = torch.addcmul(self._push, self._minus_rate * self.factor, mean_loss)
+        gradient = gradient if slope is None else gradient + slope
         gradient = torch.where(active, gradient, self._zero).clamp_(self._min_gradient, self._max_gradient)
-        self.value -= self.adam.update(gradient, active)
+        state = self.state
+        state.log_var -= self.adam.update(state.moments, state.count, gradient, active)
         # Projected after the step, not clamped in the formula: at a bound the gradient still points the way back.
-        self.value.clamp_(self.lower, self.ceiling)
+        state.log_var.clamp_(self.lower, self.ceiling)
         self._derive()
 
-    def _gradient(self, raw_loss: Tensor, slope: Tensor | None) -> Tensor:
-        """``Likelihood.derivative`` at the present ``s``, whose weights are known already, plus ``slope``."""
-        gradient = torch.addcmul(self._push, self._minus_rate * self.factor, raw_loss)
-        return gradient if slope is None else gradient + slope
+    # ------------------------------------------------------------------------------------------------ state
 
-    def project(self) -> Tensor:
-        """Move ``s`` and its start into the bounds, and tell where that changed ``s`` (bool, of shape (K,))."""
-        before = self.value.clone()
-        self.start.clamp_(self.floor, self.ceiling)
+    def assign(self, log_vars: Mapping[str, float]) -> None:
+        """Set ``s`` of some tasks: a new start, without memory."""
+        names = list(self.learned)
+        limits = dict(zip(names, zip(self.floor.tolist(), self.ceiling.tolist(), strict=True), strict=True))
+        for name, value in log_vars.items():
+            lowest, highest = lookup("learned task", name, {n: limits[n] for n in names if self.learned[n]})
+            if not lowest <= value <= highest:
+                raise ValueError(
+                    f"Task {name!r} cannot have a log-variance of {value}: its bounds are {lowest:g} and {highest:g}."
+                )
+        state = self.state
+        chosen = torch.tensor([name in log_vars for name in names], device=state.log_var.device)
+        values = torch.tensor([float(log_vars.get(name, 0.0)) for name in names], dtype=torch.float32)
+        for tensor in (state.log_var, state.start):
+            tensor.copy_(torch.where(chosen, values.to(tensor.device), tensor))
+        state.started |= chosen
+        for tensor in (state.moments, state.count):
+            tensor.masked_fill_(chosen, 0.0)
+        self.restored()
+
+    def restored(self) -> Tensor:
+        """Move ``s`` and its start into the bounds, and derive the rest; return where that changed ``s``."""
+        before = self.log_var.clone()
+        self.state.start.clamp_(self.floor, self.ceiling)
         self._derive_start()
-        self.value.clamp_(self.lower, self.ceiling)
+        self.state.log_var.clamp_(self.lower, self.ceiling)
         self._derive()
-        return before != self.value
+        self._settle()
+        return before != self.log_var
 
-    def assign(self, chosen: Tensor, value: Tensor) -> None:
-        """Set ``s`` on purpose, where ``chosen`` (bool, of shape (K,)) is True: a new start, without memory."""
-        for tensor in (self.value, self.start):
-            tensor.copy_(torch.where(chosen, value, tensor))
-        self.started |= chosen
-        self.adam.forget(chosen)
-        self._derive_start()
-        self._derive()
+    def columns(self) -> dict[str, Tensor]:
+        return {
+            "log_var": self.log_var,
+            "precision": self.likelihoods.precision(self.log_var),
+            "at_lower": self.log_var <= self.lower,
+            "at_upper": self.log_var >= self.ceiling,
+            "started": self.state.started,
+        }
 
-    def state(self) -> dict[str, Tensor]:
-        """The tensors that the next step depends on, by name; not copies."""
-        return {"log_var": self.value, "start": self.start, "started": self.started, **self.adam.state()}
+    def to(self, device: torch.device) -> None:
+        super().to(device)
+        for holder in (self.likelihoods, self.adam):
+            move_tensors(holder, device)
+
+
+def _initial(task: Task, default: float | Literal["auto"], bounds: tuple[float, float]) -> float | None:
+    """Return the initial ``s``, None where the first loss decides."""
+    if not task.likelihood.learned:
+        return 0.0
+    init = default if task.init is None else task.init
+    if init == "auto":
+        return None if task.likelihood.regularized else 0.0
+    if not bounds[0] <= init <= bounds[1]:
+        raise ValueError(f"The initial log-variance of task {task.name!r}, {init}, lies outside its bounds {bounds}.")
+    return init

@@ -217,7 +217,8 @@ class UncertaintyCallback(packages.CallbackBase):
             self._report.save(trainer, snapshot)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Publish the current weights, write the history, and warn if nothing was learned from."""
+        """Tell the strategy, publish the weights, write the history, and warn if nothing was learned from."""
+        self.weighting.end_epoch()
         snapshot = self._publish_current(trainer)
         if not any(task.seen for task in snapshot.tasks.values()):
             self._notices.warn("nothing learned", nothing_learned(self.weighting))
@@ -255,6 +256,7 @@ class UncertaintyCallback(packages.CallbackBase):
 
     def _publish_current(self, trainer: Trainer) -> Snapshot:
         snapshot = self.weighting.snapshot()
+        self.weighting.check(snapshot)
         prefix = f"{self.module}/" if self.module else ""
         weights = {f"{prefix}weight/{name}": float(f"{task.precision:.3g}") for name, task in snapshot.tasks.items()}
         packages.publish(trainer, snapshot.metrics(self.log_prefix), weights if self.prog_bar else None)

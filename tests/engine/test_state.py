@@ -177,10 +177,10 @@ def test_a_loaded_s_outside_of_the_bounds_is_moved_to_the_nearest_one_and_named(
 
 
 def test_moving_copies_and_keeps_single_precision(trained):
-    log_var = trained._log_vars.value
+    log_var = trained.strategy.log_var
     trained.to("cpu")
-    assert trained._log_vars.value.data_ptr() != log_var.data_ptr()
-    assert torch.equal(trained._log_vars.value, log_var)
+    assert trained.strategy.log_var.data_ptr() != log_var.data_ptr()
+    assert torch.equal(trained.strategy.log_var, log_var)
     meta = trained.to("meta")
     assert meta.device == torch.device("meta")
     assert meta.log_var.dtype == torch.float32

@@ -18,6 +18,7 @@ from lightning_uncertainty import (
     UncertaintyWarning,
     UncertaintyWeighting,
 )
+from lightning_uncertainty.strategies import Uncertainty
 from lightning_uncertainty.weighting import WeightingOptions
 from tests.models import TASKS, Plain, Returned, Validated, Weighed, batches, fit, trainer
 
@@ -40,7 +41,7 @@ def test_mixin_keeps_the_callback_and_the_options_that_the_trainer_has(tmp_path)
     module, runner = fit(tmp_path, callback=callback)
     assert [c for c in runner.callbacks if isinstance(c, UncertaintyCallback)] == [callback]
     assert module.uncertainty is callback.weighting
-    assert callback.weighting._log_vars.adam.lr == 0.5
+    assert callback.weighting.strategy.adam.lr == 0.5
 
 
 def test_callback_alone_weighs_the_returned_losses_and_gives_training_step_back(tmp_path):
@@ -397,5 +398,10 @@ def test_pipeline_stages_are_refused_unless_a_group_is_given(tmp_path):
 
 def test_type_checkers_know_every_option_of_the_engine():
     known = {name: hint.__forward_arg__ for name, hint in WeightingOptions.__annotations__.items()}
-    parameters = signature(UncertaintyWeighting).parameters.values()
+    parameters = [p for kind in (UncertaintyWeighting, Uncertainty) for p in signature(kind).parameters.values()]
     assert known == {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def test_an_unknown_option_is_refused_with_the_closest_one():
+    with pytest.raises(TypeError, match=r"no option 'warm_up'. Did you mean 'warmup'\? Known: "):
+        UncertaintyCallback({"a": "gaussian"}, warm_up="equal")

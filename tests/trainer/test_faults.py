@@ -271,7 +271,7 @@ def test_no_dictionary_of_losses_breaks_the_weights_and_every_refusal_names_the_
         due = chance.choice((1, 2, 3, 4))
         weighting.step()
         after, present = weighting.snapshot(), expected.close()
-        state = torch.stack([weighting._factor, *weighting._log_vars.state().values()])
+        state = torch.stack([weighting.strategy.factor, *weighting.strategy.state.tensors().values()])
         assert torch.isfinite(state).all(), (call, losses)
         for name, task in after.tasks.items():
             assert name in present or task.log_var == before.tasks[name].log_var, (call, losses)

@@ -59,7 +59,8 @@ def test_learned_sigma_agrees_with_full_precision_as_far_as_the_losses_do(tmp_pa
 
 
 def tensors_of(weighting):
-    holders = (weighting, weighting._log_vars, weighting._log_vars.adam, weighting._likelihoods)
+    strategy = weighting.strategy
+    holders = (weighting._state, strategy, strategy.state, strategy.adam, strategy.likelihoods, weighting._window)
     return {name: v for holder in holders for name, v in vars(holder).items() if isinstance(v, torch.Tensor)}
 
 

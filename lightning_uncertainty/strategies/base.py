@@ -1,0 +1,113 @@
+"""The seam between the engine and the rules that give each task its factor."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_uncertainty.engine.state import TaskTensors
+from lightning_uncertainty.tasks import Task
+
+__all__ = ["Strategy"]
+
+
+class Strategy(ABC):
+    """A rule by which the factors before the losses follow from the losses.
+
+    The engine owns what every rule needs: missing tasks, NaN, precision, ranks, accumulation, checkpoints, logs. A rule
+    is told mean losses and says factors. One that is made by a user holds settings only; the engine works with a copy,
+    which :meth:`bind` gives the tasks.
+
+    Attributes:
+        name: The short form in ``strategy="..."``.
+        state: What the next step depends on. It is saved, moved and restored by its fields.
+        factor: The factors in force, fp32, of shape (K,); what multiplies each loss.
+        offset: What is added to the total for each task, fp32, of shape (K,).
+        settled: True if :meth:`factors` no longer looks at the losses. Known to the host.
+        learned: By task, in their order, True if the rule learns a sigma for it.
+    """
+
+    name: ClassVar[str]
+    state: TaskTensors
+    factor: Tensor
+    offset: Tensor
+    settled: bool = True
+    learned: Mapping[str, bool]
+
+    @abstractmethod
+    def bind(self, tasks: Sequence[Task]) -> None:
+        """Set the attributes for these tasks, in their order, on the CPU.
+
+        Raises:
+            ValueError: if a setting does not fit the tasks.
+        """
+
+    @property
+    def log_var(self) -> Tensor:
+        """The log-variances ``s``, fp32, of shape (K,); 0 for a rule without."""
+        return torch.zeros_like(self.factor)
+
+    def factors(self, raw_loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Return factor and offset for the losses of one call, fp32, each of shape (K,).
+
+        Args:
+            raw_loss: The losses without a graph, of shape (K,); NaN where a task is absent. In the first window of a
+                run they are means over the ranks.
+        """
+        return self.factor, self.offset
+
+    def start(self, mean_loss: Tensor, present: Tensor) -> Tensor:
+        """Give tasks their start from the first losses; return which of those ``present`` are to learn in this step.
+
+        Args:
+            mean_loss: The mean losses of the step, of shape (K,); of no meaning where absent.
+            present: bool, of shape (K,).
+        """
+        return present
+
+    def learn(self, mean_loss: Tensor, slope: Tensor | None, present: Tensor) -> None:  # noqa: B027  # given factors do not learn
+        """Learn from one optimizer step; tasks that are not ``present`` stay as they are.
+
+        Args:
+            mean_loss: The mean losses over micro-batches and ranks, of shape (K,).
+            slope: The mean derivatives of the losses themselves with respect to ``s``, of shape (K,); None for all 0.
+            present: bool, of shape (K,).
+        """
+
+    def end_epoch(self) -> None:  # noqa: B027  # few rules have a use for it
+        """Learn from the end of an epoch."""
+
+    def assign(self, log_vars: Mapping[str, float]) -> None:
+        """Set the log-variances of some tasks on purpose.
+
+        Raises:
+            ValueError: if a task has none, or a value lies outside its bounds.
+        """
+        raise ValueError(
+            f"The strategy {self.name!r} has no log-variances, sigmas or weights that could be set. Use "
+            'strategy="uncertainty", or give the factors: strategy=Fixed({"depth": 2.0}).'
+        )
+
+    def restored(self) -> Tensor:
+        """Derive what follows from a loaded state; return which tasks had to be changed (bool, of shape (K,))."""
+        return torch.zeros_like(self.factor, dtype=torch.bool)
+
+    def columns(self) -> dict[str, Tensor]:
+        """Return what a snapshot shows of each task, by the names of its fields, each of shape (K,)."""
+        return {"log_var": self.log_var, "precision": self.factor}
+
+    def to(self, device: torch.device) -> None:
+        """Move all tensors to ``device``, as copies."""
+        self.state.to(device)
+        move_tensors(self, device)
+
+
+def move_tensors(holder: Any, device: torch.device) -> None:
+    """Move the tensors among the attributes of ``holder`` to ``device``, as copies."""
+    for name, value in vars(holder).items():
+        if isinstance(value, Tensor):
+            setattr(holder, name, value.to(device, copy=True))

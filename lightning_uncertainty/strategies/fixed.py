@@ -1,0 +1,68 @@
+"""Factors that are given and stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lightning_uncertainty._arguments import check_number, lookup
+from lightning_uncertainty.engine.state import TaskTensors
+from lightning_uncertainty.strategies.base import Strategy
+from lightning_uncertainty.tasks import Task
+
+__all__ = ["Fixed"]
+
+
+@dataclass
+class FixedState(TaskTensors):
+    """What is saved of given factors, so that they can be read from a checkpoint.
+
+    Attributes:
+        weight: The factor of each task.
+    """
+
+    weight: Tensor = field(metadata={"negative": False})
+
+
+class Fixed(Strategy):
+    """Given factors: the total is ``sum_k w_k L_k``.
+
+    Args:
+        weights: The factor ``w`` by task. A task without one keeps the number that it was declared with, or has 1.
+
+    Raises:
+        ValueError: if a factor is negative or not finite, or belongs to no task.
+
+    >>> from lightning_uncertainty import UncertaintyWeighting
+    >>> UncertaintyWeighting({"depth": "laplace", "aux": 0.1}, strategy=Fixed({"depth": 3.0})).weights
+    {'depth': 3.0, 'aux': 0.10000000149011612}
+    """
+
+    name = "fixed"
+    state: FixedState
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        self.weights = {
+            name: check_number(f"The weight of task {name!r}", value, above=0.0)
+            for name, value in (weights or {}).items()
+        }
+
+    def bind(self, tasks: Sequence[Task]) -> None:
+        given = {task.name: None if task.likelihood.learned else task.likelihood.coefficient for task in tasks}
+        for name, weight in self.weights.items():
+            lookup("task", name, given)
+            given[name] = weight
+        self.learned = dict.fromkeys(given, False)
+        self._own = torch.tensor([weight is not None for weight in given.values()])
+        self._given = torch.tensor([1.0 if w is None else w for w in given.values()], dtype=torch.float32)
+        self.state = FixedState(self._given.clone())
+        self.offset = torch.zeros_like(self._given)
+        self.restored()
+
+    def restored(self) -> Tensor:
+        """Take over saved factors where none is given now."""
+        self.state.weight = self.factor = torch.where(self._own, self._given, self.state.weight)
+        return super().restored()

@@ -1,0 +1,193 @@
+"""What a strategy, and a quantity of the state, get from the engine for free."""
+
+import io
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from lightning_uncertainty import UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty.engine.state import EngineState, TaskTensors
+from lightning_uncertainty.strategies import Fixed, Strategy, Uncertainty
+from tests.models import Weighed, fit
+
+TASKS = {"a": "gaussian", "b": "laplace", "c": 0.5}
+
+
+def leaf(value):
+    return torch.tensor(value, requires_grad=True)
+
+
+def train(weighting, steps=1, **values):
+    for _ in range(steps):
+        losses = {name: leaf(value) for name, value in values.items()}
+        total = weighting(losses)
+        total.backward()
+        weighting.step()
+    return total, {name: loss.grad.item() for name, loss in losses.items()}
+
+
+# ---------------------------------------------------------------------------------------------------- given factors
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [("fixed", (1.0, 1.0, 0.5)), (Fixed({"a": 3.0}), (3.0, 1.0, 0.5)), (Fixed({"c": 0.0, "b": 2.0}), (1.0, 2.0, 0.0))],
+    ids=["by name", "one given", "a number overruled"],
+)
+def test_fixed_is_the_sum_with_the_given_factors(strategy, expected):
+    weighting = UncertaintyWeighting(TASKS, strategy=strategy)
+    total, gradients = train(weighting, steps=3, a=2.0, b=3.0, c=4.0)
+    assert tuple(gradients.values()) == expected
+    assert total.item() == sum(factor * loss for factor, loss in zip(expected, (2.0, 3.0, 4.0), strict=True))
+    assert tuple(weighting.weights.values()) == expected
+    assert weighting.sigmas == {}
+    assert "uncertainty/sigma/a" not in weighting.snapshot().metrics()
+
+
+def test_fixed_factors_come_back_from_a_state_and_those_given_now_win():
+    state = UncertaintyWeighting(TASKS, strategy=Fixed({"a": 3.0})).state_dict()
+    assert UncertaintyWeighting.from_state_dict(state).weights == {"a": 3.0, "b": 1.0, "c": 0.5}
+    other = UncertaintyWeighting(TASKS, strategy=Fixed({"a": 7.0}))
+    other.load_state_dict(state)
+    assert other.weights["a"] == 7.0
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: UncertaintyWeighting(TASKS, strategy="fixd"), "Unknown strategy 'fixd'. Did you mean 'fixed'"),
+        (lambda: UncertaintyWeighting(TASKS, strategy=Fixed({"d": 1.0})), "Unknown task 'd'"),
+        (lambda: Fixed({"a": -1.0}), "'a'"),
+        (lambda: setattr(UncertaintyWeighting(TASKS, strategy="fixed"), "sigmas", {"a": 1.0}), "'fixed' has no log"),
+    ],
+    ids=["name", "task", "factor", "sigma"],
+)
+def test_what_cannot_be_is_refused_by_name(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+@pytest.mark.parametrize(("saved", "present"), [("uncertainty", "fixed"), ("fixed", "uncertainty")])
+def test_a_state_of_another_strategy_loads_with_a_word_and_keeps_what_is_common(saved, present):
+    one, other = (UncertaintyWeighting(TASKS, strategy=strategy) for strategy in (saved, present))
+    train(one, steps=3, a=2.0, b=3.0, c=4.0)
+    fresh = other.weights
+    with pytest.warns(UncertaintyWarning, match=f"strategy='{saved}', and this is '{present}'"):
+        other.load_state_dict(one.state_dict())
+    assert (other.steps, other.weights) == (3, fresh)
+    assert other.snapshot().tasks["a"].raw_loss == 2.0
+
+
+def test_a_strategy_of_ones_own_settings_is_the_named_one_with_these_options():
+    named = UncertaintyWeighting(TASKS, lr=0.1, init=0.0, regularizer="sigma")
+    made = UncertaintyWeighting(TASKS, strategy=Uncertainty(lr=0.1, init=0.0, regularizer="sigma"))
+    for weighting in (named, made):
+        train(weighting, steps=5, a=2.0, b=3.0, c=4.0)
+    assert torch.equal(named.log_var, made.log_var)
+    assert named.state_dict()["regularizer"] == made.state_dict()["regularizer"] == "sigma"
+
+
+def test_engines_do_not_share_the_strategy_that_was_given():
+    strategy = Uncertainty(init=0.0)
+    one, other = (UncertaintyWeighting(TASKS, strategy=strategy) for _ in range(2))
+    train(one, steps=3, a=9.0, b=3.0, c=1.0)
+    assert other.log_var.tolist() == [0.0, 0.0, 0.0]
+    assert not hasattr(strategy, "state")
+
+
+# ---------------------------------------------------------------------------------------------------- one of one's own
+
+
+@dataclass
+class EpochState(TaskTensors):
+    epoch_mean: torch.Tensor
+    epochs: torch.Tensor
+
+
+class Inverse(Strategy):
+    """One over the mean loss of the last step, doubled after each epoch: nobody's method, small and with a state."""
+
+    name = "inverse"
+
+    def bind(self, tasks):
+        ones = torch.ones(len(tasks))
+        self.state = EpochState(ones, torch.zeros(len(tasks)))
+        self.learned = {task.name: False for task in tasks}
+        self.offset = torch.zeros(len(tasks))
+        self.restored()
+
+    def restored(self):
+        self.factor = 2.0**self.state.epochs / self.state.epoch_mean
+        return super().restored()
+
+    def learn(self, mean_loss, slope, present):
+        self.state.epoch_mean = torch.where(present, mean_loss, self.state.epoch_mean)
+        self.restored()
+
+    def end_epoch(self):
+        self.state.epochs += 1.0
+        self.restored()
+
+    def columns(self):
+        return {**super().columns(), "epochs": self.state.epochs}
+
+
+def test_a_strategy_of_ones_own_gets_missing_tasks_snapshots_and_checkpoints():
+    weighting = UncertaintyWeighting(TASKS, strategy=Inverse())
+    train(weighting, a=2.0, b=4.0, c=math.nan)
+    assert weighting.weights == {"a": 0.5, "b": 0.25, "c": 1.0}
+    weighting.end_epoch()
+    file = io.BytesIO()
+    torch.save(weighting.state_dict(), file)
+    file.seek(0)
+    resumed = UncertaintyWeighting(TASKS, strategy=Inverse())
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert str(resumed.snapshot()) == str(weighting.snapshot())  # a NaN equals none
+    assert resumed.snapshot().tasks["b"].more == {"epochs": 1.0}
+    assert train(resumed, a=2.0)[1] == train(weighting, a=2.0)[1] == {"a": 1.0}
+
+
+@pytest.mark.parametrize("freeze_after", [None, 0])
+def test_in_a_trainer_it_learns_from_steps_and_ends_of_epochs_unless_frozen(tmp_path, freeze_after):
+    callback = UncertaintyCallback(strategy=Inverse(), freeze_after=freeze_after)
+    fit(tmp_path, Weighed(), callback=callback, max_epochs=2)
+    tasks = callback.weighting.snapshot().tasks.values()
+    assert {task.more["epochs"] for task in tasks} == {0.0 if freeze_after == 0 else 2.0}
+    for task in tasks:
+        assert task.factor == (1.0 if freeze_after == 0 else pytest.approx(4.0 / task.raw_loss, rel=1e-5))
+        assert task.sigma is None
+
+
+# ---------------------------------------------------------------------------------------------------- one more quantity
+
+
+@dataclass
+class Remembering(EngineState):
+    highest_loss: torch.Tensor
+
+
+class Weighting(UncertaintyWeighting):
+    """Remembers one more number of each task: a field, its first value, and how a step changes it."""
+
+    def _new_state(self, size):
+        return Remembering(**super()._new_state(size).tensors(), highest_loss=torch.zeros(size))
+
+    def _remember(self, means):
+        super()._remember(means)
+        self._state.highest_loss = torch.fmax(self._state.highest_loss, self._state.raw_loss)
+
+
+def test_one_more_quantity_is_found_in_checkpoint_snapshot_and_after_moving():
+    weighting = Weighting(TASKS)
+    for loss in (2.0, 9.0, 3.0):
+        train(weighting, a=loss, b=1.0, c=1.0)
+    assert weighting.state_dict()["highest_loss"].tolist() == [9.0, 1.0, 1.0]
+    assert weighting.snapshot().tasks["a"].more == {"highest_loss": 9.0}
+    resumed = Weighting(TASKS)
+    resumed.load_state_dict(weighting.state_dict())
+    assert resumed.snapshot() == weighting.snapshot()
+    before = weighting._state.highest_loss
+    assert weighting.to("cpu")._state.highest_loss.data_ptr() != before.data_ptr()
+    assert weighting.to("meta")._state.highest_loss.device.type == "meta"
