@@ -40,7 +40,7 @@ class UncertaintyCallback(packages.CallbackBase):
     With :class:`~lightning_uncertainty.UncertaintyMixin` it weighs what the module passes to ``self.weigh``. Without
     the mixin it weighs what ``training_step`` returns as ``{"losses": {...}}``, and sets ``"loss"``.
     A module with inner modules that weigh for themselves, as a generator and a discriminator do, takes one callback for
-    each: ``UncertaintyCallback(module="generator", name="generator", log_prefix="generator")``.
+    each: ``UncertaintyCallback(module="generator")``.
 
     Logged on the steps on which the Trainer logs, to every logger and to ``trainer.callback_metrics`` (there also
     before each validation and at the end of each epoch), under ``log_prefix``:
@@ -60,9 +60,9 @@ class UncertaintyCallback(packages.CallbackBase):
             serves; by default the Trainer's own. Each steps after every batch in which the Trainer counted a step; if
             its module weighed nothing since the last one, that moves nothing. For ``load_from_checkpoint`` to give its
             sigmas back, the outer module needs UncertaintyMixin too.
-        log_prefix: First part of all keys.
+        log_prefix: First part of all keys; by default the path of the module, ``"uncertainty"`` for the Trainer's own.
         prog_bar: True shows the weights in the progress bar, as of the last logging step.
-        name: Name of its entry in checkpoints, to be kept when resuming.
+        name: Name of its entry in checkpoints, to be kept when resuming; by default as that of ``log_prefix``.
         summary: True prints what became of each task at the end of ``fit``.
         report: True writes the history of the weights beside the logger's files, at the end of each epoch and at each
             validation, and at the end of ``fit`` a picture and a page, and gives the picture to the loggers that take
@@ -85,16 +85,17 @@ class UncertaintyCallback(packages.CallbackBase):
         tasks: Mapping[str, str | float | dict[str, Any] | Task] | list[Task] | None = None,
         *,
         module: str = "",
-        log_prefix: str = "uncertainty",
+        log_prefix: str | None = None,
         prog_bar: bool = False,
-        name: str = "uncertainty",
+        name: str | None = None,
         summary: bool = True,
         report: bool = True,
         **options: Unpack[WeightingOptions],
     ) -> None:
         super().__init__()
-        self.log_prefix, self.name = log_prefix, name
-        if not (log_prefix and name):
+        default = module or "uncertainty"
+        self.log_prefix, self.name = (default if given is None else given for given in (log_prefix, name))
+        if not (self.log_prefix and self.name):
             raise ValueError(f"log_prefix and name must not be empty; got {log_prefix!r} and {name!r}.")
         self.tasks = None if tasks is None else parse_tasks(tasks)
         self.module, self.prog_bar = module, prog_bar

@@ -71,7 +71,7 @@ class Adversaries(Pair):
 
 
 def pair_of_callbacks(**options):
-    return [UncertaintyCallback(module=path, name=path, log_prefix=path, **options) for path in PATHS]
+    return [UncertaintyCallback(module=path, **options) for path in PATHS]
 
 
 def train(folder, module, *more, ckpt_path=None, **options):
@@ -167,6 +167,29 @@ def test_each_logs_under_its_prefix(tmp_path, cls):
     assert not any(key.startswith("uncertainty/") for key in runner.callback_metrics)
 
 
+@pytest.mark.parametrize(
+    ("options", "name", "prefix"),
+    [
+        ({}, "uncertainty", "uncertainty"),
+        ({"module": "generator"}, "generator", "generator"),
+        ({"module": "parts.critic"}, "parts.critic", "parts.critic"),
+        ({"module": "generator", "name": "g"}, "g", "generator"),
+        ({"module": "generator", "log_prefix": "train/g"}, "generator", "train/g"),
+        ({"name": "uncertainty", "log_prefix": "mtl"}, "uncertainty", "mtl"),
+    ],
+)
+def test_name_and_prefix_follow_from_the_module_unless_given(options, name, prefix):
+    callback = UncertaintyCallback(TASKS, **options)
+    assert (callback.name, callback.log_prefix) == (name, prefix)
+    assert callback.state_key == f"UncertaintyCallback({name})"
+
+
+@pytest.mark.parametrize("empty", ["name", "log_prefix"])
+def test_an_empty_name_or_prefix_is_refused(empty):
+    with pytest.raises(ValueError, match="must not be empty"):
+        UncertaintyCallback(TASKS, module="generator", **{empty: ""})
+
+
 # ---------------------------------------------------------------------------------------------------- checkpoints
 
 
@@ -217,10 +240,10 @@ WRONG = {
     "no mixin": ([{"module": "generator.net"}], r"'generator\.net', whose class Linear lacks `self\.weigh`"),
     "one module twice": (
         [{"module": "generator"}, {"module": "generator", "name": "again"}],
-        "'uncertainty' and 'again'",
+        "'generator' and 'again'",
     ),
     "one module by two paths": ([{"module": "generator"}, {"module": "alias", "name": "again"}], "same module"),
-    "one prefix twice": ([{"module": PATHS[0]}, {"module": PATHS[1], "name": "other"}], "another log_prefix than 'unc"),
+    "one prefix twice": ([{"module": path, "log_prefix": "mtl"} for path in PATHS], "another log_prefix than 'mtl'"),
     "no tasks": ([{"module": "untold"}], "Neither UncertaintyCallback nor Untold says"),
 }
 
@@ -241,7 +264,7 @@ def test_what_cannot_be_is_refused_by_name_before_training(tmp_path, case):
 
 def test_one_name_twice_is_refused_by_lightning(tmp_path):
     with pytest.raises(RuntimeError, match=r"state_key.* must be unique"):
-        trainer(tmp_path, *(UncertaintyCallback(module=path, log_prefix=path) for path in PATHS))
+        trainer(tmp_path, *(UncertaintyCallback(module=path, name="one") for path in PATHS))
 
 
 def test_a_callback_for_an_inner_module_leaves_the_outer_one_without_weights(tmp_path):
