@@ -1,4 +1,4 @@
-"""The engine of a module: where it hangs, which one it is, and under which key a checkpoint holds it."""
+"""The engine of a module: where it is attached, which one it is, and its key in a checkpoint."""
 
 from __future__ import annotations
 

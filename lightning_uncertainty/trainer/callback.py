@@ -63,7 +63,7 @@ class UncertaintyCallback(packages.CallbackBase):
         log_prefix: First part of all keys; by default the path of the module, ``"uncertainty"`` for the Trainer's own.
         prog_bar: True shows the weights in the progress bar, as of the last logging step.
         name: Name of its entry in checkpoints, to be kept when resuming; by default as that of ``log_prefix``.
-        summary: True prints what became of each task at the end of ``fit``.
+        summary: True prints what became of each task at the end of ``fit``; can be set until then.
         report: True writes the history of the weights beside the logger's files, at the end of each epoch and at each
             validation, and at the end of ``fit`` a picture and a page, and gives the picture to the loggers that take
             one. Without a logger nothing is written.
@@ -98,7 +98,7 @@ class UncertaintyCallback(packages.CallbackBase):
         if not (self.log_prefix and self.name):
             raise ValueError(f"log_prefix and name must not be empty; got {log_prefix!r} and {name!r}.")
         self.tasks = None if tasks is None else parse_tasks(tasks)
-        self.module, self.prog_bar = module, prog_bar
+        self.module, self.prog_bar, self.summary = module, prog_bar, summary
         self._options = options
         # The tasks may come with the module; what is wrong with the options is better said now.
         UncertaintyWeighting(self.tasks or {"any": 1.0}, **options)
@@ -106,7 +106,7 @@ class UncertaintyCallback(packages.CallbackBase):
         self._notices = Notices()
         self._trainer: Trainer | None = None  # while it trains
         self._stepped_at = self._batch_began_at = 0  # values of trainer.global_step
-        self._report = RunReport(self.log_prefix, summary=summary, report=report)
+        self._report = RunReport(self.log_prefix, report=report)
 
     @property
     def weighting(self) -> UncertaintyWeighting:
@@ -127,15 +127,6 @@ class UncertaintyCallback(packages.CallbackBase):
     def history(self) -> History:
         """The weights and losses of this run so far, those before a resume included."""
         return self._report.history
-
-    @property
-    def summary(self) -> bool:
-        """True if it prints what became of each task at the end of ``fit``; can be set until then."""
-        return self._report.summary
-
-    @summary.setter
-    def summary(self, wanted: bool) -> None:
-        self._report.summary = wanted
 
     # ------------------------------------------------------------------------------------------------ attaching
 
@@ -231,17 +222,17 @@ class UncertaintyCallback(packages.CallbackBase):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and write what became of the tasks; progress bars are closed by now."""
-        self._report.deliver(trainer)
+        self._report.deliver(trainer, summary=self.summary)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Do what is done after training: Lightning calls no teardown then, and saves a checkpoint after this."""
+        """Catch up and detach: Lightning calls no teardown then, and saves its checkpoint of this moment afterwards."""
         with contextlib.suppress(Exception):  # what the user has to see is what went wrong first
             self.catch_up()
         with contextlib.suppress(Exception):
             if isinstance(exception, KeyboardInterrupt) and self._trainer is not None:
                 # Who interrupts a run wants to know how it stands.
                 self._report.end(self.weighting.snapshot())
-                self._report.deliver(trainer, finished=False)
+                self._report.deliver(trainer, summary=self.summary, finished=False)
             elif self._trainer is not None:
                 self._report.save_what_is_known(trainer)
         self._detach(pl_module)
@@ -267,7 +258,7 @@ class UncertaintyCallback(packages.CallbackBase):
 
     @property
     def state_key(self) -> str:
-        """Stable, and unique per ``name``; the tasks are not part of it, they are matched by name on loading."""
+        """The key of its entry in checkpoints: stable, and unique per ``name``. Tasks are matched when loading."""
         return f"UncertaintyCallback({self.name})"
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Both Lightning packages, and every access to Lightning or torch that is not public.
+"""The place for both Lightning packages, and for every access to Lightning or torch that is not public.
 
 ``lightning.pytorch.Callback`` and ``pytorch_lightning.Callback`` are different classes with the same content. Trainers
 take either, but each package's LightningCLI accepts only its own: a callback that is both works everywhere.
@@ -172,7 +172,7 @@ LOGGERS = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightn
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Let Lightning say only what is at least a warning; afterwards its log levels are what they were.
+    """Silence Lightning below warnings; afterwards its log levels are what they were.
 
     One deprecation inside torch, of a function that Lightning calls, is not shown either.
     """

@@ -44,12 +44,11 @@ class RunReport:
 
     Args:
         prefix: First part of the keys in the loggers.
-        summary: Whether to print a summary at the end.
         report: Whether to write files.
     """
 
-    def __init__(self, prefix: str, *, summary: bool, report: bool) -> None:
-        self.prefix, self.summary, self.report = prefix, summary, report
+    def __init__(self, prefix: str, *, report: bool) -> None:
+        self.prefix, self.report = prefix, report
         self._history = History()
         self._first: Callable[[], Snapshot] | None = None  # the first point, while it is still on the device
         self._next_write = -float("inf")  # by time.monotonic()
@@ -114,17 +113,18 @@ class RunReport:
         if len(self._history):
             self._save(trainer, self._history)
 
-    def deliver(self, trainer: Trainer, *, finished: bool = True) -> None:
+    def deliver(self, trainer: Trainer, *, summary: bool, finished: bool = True) -> None:
         """Write all files, give the loggers their picture, and print the summary.
 
         Args:
             trainer: The Trainer of the run.
+            summary: Whether to print the summary.
             finished: Whether the fit came to its end.
         """
         if not self._may_speak(trainer):
             return
         closing = self._guarded("report", lambda: self._write_all(trainer, finished)) if self.report else ""
-        if self.summary:
+        if summary:
             self._guarded("summary", lambda: _say(self.history, closing or ""))
 
     def _may_speak(self, trainer: Trainer) -> bool:
