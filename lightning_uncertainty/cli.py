@@ -6,6 +6,7 @@ can be named in one line.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,7 +129,11 @@ def compare(
         list[str] | None,
         typer.Option(help="NAME:task=weight,task=weight for one more arm with these weights; several times."),
     ] = None,
-    baseline: Annotated[str, typer.Option(help="equal, learned, or the name of fixed weights.")] = "equal",
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME:option=value,option=value for one more arm with these options of the callback."),
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="equal, learned, or the name of another arm.")] = "equal",
     evaluate: Annotated[str, typer.Option(help="validate or test.")] = "validate",
     state: Annotated[str, typer.Option(help="Evaluate the last state, or the best of the ModelCheckpoint.")] = "last",
     folder: Annotated[Path, typer.Option(help="For runs and tables; finished runs in it are used again.")] = Path(
@@ -140,16 +145,15 @@ def compare(
         list[str] | None, typer.Option("--set", help="KEY=VALUE, over the file: trainer.max_epochs=3; several times.")
     ] = None,
     version: Annotated[str, typer.Option(help="Change it if data have changed without the file.")] = "",
+    workers: Annotated[int, typer.Option(help="Trainings side by side, each a process of one thread.")] = 1,
 ) -> None:
     """Train a LightningCLI configuration with equal and with learned weights, over several seeds, and compare."""
     require("compare", "jsonargparse", "rich", "yaml")
     from rich.console import Console
 
-    from lightning_uncertainty.comparison.arms import name_arms
+    from lightning_uncertainty.comparison.arms import ComparisonError, parse_arms
     from lightning_uncertainty.comparison.config_source import ConfigSource
-    from lightning_uncertainty.comparison.errors import ComparisonError
-    from lightning_uncertainty.comparison.plan import Plan
-    from lightning_uncertainty.comparison.study import run_plan
+    from lightning_uncertainty.comparison.study import Plan, run_plan
     from lightning_uncertainty.trainer.returned_losses import NoLossesError
 
     sys.path.insert(0, "")  # as `python train.py` would have it
@@ -157,11 +161,12 @@ def compare(
         plan = Plan(
             metrics=dict(map(_metric, metric)),
             seeds=_seeds(seeds, more_seeds or ()),
-            arms=name_arms(dict(map(_weights, fixed or ())), baseline),
+            arms=parse_arms(dict(map(_options, arm or ())), dict(map(_weights, fixed or ())), baseline),
             evaluate=evaluate,  # type: ignore[arg-type]  # it checks them
             state=state,  # type: ignore[arg-type]
             folder=folder,
             version=version,
+            workers=workers,
         )
         source = ConfigSource(config, model=model, data=data, overrides=[f"--{setting}" for setting in set_ or ()])
     except ValueError as error:
@@ -194,14 +199,33 @@ def _seeds(text: str, more: Sequence[str]) -> list[int]:
 
 
 def _weights(text: str) -> tuple[str, dict[str, float]]:
-    name, _, pairs = text.partition(":")
+    name, pairs = _pairs(
+        text, "--fixed must be a name and a weight for each task, for example mine:depth=1,normals=0.1"
+    )
     try:
-        weights = {task: float(weight) for task, weight in (pair.split("=") for pair in pairs.split(","))}
+        return name, {task: float(weight) for task, weight in pairs.items()}
     except ValueError:
-        raise ValueError(
-            f"--fixed must be a name and a weight for each task, for example mine:depth=1,normals=0.1; got {text!r}."
-        ) from None
-    return name, weights
+        raise ValueError(f"--fixed must give each task a number as its weight; got {text!r}.") from None
+
+
+def _options(text: str) -> tuple[str, dict[str, object]]:
+    name, pairs = _pairs(text, "--arm must be a name and options of the callback, for example fast:lr=0.1,init=0")
+    return name, {option: _value(value) for option, value in pairs.items()}
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)  # numbers, true, false and null; everything else is a word
+    except ValueError:
+        return text
+
+
+def _pairs(text: str, expected: str) -> tuple[str, dict[str, str]]:
+    name, _, pairs = text.partition(":")
+    split = [pair.partition("=") for pair in pairs.split(",")]
+    if not name or not all(key and value for key, _, value in split):
+        raise ValueError(f"{expected}; got {text!r}.")
+    return name, {key: value for key, _, value in split}
 
 
 def report(

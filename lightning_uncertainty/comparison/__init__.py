@@ -1,7 +1,8 @@
-"""Does it help me? The same module and data with equal, learned and given weights, over several seeds."""
+"""The laboratory: the same module and data with equal, learned and other weights, over several seeds."""
 
-from lightning_uncertainty.comparison.errors import ComparisonError
+from lightning_uncertainty.comparison.arms import ComparisonError
 from lightning_uncertainty.comparison.result import ComparisonResult
+from lightning_uncertainty.comparison.runs import RunError
 from lightning_uncertainty.comparison.statistics import Interval, MeanRelativeGain, relative_gain, t_interval
 from lightning_uncertainty.comparison.store import FinishedRun
 from lightning_uncertainty.comparison.study import compare
@@ -12,6 +13,7 @@ __all__ = [
     "FinishedRun",
     "Interval",
     "MeanRelativeGain",
+    "RunError",
     "compare",
     "relative_gain",
     "t_interval",

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_uncertainty._arguments import suggest
-from lightning_uncertainty.comparison.errors import ComparisonError
 from lightning_uncertainty.tasks import Task, parse_tasks
 from lightning_uncertainty.trainer.attachment import attach_weighting, attached_weighting, was_given
 from lightning_uncertainty.trainer.callback import UncertaintyCallback
 from lightning_uncertainty.trainer.packages import callbacks_of
-from lightning_uncertainty.weighting import UncertaintyWeighting
+from lightning_uncertainty.weighting import UncertaintyWeighting, WeightingOptions
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-__all__ = ["EQUAL", "LEARNED", "Arm", "name_arms", "ours_in", "tasks_of"]
+__all__ = ["EQUAL", "LEARNED", "Arm", "ComparisonError", "ours_in", "parse_arms", "tasks_of"]
 
 EQUAL, LEARNED = "equal", "learned"
+OPTIONS = ("tasks", *WeightingOptions.__annotations__)
+"""The keys by which the options of an arm are told from weights by task."""
+
+
+class ComparisonError(ValueError):
+    """A comparison cannot be made: the message says why, and what to write instead."""
 
 
 @dataclass(frozen=True)
@@ -28,47 +36,98 @@ class Arm:
     """One way to weigh the losses.
 
     Attributes:
-        name: ``"learned"``, ``"equal"``, or that of given weights.
-        weights: by task, where they are given.
+        name: The name in folders and tables.
+        weights: The given weights by task; "equal" for 1 each; None if the callback decides.
+        options: Options of the callback, over those that it has.
+        by_seed: A function that returns weights or options for a seed, where they depend on it.
     """
 
     name: str
-    weights: Mapping[str, float] | None = None
+    weights: Mapping[str, float] | Literal["equal"] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    by_seed: Callable[[int], Any] | None = None
+
+    def at(self, seed: int) -> Arm:
+        """Return the arm as it is trained with this seed."""
+        return self if self.by_seed is None else _read(self.name, self.by_seed(seed))
 
     def apply(self, module: LightningModule, trainer: Trainer) -> None:
         """Make ``trainer`` weigh the losses of ``module`` like this. No code of the network changes.
 
         Raises:
-            ComparisonError: if nobody says which tasks there are, or the given weights are not those of its tasks.
+            ComparisonError: if nobody says which tasks there are, or the arm does not fit them.
         """
-        callbacks, ours = callbacks_of(trainer), ours_in(trainer)
         tasks = tasks_of(module, trainer)
-        if self.name == LEARNED:
-            if not ours:
-                callbacks.insert(0, UncertaintyCallback(summary=False))  # before those that save
-            for callback in ours:
-                callback.summary = False  # the comparison has a table of its own
+        self.check(tasks, given=was_given(module))
+        if self.weights is None:
+            self._learn(trainer)
+        else:
+            self._fix(module, trainer, tasks)
+
+    def check(self, tasks: Iterable[Task], *, given: bool = False) -> None:
+        """Check that the arm can weigh these tasks.
+
+        Args:
+            tasks: The tasks of the module.
+            given: Whether the module brings an engine of its own.
+
+        Raises:
+            ComparisonError: if its weights are not those of the tasks, or its options cannot be used with them.
+        """
+        if self.weights is not None:
+            self.factors(tasks)
             return
-        fixed = self.fixed_weights(tasks)
+        names = [task.name for task in tasks]
+        if both := [name for name in self.options if name in names]:
+            raise ComparisonError(
+                f"The arm {self.name!r} can be read in two ways: {both[0]!r} is a task and an option of the callback. "
+                f"Give weights by `fixed={{{self.name!r}: ...}}`, or call the task something else."
+            )
+        if self.options and given:
+            raise ComparisonError(
+                f"The arm {self.name!r} has options for the callback, but the module brings an UncertaintyWeighting, "
+                "whose own options count. Write `tasks = {...}` into the module instead."
+            )
+        options: Any = dict(copy.deepcopy(self.options))
+        try:
+            UncertaintyWeighting(options.pop("tasks", list(tasks)), **options)
+        except (TypeError, ValueError) as error:
+            raise ComparisonError(f"The options of the arm {self.name!r} cannot be used: {error}") from error
+
+    def _learn(self, trainer: Trainer) -> None:
+        ours = ours_in(trainer)
+        options: Any = dict(copy.deepcopy(self.options))  # a strategy has a state
+        if not ours:
+            callbacks_of(trainer).insert(0, UncertaintyCallback(**options, summary=False))  # before those that save
+            return
+        tasks = options.pop("tasks", None)
+        for callback in ours:
+            callback.summary = False  # the comparison has a table of its own
+            callback.tasks = callback.tasks if tasks is None else parse_tasks(tasks)
+            callback._options = {**callback._options, **options}
+
+    def _fix(self, module: LightningModule, trainer: Trainer, tasks: Iterable[Task]) -> None:
+        callbacks, ours, factors = callbacks_of(trainer), ours_in(trainer), self.factors(tasks)
         prefix = ours[0].log_prefix if ours else "uncertainty"
         given = was_given(module)
         if given:  # the engine's options count then, not those of a callback
-            attach_weighting(module, UncertaintyWeighting(fixed), given=True)
+            attach_weighting(module, UncertaintyWeighting(factors), given=True)
         else:  # also for a module that has trained: its sigma is not to be taken over
             attach_weighting(module, None)
         place = callbacks.index(ours[0]) if ours else 0
         callbacks[:] = [callback for callback in callbacks if callback not in ours]
-        callbacks.insert(place, UncertaintyCallback(None if given else fixed, log_prefix=prefix, summary=False))
+        callbacks.insert(place, UncertaintyCallback(None if given else factors, log_prefix=prefix, summary=False))
 
-    def fixed_weights(self, tasks: Iterable[Task]) -> dict[str, float]:
-        """A fixed weight per task; those that are fixed in the module keep theirs where no other is given.
+    def factors(self, tasks: Iterable[Task]) -> dict[str, float]:
+        """Return a fixed weight for each task; those that the module fixes keep theirs where no other is given.
 
         Raises:
             ComparisonError: if the given weights are not those of the tasks.
         """
         own = {task.name: None if task.likelihood.learned else task.likelihood.precision_coefficient for task in tasks}
-        if self.weights is None:
+        if self.weights == EQUAL:
             return {name: 1.0 if weight is None else float(weight) for name, weight in own.items()}
+        assert isinstance(self.weights, Mapping)
         for name in self.weights:
             if name not in own:
                 raise ComparisonError(f"The weights {self.name!r} name a task {name!r}. {suggest(name, own)}")
@@ -80,34 +139,68 @@ class Arm:
         return {name: float(weight) for name, weight in weights.items() if weight is not None}
 
 
-def name_arms(fixed: Mapping[str, Mapping[str, float]], baseline: str) -> tuple[Arm, ...]:
-    """The baseline first, then the learned weights, then the others.
+def parse_arms(arms: Mapping[str, Any], fixed: Mapping[str, Mapping[str, float]], baseline: str) -> tuple[Arm, ...]:
+    """Return all arms: the baseline first, then learned and equal weights, then the others.
 
     Raises:
-        ComparisonError: if given weights have a name that is taken, or are no numbers of at least 0; or if there is
-            no such baseline.
+        ComparisonError: if an arm cannot be read, a name is taken, or there is no such baseline.
     """
-    arms = [Arm(LEARNED), Arm(EQUAL)]
+    found = {LEARNED: Arm(LEARNED), EQUAL: Arm(EQUAL, "equal")}
     for name, weights in fixed.items():
-        if name in (EQUAL, LEARNED) or not name.replace("-", "").replace("_", "").isalnum():
+        if name in (EQUAL, LEARNED) or name in arms:
+            taken = "in `arms` too" if name in arms else "there anyway"
+            raise ComparisonError(f"{name!r} cannot name fixed weights, since it is {taken}. Choose another name.")
+        found[_checked_name(name)] = Arm(name, _checked_weights(name, weights))
+    for name, given in arms.items():
+        if given is None:
+            found.pop(name, None)
+        else:
+            found[_checked_name(name)] = _read(name, given)
+    if baseline not in found:
+        raise ComparisonError(f"There is no baseline {baseline!r}. {suggest(baseline, found)}")
+    return tuple(sorted(found.values(), key=lambda arm: arm.name != baseline))
+
+
+def _read(name: str, given: Any) -> Arm:
+    """Return an arm from what the user wrote: options or weights, told apart by their keys; a strategy; a function."""
+    if inspect.isroutine(given) or isinstance(given, partial):
+        return Arm(name, by_seed=given)
+    if not isinstance(given, Mapping):
+        return Arm(name, options={"strategy": given})
+    options = [key for key in given if key in OPTIONS]
+    if options and len(options) == len(given):
+        return Arm(name, options=dict(given))
+    others = [key for key in given if key not in OPTIONS]
+    if options:
+        raise ComparisonError(
+            f"The arm {name!r} has an option, {options[0]!r}, beside {others[0]!r}, which is none. Give options alone, "
+            f"or a weight for each task alone. {suggest(others[0], OPTIONS)}"
+        )
+    if not given:
+        raise ComparisonError(
+            f'The arm {name!r} is empty. Give it options, {{"lr": 0.02}}, or weights, {{"depth": 1.0, "normals": 0.1}}.'
+        )
+    return Arm(name, _checked_weights(name, given))
+
+
+def _checked_name(name: str) -> str:
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ComparisonError(f"{name!r} cannot name an arm: its folders have that name. Use letters, digits, - and _.")
+    return name
+
+
+def _checked_weights(name: str, weights: Mapping[str, Any]) -> dict[str, float]:
+    for task, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0.0 <= weight < math.inf:
+            hint = "" if isinstance(weight, (int, float)) else f" If it is meant as an option: {suggest(task, OPTIONS)}"
             raise ComparisonError(
-                f"{name!r} cannot name fixed weights: use letters, digits, '-' and '_', and neither {EQUAL!r} nor "
-                f"{LEARNED!r}, which are there anyway."
+                f"The weight of {task!r} in {name!r} must be a number of at least 0; got {weight!r}.{hint}"
             )
-        for task, weight in weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0.0 <= weight < math.inf:
-                raise ComparisonError(
-                    f"The weight of {task!r} in {name!r} must be a number of at least 0; got {weight!r}."
-                )
-        arms.append(Arm(name, dict(weights)))
-    names = [arm.name for arm in arms]
-    if baseline not in names:
-        raise ComparisonError(f"There is no baseline {baseline!r}. {suggest(baseline, names)}")
-    return tuple(sorted(arms, key=lambda arm: arm.name != baseline))
+    return dict(weights)
 
 
 def tasks_of(module: LightningModule, trainer: Trainer) -> tuple[Task, ...]:
-    """The tasks of the engine that the user gave to the module, of the callback, or of the module.
+    """Return the tasks of the engine that the user gave to the module, of the callback, or of the module.
 
     Raises:
         ComparisonError: if there are none, or none that learns.
@@ -136,5 +229,5 @@ def tasks_of(module: LightningModule, trainer: Trainer) -> tuple[Task, ...]:
 
 
 def ours_in(trainer: Trainer) -> list[UncertaintyCallback]:
-    """The UncertaintyCallbacks of a Trainer."""
+    """Return the UncertaintyCallbacks of a Trainer."""
     return [callback for callback in callbacks_of(trainer) if isinstance(callback, UncertaintyCallback)]

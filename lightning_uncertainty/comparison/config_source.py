@@ -1,18 +1,16 @@
-"""The parts of each run from a configuration of LightningCLI."""
+"""A source that makes the parts of each run from a configuration of LightningCLI."""
 
 from __future__ import annotations
 
-import inspect
-import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty._arguments import require
-from lightning_uncertainty.comparison.errors import ComparisonError
-from lightning_uncertainty.comparison.fingerprint import code_of, describe, digest
+from lightning_uncertainty.comparison.arms import ComparisonError
+from lightning_uncertainty.comparison.fingerprint import describe
 from lightning_uncertainty.comparison.parts import Parts, lightning_of
 from lightning_uncertainty.trainer.packages import callbacks_of
 
@@ -26,16 +24,16 @@ _OF_FIT = ("ckpt_path", "weights_only")
 
 
 class ConfigSource:
-    """What ``python train.py fit --config config.yaml`` would train.
+    """A source that makes what ``python train.py fit --config config.yaml`` would train.
 
     The loggers of the configuration are replaced by one that writes CSV files to the folder of each run; progress bars
     and model summaries are left out.
 
     Args:
-        config: the file.
-        model: import path of the class, for a LightningCLI that was made with one: ``"my_package.Net"``.
-        data: the same of the LightningDataModule.
-        overrides: more arguments, ``["--trainer.max_epochs=3"]``.
+        config: The file.
+        model: Import path of the class, for a LightningCLI that was made with one: ``"my_package.Net"``.
+        data: Import path of the LightningDataModule, likewise.
+        overrides: More arguments, ``["--trainer.max_epochs=3"]``.
 
     Raises:
         ComparisonError: if the file or one of its classes cannot be used.
@@ -50,7 +48,11 @@ class ConfigSource:
         self._content = _read(config)
         self._model_class = None if model is None else _import("model", model)
         self._data_class = None if data is None else _import("data", data)
-        self._lightning = self._which_lightning()
+        self._package: str = self._which_lightning().__name__  # a module could not go to another process
+
+    @property
+    def _lightning(self) -> Any:
+        return import_module(self._package)
 
     def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
         parts = self._instantiate(seed, folder, rehearsal)
@@ -71,7 +73,7 @@ class ConfigSource:
         if not learned and isinstance(trainer.get("callbacks"), list):
             trainer["callbacks"] = [c for c in trainer["callbacks"] if "UncertaintyCallback" not in str(_path(c))]
         settings = {**content, "trainer": trainer, "overrides": self.overrides}
-        return {**describe(settings), "code": digest(code_of(self._data_class, *_named_in(settings)))}
+        return {**describe(settings), "data class": describe(self._data_class)}
 
     def _instantiate(self, seed: int, folder: Path, rehearsal: bool) -> Parts:
         cli_module = import_module(f"{self._lightning.__name__}.cli")
@@ -135,20 +137,6 @@ def _read(config: Path) -> dict[str, Any]:
 
 def _path(section: Any) -> Any:
     return section.get("class_path") if isinstance(section, Mapping) else section
-
-
-def _named_in(settings: Any) -> Iterator[Any]:
-    """The classes and functions whose import paths stand anywhere in the settings, once they are imported."""
-    if isinstance(settings, Mapping):
-        settings = list(settings.values())
-    if isinstance(settings, list):
-        for part in settings:
-            yield from _named_in(part)
-    elif isinstance(settings, str):  # of an override, only what is after its key
-        module_name, _, name = settings.rpartition("=")[2].rpartition(".")
-        found = getattr(sys.modules.get(module_name), name, None)
-        if isinstance(found, type) or inspect.isroutine(found):
-            yield found
 
 
 def _import(what: str, path: str) -> type:

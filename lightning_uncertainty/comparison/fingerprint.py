@@ -1,32 +1,101 @@
-"""What defines a run, as plain data: written beside its result, and compared before that result is used again."""
+"""Fingerprints of what defines a run: written beside its result, and compared before that result is used again.
+
+A run is defined by its settings, as plain data (:func:`describe`), and by the user's own source files that were
+imported when it ended (:func:`own_files`), as the build tools ninja and ccache keep a list of dependencies.
+"""
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import inspect
 import json
 import sys
 import sysconfig
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache, partial
-from importlib.util import find_spec, resolve_name
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["code_of", "describe", "describe_data", "describe_module", "digest", "qualified_name"]
+__all__ = [
+    "code_of",
+    "describe",
+    "describe_data",
+    "describe_module",
+    "digest",
+    "digest_file",
+    "digest_weights",
+    "own_files",
+    "qualified_name",
+]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), Path, torch.dtype, torch.device)
 _DEPTH = 6
+_MAIN = ("__main__", "__mp_main__")  # the second is what a spawned process calls the script
+_INSTALLED = {"site-packages", "dist-packages"}
+_STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
+_THIS_PACKAGE = Path(__file__).parents[1]
+_VERSIONED = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics"}
+"""Packages whose classes are told apart by the version of the package, if at all."""
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+_Imported = tuple[Any, str]  # the spec, which a reload replaces, and the digest of the file
+_imported: WeakKeyDictionary[ModuleType, _Imported] = WeakKeyDictionary()
+
+
+def own_files(*, script: bool) -> dict[str, str]:
+    """Return the user's own source files that are imported now, by path, with digests of their contents.
+
+    They are those of ``sys.modules`` that neither are installed nor belong to Python or to this package. The digest of
+    a file is that of the moment when it was first seen here: an edit while a run goes on does not count as the code
+    that was run.
+
+    Args:
+        script: Whether the script that Python was started with counts. It does if it defines a part of the run;
+            if not, it may change, for example to ask for more seeds.
+    """
+    files = {}
+    for name, module in list(sys.modules.items()):
+        if not isinstance(module, ModuleType) or (name in _MAIN and not script):
+            continue
+        path = _own_file(module)
+        spec, content = _imported.get(module, (None, ""))
+        if path is not None and (not content or spec is not vars(module).get("__spec__")):
+            spec, content = vars(module).get("__spec__"), digest_file(path)
+            _imported[module] = spec, content
+        if path is not None and content:
+            files[str(path)] = content
+    return files
+
+
+def digest_file(path: Path) -> str:
+    """Return a short name for the content of a file, "" if it cannot be read."""
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    except OSError:
+        return ""
+
+
+def _own_file(module: ModuleType) -> Path | None:
+    file = vars(module).get("__file__")  # not getattr, which would import what is lazy
+    path = Path(file).resolve() if isinstance(file, str) else None
+    if path is None or path.suffix != ".py" or _INSTALLED & set(path.parts):
+        return None
+    return None if any(path.is_relative_to(place) for place in (_THIS_PACKAGE, *_STANDARD)) else path
+
+
+# ------------------------------------------------------------------------------------------------ plain data
 
 
 def digest(value: object) -> str:
-    """A short name for plain data, or for what a tensor holds."""
+    """Return a short name for plain data, or for the content of a tensor."""
     if isinstance(value, Tensor):
         data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         head = f"{value.dtype} {tuple(value.shape)}".encode()
@@ -36,11 +105,10 @@ def digest(value: object) -> str:
 
 
 def describe_module(module: nn.Module) -> dict[str, Any]:
-    """Its code, its plain attributes, its layers and its initial weights."""
-    kinds = {type(part) for part in module.modules()}
+    """Return the code of a module, its plain attributes, its layers and its initial weights."""
     return {
         "class": qualified_name(type(module)),
-        "code": digest(code_of(*kinds)),
+        "code": code_of(*{type(part) for part in module.modules()}),
         "attributes": {**_plain_attributes(module), "tasks": describe(getattr(module, "tasks", None))},
         "layers": digest(repr(module)),
         "weights": digest_weights(module),
@@ -48,26 +116,26 @@ def describe_module(module: nn.Module) -> dict[str, Any]:
 
 
 def digest_weights(module: nn.Module) -> str:
-    """A short name for the values of all parameters and buffers; lazy ones have none yet."""
+    """Return a short name for the values of all parameters and buffers; lazy ones have none yet."""
     state = module.state_dict().items()
     return digest([(k, digest(v)) for k, v in state if isinstance(v, Tensor) and not nn.parameter.is_lazy(v)])
 
 
 def describe_data(data: object) -> Any:
-    """A data module by its code and plain attributes, loaders by what they serve, as far as that can be seen."""
+    """Describe a data module by its code and plain attributes, loaders by what they serve, as far as it can be seen."""
     if isinstance(data, Mapping):
         return {str(name): describe_data(part) for name, part in data.items()}
     if any(kind.__name__ == "LightningDataModule" for kind in type(data).__mro__):
         # What its `setup` makes of these is not there before the first run, so that it cannot count.
-        return {"class": qualified_name(type(data)), "code": _code(type(data)), "attributes": _plain_attributes(data)}
+        return {"class": qualified_name(type(data)), "code": code_of(type(data)), "attributes": _plain_attributes(data)}
     return describe(data)
 
 
 def describe(value: Any, depth: int = _DEPTH) -> Any:
-    """``value`` as plain data, equal for equal settings in another process.
+    """Return ``value`` as plain data, equal for equal settings in another process.
 
-    Functions and classes count with their code (see :func:`code_of`) and with what their closures hold, tensors and
-    arrays with their content, other objects with the code of their class and their attributes, some levels deep.
+    Functions and classes count with their own source (see :func:`code_of`) and with what their closures hold, tensors
+    and arrays with their content, other objects with their class and their attributes, some levels deep.
     """
     if isinstance(value, _PLAIN):
         return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
@@ -86,15 +154,16 @@ def describe(value: Any, depth: int = _DEPTH) -> Any:
     if isinstance(value, partial):
         return [describe(part, depth - 1) for part in (value.func, value.args, value.keywords)]
     if inspect.isroutine(value) or isinstance(value, type):
-        return _describe_code(value, depth)
+        held = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+        held += [getattr(value, "__defaults__", None), getattr(value, "__kwdefaults__", None)]
+        return {"name": qualified_name(value), "code": code_of(value), "holds": describe(held, depth - 1)}
     attributes = {name: describe(part, depth - 1) for name, part in getattr(value, "__dict__", {}).items()}
-    return {"class": qualified_name(type(value)), "code": _code(type(value)), "attributes": attributes}
+    return {"class": qualified_name(type(value)), "code": code_of(type(value)), "attributes": attributes}
 
 
-def _describe_code(value: Any, depth: int) -> dict[str, Any]:
-    held = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
-    given = [getattr(value, "__defaults__", None), getattr(value, "__kwdefaults__", None)]
-    return {"name": qualified_name(value), "code": _code(value), "holds": describe([*held, *given], depth - 1)}
+def qualified_name(value: Any) -> str:
+    """Return module and name of a class or function, or of the class of an object."""
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _plain_attributes(value: Any) -> dict[str, Any]:
@@ -109,219 +178,47 @@ def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else isinstance(value, _PLAIN)
 
 
-def _code(value: Any) -> str | None:
-    """A short name for the code of a class or function; None for what comes with a package."""
-    sources = code_of(value)
-    return digest(sources) if sources else None
+# ------------------------------------------------------------------------------------------------ code
 
 
-# Told apart by their versions, if at all.
-_VERSIONED = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "lightning_uncertainty"}
-_INSTALLED = {"site-packages", "dist-packages"}
-_STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
-_NONE: frozenset[str] = frozenset()
-_SCALAR = (bool, int, float, complex, str, bytes, type(None))
+def code_of(*values: Any) -> dict[str, str]:
+    """Return digests of the sources of classes, with their bases, and of functions, by name.
 
-
-def code_of(*values: Any) -> list[str]:
-    """The sources of classes and functions, and of what they refer to; sorted, none for what comes with a package.
-
-    A class counts with its bases, and one of an installed package with its own source alone. Names are followed, file
-    by file, as long as they lead to the user's own code: to functions and classes with their sources, to variables of
-    modules with the statements that assign them (their values may be those of a clock or a counter), and to modules
-    that a function imports when it is called, with the whole file. What is found out when the program runs, as by
-    ``getattr(module, name)``, cannot be followed.
+    That is all that is known of classes and functions that no file holds, because they were typed into a notebook or an
+    interpreter: what they refer to there is not followed (change ``version`` then). What comes with Python, torch,
+    Lightning or this package does not count.
     """
-    walk = _Walk()
-    for value in values:
-        walk.add(value)
-    return sorted(set(walk.texts))
+    parts = [part for value in values for part in (value.__mro__ if isinstance(value, type) else [value])]
+    sources: dict[str, set[str]] = {}
+    for part in parts:
+        if not _comes_with_a_version(part):
+            sources.setdefault(qualified_name(part), set()).add(_source(part))
+    return {name: digest(sorted(texts)) for name, texts in sources.items()}
 
 
-def qualified_name(value: Any) -> str:
-    """Module and name of a class or function, or of the class of an object."""
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-
-
-class _Walk:
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self._seen: set[int] = set()
-        self._assigned: set[tuple[str, str]] = set()
-
-    def add(self, value: Any) -> None:
-        for part in value.__mro__ if isinstance(value, type) else [inspect.unwrap(value)]:
-            module = sys.modules.get(getattr(part, "__module__", None) or "builtins")
-            if module is not None and not _comes_with_a_version(module) and id(part) not in self._seen:
-                self._seen.add(id(part))
-                self._add_one(part, module)
-
-    def _add_one(self, part: Any, module: ModuleType) -> None:
-        source = _source(part)
-        self.texts.append(source or qualified_name(part))
-        if not _is_own(module):
-            return
-        tree = _parse(source)
-        names = _names(tree) | set(_names_in(getattr(part, "__code__", None)))
-        self._follow(names, getattr(part, "__globals__", vars(module)), {module.__name__})
-        self._follow(names, _held(part), set())
-        for name in _imported_inside(tree, module):
-            self.texts.append(_file_of(name))
-
-    def _follow(self, names: set[str], namespace: Mapping[str, Any], visited: set[str]) -> None:
-        for name in sorted(names & namespace.keys()):
-            value = namespace[name]
-            if isinstance(value, ModuleType):
-                if _is_own(value) and value.__name__ not in visited:
-                    visited.add(value.__name__)
-                    self._follow(names, vars(value), visited)
-            elif inspect.isroutine(value) or isinstance(value, type):
-                self.add(value)
-            else:
-                self._add_variable(name, value, namespace)
-
-    def _add_variable(self, name: str, value: Any, namespace: Mapping[str, Any]) -> None:
-        home = namespace.get("__name__", "")
-        if home and (home, name) in self._assigned:
-            return
-        self._assigned.add((home, name))
-        statements = list(_assignments(home, name))
-        for module, statement in statements:
-            self.texts.append(ast.unparse(statement))
-            self._follow(_names(statement), vars(module), {module.__name__})
-        if not statements and isinstance(value, _SCALAR):
-            self.texts.append(f"{name} = {value!r}")
-        self.add(type(value))
+def _comes_with_a_version(part: Any) -> bool:
+    name = getattr(part, "__module__", None) or "builtins"
+    if name in _MAIN:
+        return False
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None or name.partition(".")[0] in _VERSIONED:
+        return True
+    path = Path(file).resolve()
+    installed = bool(_INSTALLED & set(path.parts))
+    return path.is_relative_to(_THIS_PACKAGE) or (not installed and any(path.is_relative_to(p) for p in _STANDARD))
 
 
 def _source(part: Any) -> str:
-    """As it stands in the file; of a lambda its code, since the line around it may say anything; else nothing."""
-    code = getattr(part, "__code__", None)
-    if code is not None and part.__name__ == "<lambda>":
-        return repr(_plain(code))
-    try:
-        return textwrap.dedent(inspect.getsource(part))
-    except (OSError, TypeError):  # typed into an interpreter, or built in
-        return repr(_plain(code)) if code is not None else ""
+    """Return the source text; or the bytecode of what has none, and of a lambda, whose line may hold anything."""
+    if getattr(part, "__name__", "") != "<lambda>":
+        try:
+            return textwrap.dedent(inspect.getsource(part))
+        except (OSError, TypeError):  # typed into an interpreter, or built in
+            pass
+    members = vars(part).values() if isinstance(part, type) else [inspect.unwrap(part)]
+    return repr([_plain(member.__code__) for member in members if hasattr(member, "__code__")])
 
 
 def _plain(code: CodeType) -> tuple[Any, ...]:
     constants = [_plain(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
     return code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, constants
-
-
-def _parse(source: str) -> ast.Module:
-    try:
-        return ast.parse(source)
-    except SyntaxError:  # lines cut out of a statement
-        return ast.Module([], [])
-
-
-def _names(tree: ast.AST) -> set[str]:
-    nodes = list(ast.walk(tree))
-    return {n.id for n in nodes if isinstance(n, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
-
-
-def _names_in(code: CodeType | None) -> Iterator[str]:
-    if code is not None:
-        yield from (*code.co_names, *code.co_freevars)
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                yield from _names_in(constant)
-
-
-def _held(part: Any) -> dict[str, Any]:
-    """The variables of the functions around it that it uses, as far as they are set."""
-    held = {}
-    functions = [value for value in vars(part).values() if inspect.isfunction(value)] if inspect.isclass(part) else []
-    for function in (part, *functions):
-        cells = getattr(function, "__closure__", None) or ()
-        for name, cell in zip(function.__code__.co_freevars if cells else (), cells, strict=True):
-            try:
-                held[name] = cell.cell_contents
-            except ValueError:  # not yet
-                continue
-    return held
-
-
-def _imported_inside(tree: ast.Module, module: ModuleType) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            name = _from(node, module)
-            yield from (name, *(f"{name}.{alias.name}" for alias in node.names))
-
-
-def _file_of(name: str) -> str:
-    """The text of a module of the user's own, found without importing anything; nothing for others."""
-    top, *rest = name.split(".")
-    try:
-        spec = find_spec(top)
-    except (ImportError, ValueError):
-        return ""
-    files = [Path(getattr(spec, "origin", None) or "")]
-    if rest:
-        within = [Path(folder, *rest) for folder in getattr(spec, "submodule_search_locations", None) or ()]
-        files = [file for path in within for file in (path.with_suffix(".py"), path / "__init__.py")]
-    for file in files:
-        is_own = not _is_versioned(name, str(file)) and not _INSTALLED & set(file.parts)
-        if is_own and file.suffix == ".py" and file.is_file():
-            return file.read_text(encoding="utf-8", errors="replace")
-    return ""
-
-
-def _is_own(module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None) or ""
-    return not _comes_with_a_version(module) and not _INSTALLED & set(Path(file).parts)
-
-
-def _comes_with_a_version(module: ModuleType) -> bool:
-    """Whether it is Python's own, or of a package whose version is part of the definition anyway."""
-    file = getattr(module, "__file__", None)
-    return module.__name__ != "__main__" if file is None else _is_versioned(module.__name__, file)
-
-
-def _is_versioned(name: str, file: str) -> bool:
-    if name.partition(".")[0] in _VERSIONED:
-        return True
-    return not _INSTALLED & set(Path(file).parts) and any(Path(file).is_relative_to(path) for path in _STANDARD)
-
-
-def _assignments(module_name: str, name: str, passed: frozenset[str] = _NONE) -> Iterator[tuple[ModuleType, ast.stmt]]:
-    """The statements outside functions that give a name its value, in its module or in that it is imported from."""
-    module = sys.modules.get(module_name)
-    if module is None or not _is_own(module) or module_name in passed:
-        return
-    try:
-        nodes: list[ast.AST] = [*_parsed(inspect.getsource(module)).body]
-    except (OSError, TypeError, SyntaxError):
-        return
-    while nodes:
-        node = nodes.pop(0)
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if name == (alias.asname or alias.name):
-                    yield from _assignments(_from(node, module), alias.name, passed | {module_name})
-        elif isinstance(node, ast.stmt) and name in _targets(node):
-            yield module, node
-        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            nodes.extend(each for each in ast.iter_child_nodes(node) if isinstance(each, (ast.stmt, ast.excepthandler)))
-
-
-def _from(node: ast.ImportFrom, module: ModuleType) -> str:
-    name = "." * node.level + (node.module or "")
-    return resolve_name(name, getattr(module, "__package__", None) or "") if node.level else name
-
-
-@lru_cache(maxsize=64)
-def _parsed(source: str) -> ast.Module:
-    return ast.parse(source)
-
-
-def _targets(node: ast.stmt) -> Iterable[str]:
-    if isinstance(node, ast.Assign):
-        return {each.id for target in node.targets for each in ast.walk(target) if isinstance(each, ast.Name)}
-    if isinstance(node, (ast.AnnAssign, ast.AugAssign)) and isinstance(node.target, ast.Name):
-        return {node.target.id}
-    return ()

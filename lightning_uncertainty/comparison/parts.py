@@ -1,32 +1,55 @@
-"""What one run is made of, and where it comes from in Python."""
+"""The parts of one run, its seeds, and the source that makes them in Python."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from torch import Tensor
+
 from lightning_uncertainty._arguments import lookup
-from lightning_uncertainty.comparison.errors import ComparisonError
-from lightning_uncertainty.comparison.fingerprint import code_of, describe, describe_data, digest
+from lightning_uncertainty.comparison.arms import ComparisonError
+from lightning_uncertainty.comparison.fingerprint import code_of, describe, describe_data, digest, digest_weights
 from lightning_uncertainty.trainer.callback import UncertaintyCallback
+from lightning_uncertainty.trainer.packages import CallbackBase
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-__all__ = ["Evaluation", "Parts", "PythonSource", "Source", "lightning_of"]
+__all__ = [
+    "Evaluation",
+    "Parts",
+    "PythonSource",
+    "Source",
+    "Start",
+    "lightning_of",
+    "random_state_kept",
+    "seed_everything",
+]
 
 Evaluation = Literal["validate", "test"]
 _LOADERS = {"validate": "val", "test": "test"}
+_SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+_BATCHES = 3  # of each run whose fingerprints are taken
 
 
 @dataclass
 class Parts:
-    """A fresh module, a Trainer, and the data: a LightningDataModule, loaders by name, or None."""
+    """A fresh module, a Trainer and the data.
+
+    Attributes:
+        module: The module that is trained.
+        trainer: The Trainer that trains it.
+        data: A LightningDataModule, loaders by name, or None if the module has its own.
+    """
 
     module: LightningModule
     trainer: Trainer
@@ -46,7 +69,7 @@ class Parts:
             raise KeyboardInterrupt
 
     def evaluate(self, how: Evaluation, *, best: bool = False) -> dict[str, float]:
-        """All scalar metrics of ``trainer.validate`` or ``trainer.test``."""
+        """Return all scalar metrics of ``trainer.validate`` or ``trainer.test``."""
         # Their signatures agree but for the type checker.
         evaluate: Any = self.trainer.validate if how == "validate" else self.trainer.test
         which = {"ckpt_path": "best"} if best else {}
@@ -77,20 +100,24 @@ class Parts:
 
 
 class Source(Protocol):
-    """Where the parts of each run come from."""
+    """A source makes the parts of each run."""
 
     def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
-        """Fresh parts, that log to ``folder``; for a rehearsal, of one batch and without logs."""
+        """Make fresh parts, that log to ``folder``; for a rehearsal, of one batch and without logs."""
 
     def module(self, seed: int) -> LightningModule:
-        """A fresh module alone."""
+        """Make a fresh module alone."""
 
     def settings(self, *, learned: bool) -> Any:
-        """All settings but those of the module, as plain data; of callbacks that learn weights only if ``learned``."""
+        """Return all settings but those of the module, as plain data.
+
+        Args:
+            learned: Whether the callbacks that learn weights count.
+        """
 
 
 class PythonSource:
-    """The arguments of :func:`~lightning_uncertainty.compare`, see there."""
+    """A source that holds the arguments of :func:`~lightning_uncertainty.compare`."""
 
     def __init__(
         self,
@@ -140,11 +167,11 @@ class PythonSource:
         if not learned:
             options["callbacks"] = [c for c in options["callbacks"] if not isinstance(c, UncertaintyCallback)]
         options = {name: option for name, option in options.items() if name not in ("logger", "default_root_dir")}
-        made_by = code_of(self.make_module) if inspect.isroutine(self.make_module) else []
-        return {"trainer": describe(options), "data": describe_data(self.data), "made by": digest(made_by)}
+        made_by = code_of(self.make_module) if inspect.isroutine(self.make_module) else {}
+        return {"trainer": describe(options), "data": describe_data(self.data), "made by": made_by}
 
     def _options(self, folder: Path) -> dict[str, Any]:
-        """Those of the user, as copies: callbacks have a state, which no two runs should share."""
+        """Copy the user's options: callbacks have a state, which no two runs should share."""
         options = dict(self.trainer(folder)) if callable(self.trainer) else copy.deepcopy(dict(self.trainer))
         callbacks = options.get("callbacks") or []
         return {**options, "callbacks": list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]}
@@ -163,7 +190,7 @@ class PythonSource:
 
 
 def lightning_of(module_class: type) -> Any:
-    """``lightning.pytorch`` or ``pytorch_lightning``, whichever the class was made with."""
+    """Return the package the class was made with, ``lightning.pytorch`` or ``pytorch_lightning``."""
     names = [base.__module__.split(".")[0] for base in module_class.__mro__ if base.__name__ == "LightningModule"]
     return import_module("pytorch_lightning" if "pytorch_lightning" in names else "lightning.pytorch")
 
@@ -173,9 +200,63 @@ def _is_module(value: Any) -> bool:
 
 
 def _is_lightnings(hook: Any) -> bool:
-    """Whether a hook is missing, or only the placeholder in Lightning's base class."""
+    """Return True if a hook is missing, or only the placeholder in Lightning's base class."""
     return hook is None or hook.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
 
 
 def _of_type(value: Any) -> str:
     return f"an object of type {type(value).__name__}"
+
+
+class Start(CallbackBase):
+    """A callback that takes the fingerprints of the initial weights and of the first batches.
+
+    They prove that the arms of one seed differ in nothing but their weights.
+
+    Attributes:
+        seen: Fingerprints by the names of what they were taken of.
+    """
+
+    def __init__(self) -> None:
+        self.seen: dict[str, str] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seen["initial weights"] = digest_weights(pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 0 and batch_idx < _BATCHES:
+            self.seen[f"batch {batch_idx}"] = digest([digest(tensor) for tensor in _tensors(batch)])
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, (list, tuple)):
+        for value in batch:
+            yield from _tensors(value)
+
+
+def _lightning() -> Any:
+    return import_module("lightning.pytorch" if find_spec("lightning") else "pytorch_lightning")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy, torch and the workers of loaders."""
+    _lightning().seed_everything(seed, workers=True, verbose=False)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Give the caller's random state back afterwards, so that everything random goes on as if nothing had been."""
+    before = {name: os.environ.get(name) for name in _SEED_VARIABLES}
+    try:
+        with import_module(f"{_lightning().__name__}.utilities.seed").isolate_rng():
+            yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

@@ -1,8 +1,8 @@
-"""How far a comparison has come, on a terminal."""
+"""The progress of a comparison on a terminal: one bar over all runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -18,48 +18,60 @@ __all__ = ["Bar", "NoBar", "RunAdvance", "progress_bar"]
 
 
 class NoBar:
-    """Shows nothing."""
+    """A bar that shows nothing."""
 
     def begin(self, run: str) -> None:
-        """A run starts."""
+        """Say that a run starts."""
 
-    def reach(self, fraction: float) -> None:
-        """It has come so far, 0 to 1."""
+    def reach(self, run: str, fraction: float) -> None:
+        """Say how far a run has come, 0 to 1."""
 
-    def end(self) -> None:
-        """It is done."""
+    def end(self, run: str) -> None:
+        """Say that a run is done."""
 
 
 class Bar(NoBar):
-    """A rich bar over all runs.
+    """A rich bar over all runs, of which several may be under way.
 
     Args:
-        progress: the display.
-        total: how many runs there are.
-        done: how many of them need not be run.
+        progress: The display.
+        total: Number of runs.
+        done: Number of runs that need not be trained.
     """
 
     def __init__(self, progress: Progress, total: int, done: int) -> None:
-        self._progress, self._done, self._total = progress, done, total
+        self._progress, self._total = progress, total
+        self._begun, self._ended = done, 0
+        self._under_way: dict[str, float] = {}
         self._task: TaskID = progress.add_task("", total=total - done)
-        self._before = done
 
     def begin(self, run: str) -> None:
-        self._progress.update(self._task, description=f"run {self._done + 1} of {self._total}: {run}")
+        self._begun += 1
+        self._under_way[run] = 0.0
+        self._progress.update(self._task, description=f"run {self._begun} of {self._total}: {run}")
 
-    def reach(self, fraction: float) -> None:
-        self._progress.update(self._task, completed=self._done - self._before + min(fraction, 1.0))
+    def reach(self, run: str, fraction: float) -> None:
+        self._under_way[run] = min(fraction, 1.0)
+        self._show()
 
-    def end(self) -> None:
-        self._done += 1
-        self.reach(0.0)
+    def end(self, run: str) -> None:
+        del self._under_way[run]
+        self._ended += 1
+        self._show()
+
+    def _show(self) -> None:
+        self._progress.update(self._task, completed=self._ended + sum(self._under_way.values()))
 
 
 class RunAdvance(CallbackBase):
-    """Tells a bar after each batch how far its run has come; a run without a known end moves it at its end only."""
+    """A callback that tells after each batch how far its run has come, 0 to 1; 0 if the end is not known.
 
-    def __init__(self, bar: NoBar) -> None:
-        self.bar = bar
+    Args:
+        tell: Takes the fraction.
+    """
+
+    def __init__(self, tell: Callable[[float], None]) -> None:
+        self.tell = tell
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -70,17 +82,17 @@ class RunAdvance(CallbackBase):
         if trainer.max_epochs is not None and trainer.max_epochs > 0 and trainer.num_training_batches > 0:
             in_epoch = (batch_idx + 1) / trainer.num_training_batches  # 0 where the number is infinite
             fractions.append((trainer.current_epoch + in_epoch) / trainer.max_epochs)
-        self.bar.reach(max(fractions))
+        self.tell(max(fractions))
 
 
 @contextmanager
 def progress_bar(total: int, done: int, *, wanted: bool | None) -> Iterator[NoBar]:
-    """A bar with the time left.
+    """Show a bar with the time left.
 
     Args:
-        total: how many runs there are.
-        done: how many of them need not be run.
-        wanted: whether to show it; None means on a terminal, if rich is installed.
+        total: Number of runs.
+        done: Number of runs that need not be trained.
+        wanted: Whether to show it; None means on a terminal, if rich is installed.
     """
     if wanted is False or done == total or not is_main_rank() or find_spec("rich") is None:
         yield NoBar()

@@ -1,18 +1,19 @@
-"""One batch before hours of runs: what cannot work is said within seconds."""
+"""A rehearsal trains one batch before hours of runs: what cannot work is said within seconds."""
 
 from __future__ import annotations
 
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty._arguments import suggest
-from lightning_uncertainty.comparison.arms import LEARNED, Arm, ours_in, tasks_of
-from lightning_uncertainty.comparison.errors import ComparisonError
-from lightning_uncertainty.comparison.parts import Parts, Source
-from lightning_uncertainty.comparison.plan import Plan
-from lightning_uncertainty.comparison.randomness import seed_everything
+from lightning_uncertainty.comparison.arms import LEARNED, Arm, ComparisonError, ours_in, tasks_of
+from lightning_uncertainty.comparison.parts import Parts, Source, seed_everything
+from lightning_uncertainty.trainer.attachment import was_given
+
+if TYPE_CHECKING:
+    from lightning_uncertainty.comparison.study import Plan
 
 __all__ = ["rehearse"]
 
@@ -22,17 +23,19 @@ def rehearse(source: Source, plan: Plan) -> None:
 
     Raises:
         ComparisonError: if a metric is unknown or depends on the weights, there is no data or no best state, or an
-            arm's weights are not those of the module's tasks.
+            arm does not fit the module's tasks; or if several workers are wanted for trainings of several processes.
     """
+    seed_everything(plan.seeds[0])
     with tempfile.TemporaryDirectory() as folder:
         parts = source.build(plan.seeds[0], Path(folder), rehearsal=True)
         Arm(LEARNED).apply(parts.module, parts.trainer)
         tasks = tasks_of(parts.module, parts.trainer)
         for arm in plan.arms:
-            if arm.name != LEARNED:
-                arm.fixed_weights(tasks)
+            for seed in plan.seeds:
+                arm.at(seed).check(tasks, given=was_given(parts.module))
         parts.check_data(plan.evaluate)
         _check_state(plan, parts)
+        _check_workers(plan, parts)
         parts.fit()
         known = _evaluate(plan, parts)
         for name in plan.metrics:
@@ -60,6 +63,15 @@ def _check_state(plan: Plan, parts: Parts) -> None:
         raise ComparisonError(
             'state="best" needs a ModelCheckpoint that says what is best, first of its kind among the Trainer\'s '
             'callbacks: `ModelCheckpoint(monitor="val/loss")`.'
+        )
+
+
+def _check_workers(plan: Plan, parts: Parts) -> None:
+    strategy = parts.trainer.strategy
+    if plan.workers > 1 and (parts.trainer.world_size > 1 or strategy.launcher is not None):
+        raise ComparisonError(
+            f"workers={plan.workers} is for trainings of one process each, but {type(strategy).__name__} starts "
+            f"{parts.trainer.world_size} processes for each training. Write workers=1, or train on one device."
         )
 
 

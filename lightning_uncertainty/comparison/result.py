@@ -1,20 +1,28 @@
-"""What a comparison found: metrics, gains, intervals, and a sentence."""
+"""The result of a comparison: metrics, gains, intervals, and a sentence."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from lightning_uncertainty.comparison import tables
+from lightning_uncertainty.comparison.arms import ComparisonError
 from lightning_uncertainty.comparison.statistics import Direction, Interval, MeanRelativeGain, relative_gain, t_interval
-from lightning_uncertainty.comparison.store import FinishedRun
+from lightning_uncertainty.comparison.store import FinishedRun, from_json, to_json
+from lightning_uncertainty.reporting.files import write_whole
+from lightning_uncertainty.reporting.tables import Table, csv_text
 
-__all__ = ["ComparisonResult"]
+__all__ = ["FILE", "ComparisonResult", "write_unfinished"]
+
+FILE = "comparison.json"
+_FORMAT = {"format": "lightning_uncertainty comparison", "version": 1}
 
 
 @dataclass(frozen=True)
@@ -22,10 +30,10 @@ class ComparisonResult:
     """The runs of a comparison, and what follows from them. ``print`` shows table and sentences.
 
     Attributes:
-        metrics: ``"min"`` or ``"max"`` by name.
-        arms: their names, the baseline first.
-        seeds: of the runs.
-        runs: all of them, arm by arm.
+        metrics: ``"min"`` or ``"max"`` by the name of the metric.
+        arms: Names of the arms, the baseline first.
+        seeds: Seeds of the runs.
+        runs: All runs, arm by arm.
     """
 
     metrics: Mapping[str, Direction]
@@ -43,26 +51,26 @@ class ComparisonResult:
         return {(run.arm, run.seed): run for run in self.runs}
 
     def values(self, arm: str, metric: str) -> list[float]:
-        """A metric of an arm, by seed; NaN where the run did not give it."""
+        """Return a metric of an arm, by seed; NaN where the run did not give it."""
         return [float(self._values[arm, seed].metrics.get(metric, math.nan)) for seed in self.seeds]
 
     def mean(self, arm: str, metric: str) -> float:
-        """Over the seeds."""
+        """Return the mean of a metric over the seeds."""
         return _mean(self.values(arm, metric))
 
     def std(self, arm: str, metric: str) -> float:
-        """The standard deviation between the seeds, with ``n - 1`` in the denominator; NaN for one seed."""
+        """Return the standard deviation between the seeds, with ``n - 1`` in the denominator; NaN for one seed."""
         values = self.values(arm, metric)
         return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
 
     def gains(self, arm: str, metric: str) -> list[float]:
-        """The relative gain against the baseline of the same seed, in percent, by seed; positive is better."""
+        """Return the relative gain over the baseline of the same seed, in percent, by seed; positive is better."""
         higher = self.metrics[metric] == "max"
         pairs = zip(self.values(arm, metric), self.values(self.baseline, metric), strict=True)
         return [relative_gain(value, reference, higher_is_better=higher) for value, reference in pairs]
 
     def mean_gains(self, arm: str) -> list[float]:
-        """The mean relative gain over all metrics, in percent, by seed; see :class:`MeanRelativeGain`."""
+        """Return the mean relative gain over all metrics, in percent, by seed; see :class:`MeanRelativeGain`."""
         gains = []
         for seed in self.seeds:
             baseline, own = (self._values[name, seed].metrics for name in (self.baseline, arm))
@@ -73,23 +81,23 @@ class ComparisonResult:
         return gains
 
     def mean_gain(self, arm: str) -> float:
-        """The mean of :meth:`mean_gains` over the seeds, in percent."""
+        """Return the mean of :meth:`mean_gains` over the seeds, in percent."""
         return _mean(self.mean_gains(arm))
 
     def interval(self, arm: str, metric: str | None = None) -> Interval | None:
-        """The paired 95 % interval of a gain over the seeds: Student's t. None for one seed.
+        """Return the paired 95 % interval of a gain over the seeds: Student's t. None for one seed.
 
         It assumes that the differences of pairs are roughly normal, and is not corrected for looking at several arms
         or metrics.
 
         Args:
-            arm: not the baseline.
-            metric: of which metric; by default the mean over all.
+            arm: Name of an arm, not the baseline.
+            metric: Name of a metric; by default the mean over all.
         """
         return t_interval(self.mean_gains(arm) if metric is None else self.gains(arm, metric))
 
     def verdict(self, arm: str) -> str:
-        """A sentence: whether the difference between an arm and the baseline is larger than the noise."""
+        """Say in a sentence whether the difference between an arm and the baseline is larger than the noise."""
         gain, number = self.mean_gain(arm), len(self.seeds)
         seeds = f"{number} seed{'s' if number > 1 else ''}"
         opening = f"{arm} against {self.baseline}, {seeds}: "
@@ -117,12 +125,12 @@ class ComparisonResult:
 
     @property
     def sentences(self) -> list[str]:
-        """A verdict for each arm but the baseline."""
+        """Verdicts on all arms but the baseline."""
         return [self.verdict(arm) for arm in self.arms[1:]]
 
     @property
     def origin(self) -> str:
-        """How many of the runs were not run but found."""
+        """A sentence that says how many runs were not trained but found."""
         found, number = sum(run.reused for run in self.runs), len(self.runs)
         if not found:
             return f"All {number} runs are new."
@@ -143,7 +151,7 @@ class ComparisonResult:
         return records
 
     def summary(self) -> list[dict[str, Any]]:
-        """A record per arm and metric, and one per arm for the mean: mean, deviation, gain in percent, interval."""
+        """Return a record per arm and metric, and one per arm for their mean gain, in percent."""
         return [self._row(arm, metric) for arm in self.arms for metric in (*self.metrics, None)]
 
     def _row(self, arm: str, metric: str | None) -> dict[str, Any]:
@@ -161,24 +169,123 @@ class ComparisonResult:
             "high": interval.high if interval else math.nan,
         }
 
+    @property
+    def table(self) -> Table:
+        """A row per metric, the mean relative gain, and its interval."""
+        rows = []
+        for metric, direction in self.metrics.items():
+            arrow = "↓" if direction == "min" else "↑"
+            rows.append([f"{arrow} {metric}", *(self._cell(arm, metric) for arm in self.arms)])
+        rows.append(["mean relative gain", "reference", *(_percent(self.mean_gain(arm)) for arm in self.arms[1:])])
+        rows.append(["95 % interval", "", *(_interval_cell(self.interval(arm)) for arm in self.arms[1:])])
+        caption = f"mean ± standard deviation between seeds; in brackets the gain against {self.baseline}, + is better"
+        last = len(rows) - 2
+        return Table(["metric", *self.arms], rows, caption=caption, sections=[last], bold=[last])
+
+    def _cell(self, arm: str, metric: str) -> str:
+        mean, std = self.mean(arm, metric), self.std(arm, metric)
+        cell = f"{mean:.4g}" if math.isnan(std) else f"{mean:.4g} ± {std:.2g}"
+        return cell if arm == self.baseline else f"{cell} ({_percent(_mean(self.gains(arm, metric)))})"
+
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`summary`."""
-        tables.write_csv(path, self.summary())
+        """Write :meth:`summary` as CSV. An unknown number is an empty field."""
+        records = self.summary()
+        write_whole(Path(path), csv_text(list(records[0]), [list(record.values()) for record in records]))
 
     def to_markdown(self) -> str:
-        """The table and the sentences, for an issue or a README."""
-        return tables.markdown(self) + "\n" + "".join(f"{sentence}\n" for sentence in self.sentences)
+        """Return table and sentences, for an issue or a README."""
+        return self.table.markdown() + "\n" + "".join(f"{sentence}\n" for sentence in self.sentences)
+
+    def write(self, folder: Path) -> None:
+        """Write ``comparison.json``, which :meth:`load` and the ``report`` command read, and tables for people."""
+        content = _content(self.metrics, self.arms, self.seeds, self.runs, self.table, self.sentences, [])
+        write_whole(folder / FILE, content)
+        write_whole(folder / "comparison.md", self.to_markdown())
+        self.to_csv(folder / "comparison.csv")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> ComparisonResult:
+        """Read the result that a comparison has left in its folder.
+
+        Raises:
+            OSError: if there is none.
+            ComparisonError: if the comparison has not come to its end.
+        """
+        content = json.loads((Path(folder) / FILE).read_text(encoding="utf-8"))
+        arms, seeds = content["arms"], content["seeds"]
+        if len(content["runs"]) < len(arms) * len(seeds):
+            raise ComparisonError(f"{folder} has a comparison that has not finished. Call `compare` again to go on.")
+        runs = []
+        for record in content["runs"]:
+            place = Path(folder) / record.pop("folder")
+            runs.append(from_json(record, place))
+        return cls(content["metrics"], arms, seeds, runs)
 
     def print(self, console: Any = None) -> None:
         """Show table and sentences: by rich if it is installed, else as plain text.
 
         Args:
-            console: a rich ``Console``; by default one for the standard output.
+            console: A rich ``Console``; by default one for the standard output.
         """
-        tables.show(self, console)
+        if console is None and find_spec("rich") is None:
+            print(self)
+            return
+        from rich.console import Console
+
+        console = console or Console()
+        console.print(self.table.rich())
+        for sentence in (*self.sentences, self.origin):
+            console.print(f"\n{sentence}", highlight=False, markup=False)
 
     def __str__(self) -> str:
-        return tables.plain(self) + "\n\n" + "\n".join([*self.sentences, self.origin])
+        return f"{self.table}\n\n" + "\n".join([*self.sentences, self.origin])
+
+
+def write_unfinished(
+    folder: Path,
+    metrics: Mapping[str, Direction],
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    runs: Sequence[FinishedRun],
+) -> None:
+    """Write ``comparison.json`` of the runs that have finished so far, for a comparison that may be cut off."""
+    rows = [[run.arm, str(run.seed), *(f"{run.metrics.get(name, math.nan):.4g}" for name in metrics)] for run in runs]
+    note = f"The comparison has not come to its end: {len(runs)} of {len(arms) * len(seeds)} runs have finished."
+    table = Table(["arm", "seed", *metrics], rows, caption="without gains and intervals")
+    write_whole(folder / FILE, _content(metrics, arms, seeds, runs, table, [], [note]))
+
+
+def _content(
+    metrics: Mapping[str, Direction],
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    runs: Sequence[FinishedRun],
+    table: Table,
+    sentences: Sequence[str],
+    notes: Sequence[str],
+) -> str:
+    content = {
+        **_FORMAT,
+        "table": [list(table.header), *map(list, table.rows)],
+        "caption": table.caption,
+        "sentences": list(sentences),
+        "notes": list(notes),
+        "metrics": dict(metrics),
+        "arms": list(arms),
+        "seeds": list(seeds),
+        "runs": [{**to_json(run), "folder": run.folder.name} for run in runs],
+    }
+    return json.dumps(content, indent=2)
+
+
+def _interval_cell(interval: Interval | None) -> str:
+    if interval is None or math.isnan(interval.low):
+        return "none"
+    return f"{_percent(interval.low)} to {_percent(interval.high)}"
+
+
+def _percent(value: float) -> str:
+    return "none" if math.isnan(value) else f"{_signed(value)} %"
 
 
 def _mean(values: Sequence[float]) -> float:

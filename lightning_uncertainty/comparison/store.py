@@ -7,27 +7,31 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_uncertainty.comparison.fingerprint import digest
+from lightning_uncertainty.comparison.fingerprint import digest, digest_file, own_files
+from lightning_uncertainty.reporting.files import write_whole
 
-__all__ = ["FinishedRun", "RunFolder"]
+__all__ = ["FinishedRun", "RunFolder", "from_json", "to_json"]
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What came out of one training.
+    """The result of one training.
 
     Attributes:
-        arm: how the losses were weighed.
-        seed: of everything random.
-        metrics: all scalar metrics of the evaluation.
-        seconds: that training and evaluation took.
-        start: fingerprints of the initial weights and of the first batches.
-        weights: the effective weights of the losses at the end, by task.
-        reused: whether it was read, not run.
+        arm: Name of the way in which the losses were weighed.
+        seed: Seed of everything random.
+        metrics: All scalar metrics of the evaluation.
+        seconds: Time that training and evaluation took.
+        start: Fingerprints of the initial weights and of the first batches.
+        weights: Effective weights of the losses at the end, by task, as they are logged.
+        factors: Factors before the raw losses at the end, by task: a training with these as given weights starts
+            where this one ended.
+        folder: Folder of the run, with its logs and the history of its weights.
+        reused: True if the run was read from its folder, not trained now.
     """
 
     arm: str
@@ -36,7 +40,21 @@ class FinishedRun:
     seconds: float
     start: Mapping[str, str]
     weights: Mapping[str, float]
+    factors: Mapping[str, float] = field(default_factory=dict)
+    folder: Path = field(default=Path(), compare=False)
     reused: bool = field(default=False, compare=False)
+
+
+def to_json(run: FinishedRun) -> dict[str, Any]:
+    """Return a run as plain data, without its folder. JSON has no NaN, which is None."""
+    content = {key: value for key, value in asdict(run).items() if key not in ("folder", "reused")}
+    return {**content, "metrics": {name: None if math.isnan(value) else value for name, value in run.metrics.items()}}
+
+
+def from_json(content: Mapping[str, Any], folder: Path) -> FinishedRun:
+    """Return the run whose plain data ``content`` is."""
+    metrics = {name: math.nan if value is None else value for name, value in content["metrics"].items()}
+    return FinishedRun(**{**content, "metrics": metrics}, folder=folder, reused=True)
 
 
 @dataclass(frozen=True)
@@ -44,10 +62,10 @@ class RunFolder:
     """The folder of one run: its logs, and ``run.json`` once it has finished.
 
     Attributes:
-        parent: that of the comparison.
-        arm: how the losses are weighed.
-        seed: of everything random.
-        definition: all that defines the run; a change gives it another folder.
+        parent: Folder of the comparison.
+        arm: Name of the way in which the losses are weighed.
+        seed: Seed of everything random.
+        definition: All settings that define the run, as plain data; a change gives it another folder.
     """
 
     parent: Path
@@ -61,27 +79,39 @@ class RunFolder:
         return self.parent / f"{self.arm}-seed{self.seed}-{digest(self.definition)}"
 
     def read(self) -> FinishedRun | None:
-        """The finished run; None if there is none, or a file that is not whole."""
+        """Return the finished run; None if there is none, its code has changed, or its file is not whole."""
         try:
             content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-            if content.pop("definition") != self.definition:
+            if content.pop("definition") != self.definition or not self._unchanged(content.pop("files")):
                 return None
-            metrics = {name: math.nan if value is None else value for name, value in content.pop("metrics").items()}
-            return FinishedRun(**content, metrics=metrics, reused=True)
+            return from_json(content, self.path)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
     def begin(self) -> Path:
-        """The empty folder; what an interrupted run left in it is gone."""
+        """Return the folder, empty: what an interrupted run left in it is gone."""
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
         return self.path
 
-    def write(self, run: FinishedRun) -> None:
-        """Write it in one piece: whoever is killed meanwhile leaves no half of it."""
-        content = {key: value for key, value in asdict(run).items() if key != "reused"}
-        # JSON has no NaN; infinity is kept as the word that Python reads back.
-        content["metrics"] = {name: None if math.isnan(value) else value for name, value in run.metrics.items()}
-        temporary = self.path / "run.json.part"
-        temporary.write_text(json.dumps({**content, "definition": self.definition}, indent=2), encoding="utf-8")
-        os.replace(temporary, self.path / "run.json")
+    def write(self, run: FinishedRun) -> FinishedRun:
+        """Store a run with its definition and the user's files that were imported for it, and return it."""
+        content = {**to_json(run), "definition": self.definition, "files": self._files()}
+        write_whole(self.path / "run.json", json.dumps(content, indent=2))
+        return replace(run, folder=self.path)
+
+    def _files(self) -> dict[str, str]:
+        """Return the user's files by their paths from the comparison's folder, so that both can move together."""
+        script = '"__main__.' in json.dumps(self.definition)
+        return {_relative(path, self.parent): content for path, content in own_files(script=script).items()}
+
+    def _unchanged(self, files: Mapping[str, str]) -> bool:
+        parent = self.parent.resolve()
+        return all(digest_file(parent / path) == content for path, content in files.items())
+
+
+def _relative(path: str, folder: Path) -> str:
+    try:
+        return os.path.relpath(path, folder.resolve())
+    except ValueError:  # on another drive of Windows
+        return path

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from lightning_uncertainty._arguments import check_choice
 from lightning_uncertainty._warnings import Notices, is_main_rank
-from lightning_uncertainty.comparison.arms import EQUAL, LEARNED, Arm, name_arms
-from lightning_uncertainty.comparison.fingerprint import describe_module
-from lightning_uncertainty.comparison.parts import Evaluation, Parts, PythonSource, Source, lightning_of
-from lightning_uncertainty.comparison.plan import Plan
-from lightning_uncertainty.comparison.progress import NoBar, RunAdvance, progress_bar
-from lightning_uncertainty.comparison.randomness import random_state_kept, seed_everything
+from lightning_uncertainty.comparison.arms import EQUAL, Arm, parse_arms
+from lightning_uncertainty.comparison.fingerprint import describe, describe_module, own_files
+from lightning_uncertainty.comparison.parts import (
+    Evaluation,
+    PythonSource,
+    Source,
+    lightning_of,
+    random_state_kept,
+    seed_everything,
+)
+from lightning_uncertainty.comparison.progress import progress_bar
 from lightning_uncertainty.comparison.rehearsal import rehearse
-from lightning_uncertainty.comparison.result import ComparisonResult
-from lightning_uncertainty.comparison.start import Start
-from lightning_uncertainty.comparison.statistics import Direction
+from lightning_uncertainty.comparison.result import ComparisonResult, write_unfinished
+from lightning_uncertainty.comparison.runs import Job, check_can_be_sent, run_jobs
+from lightning_uncertainty.comparison.statistics import Direction, check_directions
 from lightning_uncertainty.comparison.store import FinishedRun, RunFolder
-from lightning_uncertainty.trainer.attachment import attached_weighting
-from lightning_uncertainty.trainer.packages import callbacks_of, quiet_lightning
+from lightning_uncertainty.trainer.packages import quiet_lightning
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
-__all__ = ["compare", "run_plan"]
+__all__ = ["Plan", "compare", "run_plan"]
 
 
 def compare(
@@ -39,15 +44,17 @@ def compare(
     metrics: Mapping[str, Direction],
     seeds: Sequence[int] = (0, 1, 2),
     trainer: Mapping[str, Any] | Callable[[Path], Mapping[str, Any]] | None = None,
+    arms: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Mapping[str, float]] | None = None,
     baseline: str = EQUAL,
     evaluate: Evaluation = "validate",
     state: Literal["last", "best"] = "last",
     folder: str | os.PathLike[str] = "comparison",
     version: str = "",
+    workers: int = 1,
     progress: bool | None = None,
 ) -> ComparisonResult:
-    """Whether learned weights help: the same module and data with equal, with learned, and with given weights.
+    """Compare ways to weigh the losses: the same module and data with equal, learned and other weights.
 
     For each seed it trains one network per arm. All arms of a seed start from the same initial weights and see the same
     batches (both are checked), so that they are compared in pairs. No code of the network changes: in the arms
@@ -56,38 +63,48 @@ def compare(
     one.
 
     First of all, one batch is trained and evaluated, to find out within seconds what cannot work. Then every finished
-    run is stored in ``folder`` and not run again, unless something that defines it has changed: the seed, the weights,
-    the initial weights of the module, its attributes, the data as far as it can be described, the Trainer's options,
-    the code of all these and what it refers to in the user's own files, or the versions of torch, Lightning and this
-    package. A run that was interrupted starts anew.
+    run is stored in ``folder`` and not run again, unless something that defines it has changed: the seed, the weights
+    and options of its arm, the initial weights of the module, its attributes, the data as far as it can be described,
+    the Trainer's options, the versions of torch, Lightning and this package, or one of your own source files that were
+    imported when the run ended. (The script that calls ``compare`` counts if it defines the module, the data or
+    something else of the run; a notebook has no file, so that there only the classes and functions count that are given
+    to ``compare``.) A run that was interrupted starts anew.
 
     Args:
-        make_module: makes a new LightningModule; called for each run, right after seeding.
-        data: a LightningDataModule, loaders by name (``{"train": ..., "val": ..., "test": ...}``), or a class or
+        make_module: Makes a new LightningModule; called for each run, right after seeding.
+        data: A LightningDataModule, loaders by name (``{"train": ..., "val": ..., "test": ...}``), or a class or
             function that makes one of them for each run (safest: an object with a generator of its own would go on
             where the last run ended); None if the module has its own loaders.
         metrics: ``"min"`` or ``"max"`` by name, as in ``trainer.callback_metrics`` after the evaluation. They must not
             depend on the weights of the losses; the weighted total does, and is refused.
-        seeds: of the runs; with one there is no telling a difference from noise.
-        trainer: options of the Trainer, copied for each run; or a function that makes them, from the folder of the
+        seeds: Seeds of the runs; with one there is no telling a difference from noise.
+        trainer: Options of the Trainer, copied for each run; or a function that makes them, from the folder of the
             run. Logs go to that folder, unless ``logger`` is among the options.
-        fixed: more arms: weights of the losses by task, by the name of the arm.
-        baseline: the arm that the others are compared with.
+        arms: More arms by their names. An arm is one of: options of the callback (``{"lr": 0.02}``,
+            ``{"freeze_after": 0}``, ``{"tasks": {...}}``), which count over those of the callback that is there;
+            weights of the losses by task (0 leaves a task out: it gives no gradient); a strategy; or a function that
+            returns one of these for a seed. Equal and learned weights are arms in any case: one of these names gives
+            them other options or weights, and None leaves them out (``{"equal": None}``).
+        fixed: A short form for arms of given weights: weights of the losses by task, by the name of the arm.
+        baseline: The arm that the others are compared with.
         evaluate: ``"validate"`` or ``"test"``.
-        state: evaluate the network as it is at the end (``"last"``), or the one that the ModelCheckpoint among the
-            callbacks found ``"best"``.
-        folder: of the runs and tables.
-        version: part of the definition of each run; change it when something has changed that cannot be seen, such as
-            the content of a file that the data is read from.
-        progress: show a bar; by default on a terminal, if rich is installed.
+        state: The state of the network that is evaluated: as it is at the end (``"last"``), or as the ModelCheckpoint
+            among the callbacks found it ``"best"``.
+        folder: Folder of the runs and tables.
+        version: A part of the definition of each run; change it when something has changed that cannot be seen, such
+            as the content of a file that the data is read from.
+        workers: Number of trainings side by side, each in a process of its own with one thread. What makes the module
+            and the data must then be importable: no lambda, and nothing typed into a notebook. With 1 the runs are
+            trained in this process, with its threads; after ``torch.set_num_threads(1)`` the numbers are the same.
+        progress: Whether to show a bar; by default on a terminal, if rich is installed.
 
     Returns:
-        The metrics of all runs, with tables and a sentence. Its tables are also in ``folder``, as ``comparison.csv``
-        and ``comparison.md``.
+        The metrics of all runs, with tables and a sentence. They are also in ``folder``, as ``comparison.json`` (see
+        ``ComparisonResult.load``), ``comparison.csv`` and ``comparison.md``.
 
     Raises:
-        ValueError: if an argument is not valid, the module has no tasks, there is no data, or a metric is unknown or
-            depends on the weights.
+        ValueError: if an argument is not valid, the module has no tasks, there is no data, a metric is unknown or
+            depends on the weights, or something cannot be sent to workers.
         TypeError: if ``make_module``, ``data`` or ``trainer`` is of a type that cannot be used.
 
     Example::
@@ -95,44 +112,85 @@ def compare(
         result = compare(Net, Data, metrics={"val/mae": "min", "val/accuracy": "max"}, trainer={"max_epochs": 10})
         print(result)
     """
-    plan = Plan(metrics, seeds, name_arms(fixed or {}, baseline), evaluate, state, Path(folder), version)
+    chosen = parse_arms(arms or {}, fixed or {}, baseline)
+    plan = Plan(metrics, seeds, chosen, evaluate, state, Path(folder), version, workers)
     return run_plan(plan, PythonSource(make_module, data, trainer or {}), progress=progress)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The checked arguments of :func:`compare`, which describes them; the first of ``arms`` is the baseline.
+
+    Raises:
+        ValueError: if one of them is not valid.
+    """
+
+    metrics: Mapping[str, Direction]
+    seeds: Sequence[int]
+    arms: Sequence[Arm]
+    evaluate: Evaluation
+    state: Literal["last", "best"]
+    folder: Path
+    version: str = ""
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        check_directions(self.metrics)
+        check_choice("evaluate", self.evaluate, ("validate", "test"))
+        check_choice("state", self.state, ("last", "best"))
+        seeds = list(self.seeds)
+        if not seeds or not all(_whole(seed) and 0 <= seed < 2**32 for seed in seeds) or len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must be different whole numbers from 0 to {2**32 - 1}; got {seeds!r}.")
+        if not _whole(self.workers) or self.workers < 1:
+            raise ValueError(f"workers must be a whole number of at least 1; got {self.workers!r}.")
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the arms."""
+        return [arm.name for arm in self.arms]
+
+
+def _whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def run_plan(plan: Plan, source: Source, *, progress: bool | None = None) -> ComparisonResult:
     """Run what is not done yet, and write the tables. Arguments and errors are those of :func:`compare`."""
+    runs: dict[tuple[str, int], FinishedRun] = {}
     with random_state_kept(), quiet_lightning():
-        runs = {(run.arm, run.seed): run for run in _run_all(plan, source, progress)}
-    result = ComparisonResult(
-        metrics=plan.metrics,
-        arms=[arm.name for arm in plan.arms],
-        seeds=list(plan.seeds),
-        runs=[runs[arm.name, seed] for arm in plan.arms for seed in plan.seeds],
-    )
+        for run in _run_all(plan, source, progress):
+            runs[run.arm, run.seed] = run
+            if is_main_rank() and not run.reused:
+                write_unfinished(plan.folder, plan.metrics, plan.names, list(plan.seeds), list(runs.values()))
+    ordered = [runs[name, seed] for name in plan.names for seed in plan.seeds]
+    result = ComparisonResult(plan.metrics, plan.names, list(plan.seeds), ordered)
     if is_main_rank():
-        result.to_csv(plan.folder / "comparison.csv")
-        (plan.folder / "comparison.md").write_text(result.to_markdown(), encoding="utf-8")
+        result.write(plan.folder)
     return result
 
 
 def _run_all(plan: Plan, source: Source, progress: bool | None) -> Iterator[FinishedRun]:
     # Decided once, before anything runs: processes that start later, as for DDP, come to the same list.
-    folders = [folder for seed in plan.seeds for folder in _folders(plan, source, seed)]
-    found = {folder.path: run for folder in folders if (run := folder.read()) is not None}
-    if len(found) < len(folders):
-        seed_everything(plan.seeds[0])
+    jobs = [job for seed in plan.seeds for job in _jobs(plan, source, seed)]
+    own_files(script=True)  # as they are now is what this process has imported
+    found = {job.title: run for job in jobs if (run := job.folder.read()) is not None}
+    left = [job for job in jobs if job.title not in found]
+    if left:
+        if plan.workers > 1:
+            check_can_be_sent(left[0])
         rehearse(source, plan)
-    arms = {arm.name: arm for arm in plan.arms}
-    notices, first = Notices(), dict[int, FinishedRun]()
-    with progress_bar(len(folders), len(found), wanted=progress) as bar:
-        for folder in folders:
-            run = found.get(folder.path) or _run(plan, source, arms[folder.arm], folder, bar)
-            _check_pair(first.setdefault(run.seed, run), run, notices)
+    pairs = _Pairs()
+    for run in found.values():
+        pairs.check(run)
+        yield run
+    with progress_bar(len(jobs), len(found), wanted=progress) as bar:
+        for run in run_jobs(left, workers=plan.workers if left else 1, bar=bar):
+            pairs.check(run)
             yield run
 
 
-def _folders(plan: Plan, source: Source, seed: int) -> list[RunFolder]:
-    """The folders of all arms; their names depend on all that defines a run."""
+def _jobs(plan: Plan, source: Source, seed: int) -> list[Job]:
+    """Return the runs of all arms; the names of their folders depend on all settings."""
     seed_everything(seed)
     module = source.module(seed)
     common = {
@@ -144,47 +202,31 @@ def _folders(plan: Plan, source: Source, seed: int) -> list[RunFolder]:
         "lightning": lightning_of(type(module)).__version__,
         "lightning_uncertainty": import_module("lightning_uncertainty").__version__,
     }
-    folders = []
-    for arm in plan.arms:
-        settings = source.settings(learned=arm.name == LEARNED)
-        definition = {**common, "weights": arm.weights, "settings": settings}
-        folders.append(RunFolder(plan.folder, arm.name, seed, definition))
-    return folders
+    jobs = []
+    for arm in (each.at(seed) for each in plan.arms):
+        own = {"weights": arm.weights, "options": describe(arm.options)}
+        definition = {**common, **own, "settings": source.settings(learned=arm.weights is None)}
+        folder = RunFolder(plan.folder, arm.name, seed, definition)
+        jobs.append(Job(source, arm, folder, plan.evaluate, plan.state))
+    return jobs
 
 
-def _run(plan: Plan, source: Source, arm: Arm, folder: RunFolder, bar: NoBar) -> FinishedRun:
-    bar.begin(f"{folder.arm}, seed {folder.seed}")
-    start, begin = Start(), time.perf_counter()
-    path = folder.begin() if is_main_rank() else folder.path
-    seed_everything(folder.seed)
-    parts = source.build(folder.seed, path, rehearsal=False)
-    arm.apply(parts.module, parts.trainer)
-    _watch(parts, start, bar)
-    parts.fit()
-    seed_everything(folder.seed)  # whatever the training drew
-    metrics = parts.evaluate(plan.evaluate, best=plan.state == "best")
-    engine = attached_weighting(parts.module)
-    assert engine is not None  # the callback has attached it
-    run = FinishedRun(folder.arm, folder.seed, metrics, time.perf_counter() - begin, start.seen, engine.weights)
-    if is_main_rank():
-        folder.write(run)
-    parts.trainer.strategy.barrier("run stored")  # whoever compares next finds it, on every rank
-    bar.end()
-    return run
+class _Pairs:
+    """A check that the arms of each seed differ in nothing but their weights."""
 
+    def __init__(self) -> None:
+        self._notices = Notices()
+        self._first: dict[int, FinishedRun] = {}
 
-def _watch(parts: Parts, start: Start, bar: NoBar) -> None:
-    # Processes that are spawned or forked would keep what these see, and could not even be given a bar.
-    if not hasattr(parts.trainer.strategy.launcher, "get_extra_results"):
-        callbacks_of(parts.trainer)[:0] = [start, RunAdvance(bar)]
-
-
-def _check_pair(first: FinishedRun, run: FinishedRun, notices: Notices) -> None:
-    """Say so if the arms of a seed differ in more than their weights."""
-    if differing := [what for what in first.start if run.start.get(what, first.start[what]) != first.start[what]]:
-        notices.warn(
-            "not paired",
-            f"The arms {first.arm!r} and {run.arm!r} of seed {run.seed} did not start alike: {', '.join(differing)} "
-            "differ. The comparison then has more noise than it needs. Make the module and the data anew for each run, "
-            "with functions that draw all that is random from the global generators of torch, numpy and Python.",
-        )
+    def check(self, run: FinishedRun) -> None:
+        """Warn if a run started otherwise than the first one of its seed."""
+        first = self._first.setdefault(run.seed, run)
+        differing = [what for what in first.start if run.start.get(what, first.start[what]) != first.start[what]]
+        if differing:
+            self._notices.warn(
+                "not paired",
+                f"The arms {first.arm!r} and {run.arm!r} of seed {run.seed} did not start alike: "
+                f"{', '.join(differing)} differ. The comparison then has more noise than it needs. Make the module and "
+                "the data anew for each run, with functions that draw all that is random from the global generators of "
+                "torch, numpy and Python.",
+            )

@@ -404,7 +404,7 @@ class Settled(Net):
         (Net, {"seeds": [-1]}, ValueError, "seeds must be different whole numbers"),
         (Net, {"baseline": "mine"}, ValueError, "no baseline 'mine'"),
         (Net, {"fixed": {"equal": {}}}, ValueError, "cannot name fixed weights"),
-        (Net, {"fixed": {"../up": {}}}, ValueError, "cannot name fixed weights"),
+        (Net, {"fixed": {"../up": {}}}, ValueError, "cannot name an arm"),
         (Net, {"fixed": {"mine": {"a": 1.0}}}, ValueError, "say nothing of 'b'"),
         (Net, {"fixed": {"mine": {"a": 1.0, "bb": 1.0}}}, ValueError, "a task 'bb'. Did you mean 'b'"),
         (Net, {"fixed": {"mine": {"a": -1.0, "b": 1.0}}}, ValueError, "at least 0; got -1.0"),
@@ -534,7 +534,7 @@ def test_it_prints_with_rich_and_without(capsys, monkeypatch):
     result = result_of([1.0, 1.1, 0.9], [0.9, 0.98, 0.82])
     result.print()
     with_rich = capsys.readouterr().out
-    monkeypatch.setattr("lightning_uncertainty.comparison.tables.find_spec", lambda _: None)
+    monkeypatch.setattr("lightning_uncertainty.comparison.result.find_spec", lambda _: None)
     result.print()
     for printed in (with_rich, capsys.readouterr().out):
         assert "learned is better" in " ".join(printed.split())
