@@ -1,7 +1,6 @@
 """The page of a run folder: whatever was left in it, by a run that ended, was killed, or never began."""
 
 import functools
-import json
 import os
 import re
 import shutil
@@ -326,13 +325,6 @@ def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared") / "comparison"
     options = {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 2}
     result = compare(Net, serve, metrics={"val/a": "min", "val/b": "min"}, seeds=(0, 1), trainer=options, folder=folder)
-    if not (folder / "comparison.json").exists():  # until `compare` writes it
-        lines = [line.strip("| ") for line in result.to_markdown().splitlines() if line.startswith("|")]
-        table = [[cell.strip() for cell in line.split("|")] for line in lines if "---" not in line]
-        runs = [{"arm": path.name.split("-")[0], "seed": 0, "folder": path.name} for path in folder.glob("*-seed*")]
-        content = {"table": table, "caption": "", "sentences": result.sentences, "notes": [], "runs": runs}
-        content = {"format": "lightning_uncertainty comparison", "version": 1, **content}
-        (folder / "comparison.json").write_text(json.dumps(content))
     return folder, result
 
 
