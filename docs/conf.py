@@ -14,6 +14,7 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.errors import NoUri
+from sphinx.ext.napoleon import GoogleDocstring
 from sphinx.util.nodes import make_refnode
 
 import lightning_uncertainty
@@ -60,6 +61,10 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", _put_readme_on_first_page)
     app.connect("autodoc-skip-member", _skip_hooks)
     app.connect("missing-reference", _find_by_public_name)
+
+
+# napoleon takes what stands before a colon in the first line of a property for its type; here types are annotations.
+GoogleDocstring._consume_inline_attribute = lambda self: ("", self._dedent(self._consume_to_end()))
 
 
 def _write_inline_formula(translator: Any, node: nodes.math) -> None:
