@@ -1,4 +1,4 @@
-"""What became of each task, as a table for the terminal: through rich if there is one, else as plain text."""
+"""A summary of a run for the terminal: a table of its tasks and its findings, through rich or as plain text."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from lightning_uncertainty.findings import Diagnosis, Finding, Severity
 from lightning_uncertainty.reporting.diagnosis import diagnose, shares_at_the_end, verdicts
 from lightning_uncertainty.reporting.history import History, TaskFacts
+from lightning_uncertainty.reporting.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,11 +36,11 @@ _COLOURS: dict[Severity, str] = {"fault": "bold red", "look": "yellow", "fine": 
 
 @dataclass(frozen=True)
 class Row:
-    """One task.
+    """A row of the table: one task.
 
     Attributes:
-        cells: texts in the order of :data:`COLUMNS`.
-        severity: of the worst that was found.
+        cells: Texts in the order of :data:`COLUMNS`.
+        severity: Severity of the worst finding about the task.
     """
 
     cells: tuple[str, ...]
@@ -48,12 +49,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """What there is to say of a run.
+    """The summary of a run.
 
     Attributes:
-        title: how many tasks and steps.
-        rows: of all tasks, in their order.
-        findings: severity and text of each; those of many tasks are told together.
+        title: Number of tasks and of steps.
+        rows: A row for each task, in their order.
+        findings: Severity and text of each finding; the same finding of many tasks is told once.
     """
 
     title: str
@@ -61,21 +62,21 @@ class Summary:
     findings: list[tuple[Severity, str]]
 
     def ordered(self) -> list[Row]:
-        """All rows: of very many, those of which something is found come first."""
+        """Return all rows. If there are very many, those with findings come first."""
         if len(self.rows) <= MOST_ROWS:
             return self.rows
         return sorted(self.rows, key=lambda row: ("fault", "look", "fine").index(row.severity))
 
     def shown(self) -> list[Row]:
-        """Those of :meth:`ordered` that a terminal has room for."""
+        """Return the first rows of :meth:`ordered`, as many as a terminal has room for."""
         return self.ordered()[:MOST_ROWS]
 
 
 def summarize(history: History) -> Summary:
-    """Table and findings of a history.
+    """Summarize a history: its table and its findings.
 
     Raises:
-        ValueError: if it has no points.
+        ValueError: If it has no points.
     """
     found = diagnose(history)
     words, shares = verdicts(history, found), shares_at_the_end(history)
@@ -98,13 +99,13 @@ def print_summary(
     """Print the summary: in colour where the output is a terminal and rich is there, else as plain text.
 
     Args:
-        history: what is summarised.
-        closing: the last line.
-        stream: where to; by default the standard output.
-        console: one of rich, to be used whatever the stream.
+        history: The history to summarize.
+        closing: The last line.
+        stream: The stream to print to; by default the standard output.
+        console: A console of rich, used in place of the stream.
 
     Raises:
-        ValueError: if the history has no points.
+        ValueError: If the history has no points.
     """
     summary = summarize(history)
     stream = sys.stdout if stream is None else stream
@@ -121,39 +122,30 @@ def print_summary(
 
 
 def as_text(summary: Summary, closing: str = "") -> str:
-    """As plain text, in columns."""
-    rows = [COLUMNS, *(row.cells for row in summary.shown())]
-    used = [index for index in range(len(COLUMNS)) if any(row[index] for row in rows[1:])]
-    widths = {index: max(len(row[index]) for row in rows) for index in used}
-    lines = ["  ".join(_aligned(row[i], i, widths[i]) for i in used).rstrip() for row in rows]
-    lines.insert(1, "-" * max(len(line) for line in lines))
+    """Return the summary as plain text."""
     findings = [_wrapped(f"{_MARKS[severity]} {text}", indent="  ") for severity, text in summary.findings]
-    note = _wrapped(NOTE)
-    parts = [f"\nUncertainty weighting: {summary.title}", *lines, *_left_out(summary), note, *findings, closing]
+    parts = [_table(summary).plain(), *_left_out(summary), _wrapped(NOTE), *findings, closing]
     return "\n".join(part for part in parts if part)
 
 
 _MARKS: dict[Severity, str] = {"fault": "!", "look": "?", "fine": "-"}
+_ZERO = ("0%", "0")
+
+
+def _table(summary: Summary, *, unsaid: tuple[str, ...] = ()) -> Table:
+    """Return the table of the tasks without the columns that have nothing but empty cells or those ``unsaid``."""
+    shown = summary.shown()
+    used = [i for i in range(len(COLUMNS)) if any(row.cells[i] not in ("", *unsaid) for row in shown)]
+    styles = {(index, len(COLUMNS) - 1): _COLOURS[row.severity] for index, row in enumerate(shown)}
+    title = f"\nUncertainty weighting: {summary.title}"
+    return Table(COLUMNS, [row.cells for row in shown], _LEFT, title, styles=styles).only(used)
 
 
 def _print_rich(summary: Summary, closing: str, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"\nUncertainty weighting: {summary.title}", title_justify="left", box=box.SIMPLE_HEAD)
-    table.show_edge, table.pad_edge = False, False
-    shown = summary.shown()
-    used = [index for index in range(len(COLUMNS)) if any(row.cells[index] for row in shown)]
-    if console.width < WIDTH:  # where room is scarce, columns that only say zero go
-        used = [index for index in used if any(row.cells[index] not in ("0%", "0") for row in shown)]
-    for index in used:
-        table.add_column(COLUMNS[index], justify="left" if index in _LEFT else "right", no_wrap=index != 2)
-    for row in shown:
-        cells = [Text(row.cells[index]) for index in used]
-        cells[-1].stylize(_COLOURS[row.severity])
-        table.add_row(*cells)
-    console.print(table)
+    table = _table(summary, unsaid=_ZERO if console.width < WIDTH else ())  # where room is scarce
+    console.print(table.rich(fixed=[i for i, name in enumerate(table.header) if name != "raw loss"]))
     for line in _left_out(summary):
         console.print(Text(line))
     console.print(Text(NOTE, style="dim"))
@@ -166,10 +158,6 @@ def _print_rich(summary: Summary, closing: str, console: Console) -> None:
 _LEFT = {0, 1, len(COLUMNS) - 1}
 
 
-def _aligned(cell: str, index: int, width: int) -> str:
-    return cell.ljust(width) if index in _LEFT else cell.rjust(width)
-
-
 def _wrapped(text: str, indent: str = "") -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
@@ -180,7 +168,7 @@ def _left_out(summary: Summary) -> list[str]:
 
 
 def _cells(history: History, name: str, fact: TaskFacts, share: float) -> Iterator[str]:
-    """All but the name and the verdict."""
+    """Yield the cells between the name and the verdict."""
     losses = [loss for loss in history.series("raw_loss", name) if not math.isnan(loss)]
     yield fact.likelihood
     yield f"{losses[0]:.3g} -> {losses[-1]:.3g}{_unit(loss_unit(fact))}" if losses else "none"
@@ -193,14 +181,14 @@ def _cells(history: History, name: str, fact: TaskFacts, share: float) -> Iterat
 
 
 def loss_unit(fact: TaskFacts) -> str:
-    """Of the raw loss; empty where it is unknown."""
+    """Return the unit of the raw loss, or "" if it is unknown."""
     if fact.likelihood in ("softmax", "softmax_exact", "bernoulli"):
         return "nats"
     return {"gaussian": f"{fact.unit}²", "laplace": fact.unit}.get(fact.likelihood, "") if fact.unit else ""
 
 
 def weight_unit(fact: TaskFacts) -> str:
-    """Of the effective weight; empty where it is unknown or has none."""
+    """Return the unit of the effective weight, or "" if it is unknown or has none."""
     return {"gaussian": f"{fact.unit}⁻²", "laplace": f"{fact.unit}⁻¹"}.get(fact.likelihood, "") if fact.unit else ""
 
 
@@ -213,7 +201,7 @@ def _unit(unit: str) -> str:
 
 
 def _digest(found: Sequence[Diagnosis]) -> Iterator[tuple[Severity, str]]:
-    """A text per diagnosis; where many tasks have the same, some are told and the others named."""
+    """Yield a text for each diagnosis. If many tasks have the same one, some are told and the others named."""
     for finding, group in groupby(found, key=lambda each: each.finding):
         same = list(group)
         told, named = (same, []) if len(same) <= NAMED else (same[:1], same[1:])
