@@ -1,1 +1,1 @@
-"""What is made of snapshots for people to look at. It knows :mod:`~lightning_uncertainty.snapshot` and nothing else."""
+"""Histories, pictures and pages for people, made of :mod:`~lightning_uncertainty.snapshot` and nothing else."""

@@ -30,10 +30,10 @@ __all__ = ["diagnose", "shares_at_the_end", "verdicts"]
 
 
 def diagnose(history: History) -> list[Diagnosis]:
-    """All findings, faults first; never empty: that nothing was found is a finding too.
+    """Return all findings, faults first. The list is never empty: that nothing was found is a finding too.
 
     Raises:
-        ValueError: if the history has no points.
+        ValueError: If the history has no points.
     """
     if not len(history):
         raise ValueError("There is nothing to diagnose: the history has no points.")
@@ -46,7 +46,7 @@ def diagnose(history: History) -> list[Diagnosis]:
 
 
 def verdicts(history: History, found: list[Diagnosis]) -> dict[str, str]:
-    """What to say of each task in a few words."""
+    """Return a few words about each task."""
     words: dict[str, list[str]] = {name: [] for name in history.tasks}
     for each in found:
         if each.task is not None:
@@ -67,7 +67,7 @@ _SEVERITIES = ("fault", "look", "fine")
 
 
 def _is_said_already(each: Diagnosis, found: list[Diagnosis]) -> bool:
-    """A weight that explodes also moves or meets its bound; a task that is hardly there also drowns."""
+    """Return whether a louder finding says it: a weight that explodes also moves or meets its bound."""
     others = {other.finding for other in found if other.task == each.task}
     return not others.isdisjoint(_LOUDER.get(each.finding, ()))
 
@@ -111,7 +111,7 @@ def _explodes(history: History) -> _Found:
 
 
 def _gone_to_zero(history: History) -> dict[str, float]:
-    """By how much sigma^-2 grew since the start, for the tasks where it is much because their losses vanish."""
+    """Return the growth of sigma^-2 since the start, of the tasks where it is large because their losses vanish."""
     grown = {}
     for name in _learned(history):
         losses, log_vars = _known(history.series("raw_loss", name)), _known(history.series("log_var", name))
@@ -170,7 +170,7 @@ def _all_equal(history: History) -> _Found:
 
 
 def _weights(history: History, name: str) -> list[float]:
-    """The factors before a loss; 0 as long as there is no s, where what stands there is a placeholder."""
+    """Return the factors before a loss; 0 as long as there is no ``s``, where the factor is a placeholder."""
     weights, log_vars = history.series("factor", name), history.series("log_var", name)
     known = zip(weights, log_vars, strict=True)
     return [0.0 if math.isnan(log_var) and history.facts[name].learned else weight for weight, log_var in known]
@@ -213,7 +213,7 @@ def _known(values: list[float]) -> list[float]:
 
 
 def _at_the_end(history: History, values: list[float], before: int = 0) -> list[float]:
-    """Those of the last tenth of the steps, and so many before them."""
+    """Return the values of the last tenth of the steps, and so many before them."""
     steps = history.steps
     begin = steps[-1] - LAST_PART * (steps[-1] - steps[0])
     first = next(index for index, step in enumerate(steps) if step > begin or index == len(steps) - 1)
@@ -221,7 +221,7 @@ def _at_the_end(history: History, values: list[float], before: int = 0) -> list[
 
 
 def shares_at_the_end(history: History) -> dict[str, float]:
-    """Mean share of each task that has any; none where a negative loss leaves no sum to have a part of."""
+    """Return the mean share of each task at the end; nothing if a negative loss leaves no sum to have a part of."""
     if any(True for _ in _negative_loss(history)):
         return {}
     ends = {name: _known(_at_the_end(history, shares)) for name, shares in history.shares().items()}

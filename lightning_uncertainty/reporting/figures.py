@@ -1,4 +1,4 @@
-"""Pictures of a training. Every plotting function takes an axis, draws on it and returns it.
+"""Pictures of a run. Every plotting function takes an axis, draws on it and returns it.
 
 Few tasks have a line each with its name at the end. Of more, all are drawn thin and grey; of very many, the quantiles
 are; in both, those that end highest and lowest are named. The colours keep a contrast of at least 3 on white and on
@@ -39,18 +39,18 @@ Points = History | Iterable[Snapshot]
 
 
 def plot_weights(axis: Axes, points: Points, *, labels: Mapping[str, str] | None = None) -> Axes:
-    """The effective weight of every task over the steps, logarithmic.
+    """Plot the effective weight of every task over the steps, logarithmic.
 
     Args:
-        axis: what to draw on.
-        points: a history, or snapshots in order of their steps.
-        labels: what to write at the line of a task; by default its name and unit.
+        axis: The axis to draw on.
+        points: A history, or snapshots in order of their steps.
+        labels: Text at the line of a task; by default its name and unit.
 
     Returns:
         ``axis``.
 
     Raises:
-        ValueError: if there are no points.
+        ValueError: If there are no points.
     """
     history = _checked(points)
     units = {name: weight_unit(fact) for name, fact in history.facts.items()}
@@ -61,10 +61,10 @@ def plot_weights(axis: Axes, points: Points, *, labels: Mapping[str, str] | None
 
 
 def plot_sigmas(axis: Axes, points: Points, *, labels: Mapping[str, str] | None = None) -> Axes:
-    """Sigma of every learned task over the steps, logarithmic; arguments as in :func:`plot_weights`.
+    """Plot sigma of every learned task over the steps, logarithmic. The arguments are those of :func:`plot_weights`.
 
     Raises:
-        ValueError: if there are no points.
+        ValueError: If there are no points.
     """
     history = _checked(points)
     units = {name: fact.unit for name, fact in history.facts.items()}
@@ -74,12 +74,12 @@ def plot_sigmas(axis: Axes, points: Points, *, labels: Mapping[str, str] | None 
 
 
 def plot_raw_losses(axis: Axes, points: Points, *, labels: Mapping[str, str] | None = None) -> Axes:
-    """The raw loss of every task over the steps, logarithmic: each point faint, a moving median strong.
+    """Plot the raw loss of every task over the steps, logarithmic: each point faint, a moving median strong.
 
     Arguments as in :func:`plot_weights`.
 
     Raises:
-        ValueError: if there are no points.
+        ValueError: If there are no points.
     """
     history = _checked(points)
     units = {name: loss_unit(fact) for name, fact in history.facts.items()}
@@ -89,12 +89,12 @@ def plot_raw_losses(axis: Axes, points: Points, *, labels: Mapping[str, str] | N
 
 
 def plot_shares(axis: Axes, points: Points, *, labels: Mapping[str, str] | None = None) -> Axes:
-    """Each task's part of the weighted loss over the steps, stacked to 1; of many tasks the largest are named.
+    """Plot each task's part of the weighted loss over the steps, stacked to 1; of many, the largest are named.
 
     Negative parts, of negative losses, are drawn as 0. Other arguments as in :func:`plot_weights`.
 
     Raises:
-        ValueError: if there are no points.
+        ValueError: If there are no points.
     """
     history = _checked(points)
     rows = _stacked(history)
@@ -119,15 +119,15 @@ def plot_shares(axis: Axes, points: Points, *, labels: Mapping[str, str] | None 
 
 
 def overview(points: Points, *, title: str = "Uncertainty weighting") -> Figure:
-    """One page with all four plots, and what the diagnosis says.
+    """Draw one page with all four plots and the first findings.
 
     Args:
-        points: a history, or snapshots in order of their steps.
-        title: above the page.
+        points: A history, or snapshots in order of their steps.
+        title: Title of the page.
 
     Raises:
-        ValueError: if there are no points.
-        MissingExtraError: without matplotlib.
+        ValueError: If there are no points.
+        MissingExtraError: If matplotlib is not installed.
     """
     require("report", "matplotlib")
     from matplotlib.figure import Figure  # not pyplot, which would choose a window system for everyone
@@ -157,8 +157,8 @@ def save_overview(path: Path, points: Points, *, title: str = "Uncertainty weigh
         ``path``.
 
     Raises:
-        ValueError: if there are no points.
-        MissingExtraError: without matplotlib.
+        ValueError: If there are no points.
+        MissingExtraError: If matplotlib is not installed.
     """
     overview(points, title=title).savefig(path, dpi=110)
     return path
@@ -210,7 +210,7 @@ def _plot_tasks(
 
 
 def _plot_quantiles(axis: Axes, steps: Sequence[int], rows: Sequence[Sequence[float]]) -> None:
-    """The median of all tasks at each step, and the bands that hold a half, four fifths and all of them."""
+    """Plot the median of all tasks at each step, and the bands that hold a half, four fifths and all of them."""
     columns = [sorted(value for value in column if value > 0.0) for column in zip(*rows, strict=True)]
     for low, high, alpha in ((0.0, 1.0, 0.15), (0.1, 0.9, 0.2), (0.25, 0.75, 0.25)):
         lower, upper = ([_quantile(column, at) for column in columns] for at in (low, high))
@@ -221,12 +221,12 @@ def _plot_quantiles(axis: Axes, steps: Sequence[int], rows: Sequence[Sequence[fl
 
 
 def _quantile(ordered: Sequence[float], at: float) -> float:
-    """The nearest of the ordered values; NaN if there are none."""
+    """Return the nearest of the ordered values; NaN if there are none."""
     return ordered[round(at * (len(ordered) - 1))] if ordered else math.nan
 
 
 def _extremes(series: Mapping[str, Sequence[float]]) -> list[str]:
-    """Those that end highest, and those that end lowest."""
+    """Return the tasks that end highest, and those that end lowest."""
     ordered = sorted((name for name in series if series[name][-1] > 0.0), key=lambda name: series[name][-1])
     return [*ordered[: -EXTREMES - 1 : -1], *ordered[EXTREMES - 1 :: -1]]
 
@@ -244,7 +244,7 @@ def _dress(axis: Axes, steps: Sequence[float]) -> None:
 
 
 def _moving_median(values: Sequence[float], width: int) -> list[float]:
-    """The median of the values up to ``width`` before and after each, leaving out NaN.
+    """Return the median of the values up to ``width`` before and after each, leaving out NaN.
 
     >>> _moving_median([1.0, 9.0, 2.0, math.nan, 3.0], 1)
     [5.0, 2.0, 5.5, 2.5, 3.0]
@@ -258,13 +258,13 @@ def _moving_median(values: Sequence[float], width: int) -> list[float]:
 
 
 def _halves(history: History) -> tuple[str, str]:
-    """What the tasks are called that are not named: those of the larger half, and those of the smaller."""
+    """Return the labels of the tasks that are not named: the larger half, and the smaller."""
     others = len(history.tasks) - LARGEST
     return f"{others - others // 2} larger", f"{others // 2} smaller"
 
 
 def _stacked(history: History) -> dict[str, list[float]]:
-    """What is stacked, from the bottom: all tasks in their order, or the largest, and the others in two halves."""
+    """Return the areas from the bottom up: all tasks in their order, or the largest and the others in two halves."""
     rows = {name: [share if share > 0.0 else 0.0 for share in row] for name, row in history.shares().items()}
     if len(history) >= SMOOTHED_FROM and len(rows) <= MANY:  # of very many, the sums are smooth
         rows = {name: _moving_median(row, len(history) // 50) for name, row in rows.items()}
@@ -280,7 +280,7 @@ def _stacked(history: History) -> dict[str, list[float]]:
 
 
 def _share_labels(history: History, rows: Mapping[str, Sequence[float]], given: Mapping[str, str]) -> dict[str, str]:
-    """Names with the mean share at the end, the same that the summary has."""
+    """Return the names with the mean share at the end, which is the one in the summary."""
     means = shares_at_the_end(history)
     shares = {name: means.get(name, row[-1]) for name, row in rows.items()}
     return {

@@ -71,8 +71,8 @@ def read_report(path: Path | str, prefix: str = "uncertainty") -> ReportContent:
         prefix: The ``log_prefix`` of the callback. A file of a run has its own.
 
     Raises:
-        FileNotFoundError: if there is nothing at ``path``.
-        NothingToReportError: if nothing there is of this package, or can be read.
+        FileNotFoundError: If there is nothing at ``path``.
+        NothingToReportError: If nothing there is of this package, or can be read.
     """
     path = Path(path)
     if not path.exists():
@@ -110,7 +110,7 @@ class _Search:
         """Return the content of the page.
 
         Raises:
-            NothingToReportError: if there is none.
+            NothingToReportError: If there is none.
         """
         file = self.root / COMPARISON_FILE
         comparison = self.tried(ComparisonFile, file) if file.is_file() else None

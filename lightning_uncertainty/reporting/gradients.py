@@ -1,4 +1,4 @@
-"""What the weights balance: norms and directions of the tasks' gradients, as plain numbers and as pictures."""
+"""The gradients that the weights balance: their norms and directions, as plain numbers and as pictures."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class GradientSnapshot:
     """The gradients of all tasks on the shared parameters, for one optimizer step.
 
     Attributes:
-        step: optimizer steps before it.
-        norms: of the raw loss's gradient, by task; NaN for a task that did not take part.
-        factors: the factor before the raw loss in the total, by task.
-        cosines: of the angle between the gradients of each pair, in the order of the tasks; -1 where they are opposed,
-            NaN where one is zero or missing. Weights do not change it.
+        step: Number of optimizer steps before it.
+        norms: Norm of the gradient of each raw loss, by task; NaN for a task that did not take part.
+        factors: Factor before each raw loss in the total, by task.
+        cosines: Cosine of the angle between the gradients of each pair, in the order of the tasks; -1 where they are
+            opposed, NaN where one is zero or missing. Weights do not change it.
     """
 
     step: int
@@ -50,17 +50,17 @@ class GradientSnapshot:
 
     @property
     def weighted_norms(self) -> dict[str, float]:
-        """Of the task's part of the total, by task."""
+        """The norm of each task's part of the gradient of the total, by task."""
         return {name: self.factors[name] * norm for name, norm in self.norms.items()}
 
     @property
     def lowest_and_mean(self) -> tuple[float, float]:
-        """Of the cosines of all pairs; NaN if none is known."""
+        """The lowest and the mean of the cosines of all pairs; NaN if none is known."""
         known = [cosine for cosine in self.cosines.values() if not math.isnan(cosine)]
         return min(known, default=math.nan), math.fsum(known) / len(known) if known else math.nan
 
     def metrics(self, prefix: str = "gradients") -> dict[str, float]:
-        """Flat, for a logger, always with the same keys.
+        """Return flat values for a logger, always with the same keys.
 
         ``<prefix>/norm/<task>`` (raw), ``<prefix>/weighted/<task>``, ``<prefix>/cosine/lowest`` and
         ``<prefix>/cosine/mean`` over all pairs, and up to 8 tasks ``<prefix>/cosine/<task>,<task>``.
@@ -74,20 +74,20 @@ class GradientSnapshot:
 
 
 def plot_gradient_norms(axis: Axes, snapshots: Sequence[GradientSnapshot], *, weighted: bool = True) -> Axes:
-    """The norm of each task's gradient over the steps, logarithmic.
+    """Plot the norm of each task's gradient over the steps, logarithmic.
 
     More than 8 tasks are drawn grey, but for the three that end highest and the three that end lowest.
 
     Args:
-        axis: what to draw on.
-        snapshots: in order of their steps.
-        weighted: as parts of the total; else of the raw losses.
+        axis: The axis to draw on.
+        snapshots: Snapshots in order of their steps.
+        weighted: True plots the parts of the total, False the gradients of the raw losses.
 
     Returns:
         ``axis``.
 
     Raises:
-        ValueError: if there are no snapshots.
+        ValueError: If there are no snapshots.
     """
     _check(snapshots)
     steps = [snapshot.step for snapshot in snapshots]
@@ -116,19 +116,19 @@ def plot_gradient_norms(axis: Axes, snapshots: Sequence[GradientSnapshot], *, we
 
 
 def plot_cosines(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
-    """The cosine between the gradients of each pair of tasks, mean over ``snapshots``, as a heat map.
+    """Plot the cosine between the gradients of each pair of tasks, mean over ``snapshots``, as a heat map.
 
     Blue pairs pull in the same direction, red ones against each other; a pair that never met is left white.
 
     Args:
-        axis: what to draw on.
-        snapshots: those to average over: all, or the last few.
+        axis: The axis to draw on.
+        snapshots: Snapshots to average over: all, or the last few.
 
     Returns:
         ``axis``.
 
     Raises:
-        ValueError: if there are no snapshots.
+        ValueError: If there are no snapshots.
     """
     _check(snapshots)
     names = _names(snapshots)
@@ -153,17 +153,17 @@ def plot_cosines(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
 
 
 def plot_cosine_range(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
-    """The lowest and the mean cosine of all pairs over the steps; below 0, tasks pull against each other.
+    """Plot the lowest and the mean cosine of all pairs over the steps. Below 0, tasks pull against each other.
 
     Args:
-        axis: what to draw on.
-        snapshots: in order of their steps.
+        axis: The axis to draw on.
+        snapshots: Snapshots in order of their steps.
 
     Returns:
         ``axis``.
 
     Raises:
-        ValueError: if there are no snapshots.
+        ValueError: If there are no snapshots.
     """
     _check(snapshots)
     steps = [snapshot.step for snapshot in snapshots]
@@ -185,7 +185,7 @@ def plot_cosine_range(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes
 
 
 def state_of(snapshots: Sequence[GradientSnapshot]) -> dict[str, Any]:
-    """As tensors, for a checkpoint; only those that have the tasks of the last one."""
+    """Return snapshots as tensors, for a checkpoint; only those that have the tasks of the last one."""
     names = _names(snapshots) if snapshots else []
     kept = [snapshot for snapshot in snapshots if list(snapshot.norms) == names]
     rows = [[*s.norms.values(), *s.factors.values(), *s.cosines.values()] for s in kept]
@@ -193,7 +193,7 @@ def state_of(snapshots: Sequence[GradientSnapshot]) -> dict[str, Any]:
 
 
 def from_state(state: Any) -> list[GradientSnapshot]:
-    """What :func:`state_of` gave."""
+    """Return the snapshots that :func:`state_of` saved."""
     names, size = state["tasks"], len(state["tasks"])
     return [
         GradientSnapshot(
@@ -216,7 +216,7 @@ def _names(snapshots: Sequence[GradientSnapshot]) -> list[str]:
 
 
 def _met(steps: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:
-    """The points of a task: where it took part in every third look, a line still goes through them."""
+    """Return the points of a task without gaps, so that a line goes through them."""
     known = [(step, value) for step, value in zip(steps, values, strict=True) if not math.isnan(value)]
     return [step for step, _ in known], [value for _, value in known]
 
@@ -233,5 +233,5 @@ def _mean_cosine(snapshots: Sequence[GradientSnapshot], one: str, other: str) ->
 
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Each pair once, in the order of the names."""
+    """Return each pair once, in the order of the names."""
     return list(combinations(names, 2))

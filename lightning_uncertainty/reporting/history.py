@@ -70,7 +70,7 @@ class History:
         newest: Step of the newest snapshot that was added, -1 before the first.
 
     Raises:
-        ValueError: if ``capacity`` is less than 2.
+        ValueError: If ``capacity`` is less than 2.
 
     >>> history = History(capacity=4)
     >>> for step in range(1, 12):
@@ -190,7 +190,7 @@ class History:
         """Return one of :data:`QUANTITIES` (or ``"factor"``) of a task at all points; NaN where there is none.
 
         Raises:
-            ValueError: if the task or the quantity is unknown.
+            ValueError: If the task or the quantity is unknown.
         """
         if task not in self.facts:
             raise ValueError(f"There is no task {task!r} in this history. Known: {', '.join(map(repr, self.facts))}.")
@@ -243,7 +243,7 @@ class History:
         """Return the history that :meth:`state_dict` saved.
 
         Raises:
-            ValueError: if ``state`` is not usable.
+            ValueError: If ``state`` is not usable.
         """
         try:
             return cls(capacity)._filled(state)

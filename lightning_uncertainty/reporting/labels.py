@@ -17,7 +17,7 @@ _LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 2, "s
 
 
 def shortened(name: str) -> str:
-    """A long name without its middle, so that it leaves room for what it names.
+    """Return a long name without its middle, so that it leaves room for the plot.
 
     >>> shortened("surface_normals_in_the_frame_of_the_camera")
     'surface_norm…the_camera'
@@ -29,9 +29,9 @@ def label_right(axis: Axes, ends: Mapping[str, tuple[float, float, Any]], labels
     """Write a label beside the axis for each line, with a thin line to its end.
 
     Args:
-        axis: whose limits are final.
-        ends: by task: where its line ends, x and y in data coordinates, and its colour.
-        labels: what to write, by task; by default its name.
+        axis: An axis whose limits are final.
+        ends: End of each line, x and y in data coordinates, and its colour, by task.
+        labels: Text of each label, by task; by default its name.
     """
     to_axes = axis.transData + axis.transAxes.inverted()
     wished = {name: float(to_axes.transform((x, y))[1]) for name, (x, y, _) in ends.items()}
@@ -52,7 +52,7 @@ def label_right(axis: Axes, ends: Mapping[str, tuple[float, float, Any]], labels
 
 
 def spread(wished: Mapping[str, float], gap: float) -> dict[str, float]:
-    """Heights from 0 to 1 in the order of those wished, at least ``gap`` apart (or evenly, if that does not fit).
+    """Return heights from 0 to 1 in the order of those wished, at least ``gap`` apart, or evenly if that does not fit.
 
     >>> {name: round(height, 2) for name, height in spread({"a": 0.5, "b": 0.52, "c": 1.0}, 0.1).items()}
     {'a': 0.46, 'b': 0.56, 'c': 1.0}

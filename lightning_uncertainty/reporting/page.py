@@ -1,4 +1,4 @@
-"""One HTML page with all there is to say of a run, in a single file that needs no network."""
+"""The page of a run or a comparison: one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def build_page(
     gradients: Mapping[str, Sequence[GradientSnapshot]] | None = None,
     comparison: ComparisonFile | None = None,
 ) -> str:
-    """The page as text: what was found, the table of all tasks, and the plots if matplotlib is there.
+    """Return the page as text: the findings, the table of all tasks, and the plots if matplotlib is there.
 
     Args:
-        history: of the run; None if there is only a comparison.
-        title: of the page.
-        notes: what else a reader should know, for example what could not be read.
-        gradients: what gradient views have seen, by what follows the word in the heading: "of encoder".
-        comparison: that the run is part of.
+        history: History of the run; None if there is only a comparison.
+        title: Title of the page.
+        notes: Sentences that a reader should know besides, for example what could not be read.
+        gradients: Snapshots of each GradientView, by the words that its heading ends with: "of encoder".
+        comparison: The comparison that the run is part of, if any.
 
     Raises:
-        ValueError: if the history has no points, or there is neither history nor comparison.
+        ValueError: If the history has no points, or there is neither history nor comparison.
     """
     if history is None and comparison is None:
         raise ValueError("There is nothing to show: neither a history nor a comparison.")
@@ -80,20 +80,20 @@ def build_page(
 
 
 def write_page(path: Path, history: History | None, **options: Any) -> Path:
-    """Write :func:`build_page` with its ``options`` to ``path``, all of it or nothing; the folder exists.
+    """Write :func:`build_page` with its ``options`` to ``path``, whose folder exists: all of it or nothing.
 
     Returns:
         ``path``.
 
     Raises:
-        ValueError: as :func:`build_page` does.
+        ValueError: As :func:`build_page` does.
     """
     write_whole(path, build_page(history, **options))
     return path
 
 
 def is_page(path: Path) -> bool:
-    """Whether a file is a page that was written here."""
+    """Return whether a file is a page that was written by :func:`write_page`."""
     with path.open(encoding="utf-8", errors="replace") as file:
         return _MARK in file.read(1000)
 
@@ -177,7 +177,7 @@ def _plot_raw_norms(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
 
 
 def _thinned(snapshots: Sequence[GradientSnapshot]) -> Sequence[GradientSnapshot]:
-    """Evenly, the first and the last among them."""
+    """Return so many of them that the page stays small: evenly, with the first and the last."""
     most = max(_DRAWN // max(len(snapshots[-1].norms), 1), 2)
     if len(snapshots) <= most:
         return snapshots
@@ -188,7 +188,7 @@ def _thinned(snapshots: Sequence[GradientSnapshot]) -> Sequence[GradientSnapshot
 
 
 def _figures(figures: Iterable[tuple[str, str, Plot, Any]]) -> Iterator[str]:
-    """Of a caption, a label for who cannot see it, what draws it, and of what."""
+    """Yield the figures. Each is given by a caption, a label for those who cannot see it, a plot, and its data."""
     if find_spec("matplotlib") is None:
         yield '<p>The plots need matplotlib: <code>pip install "lightning-uncertainty[report]"</code></p>'
         return
@@ -199,7 +199,7 @@ def _figures(figures: Iterable[tuple[str, str, Plot, Any]]) -> Iterator[str]:
 
 
 def _svg(label: str, plot: Plot, of: Any) -> str:
-    """One plot as inline SVG: text and axes in the colour of the page's text, on the page's paper."""
+    """Return a plot as inline SVG, with text and axes in the colour of the page's text."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -228,5 +228,5 @@ def _arrows(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """With what stands between backticks as code."""
+    """Return the text as HTML, with the words between backticks as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text))

@@ -63,7 +63,7 @@ class RunFile:
         """Return what a run has written to ``path``; None for a file of something else.
 
         Raises:
-            UnusableFileError: if it is not whole, or damaged.
+            UnusableFileError: If it is not whole, or damaged.
         """
         content = _content(path, RUN)
         if content is None:
@@ -114,7 +114,7 @@ class ComparisonFile:
         """Return what ``compare`` has written to ``path``; None for a file of something else.
 
         Raises:
-            UnusableFileError: if it is not whole, or damaged.
+            UnusableFileError: If it is not whole, or damaged.
         """
         content = _content(path, COMPARISON)
         if content is None:
@@ -138,17 +138,23 @@ def _content(path: Path, kind: str) -> Any:
     return content
 
 
-def _plain(value: Any, digits: int = 17) -> Any:
-    """Return plain lists and numbers. Nine digits tell all numbers of single precision apart."""
-    if isinstance(value, torch.Tensor):
-        return _plain(value.tolist(), 9 if value.dtype == torch.float32 else 17)
+def _plain(value: Any) -> Any:
+    """Return a saved state with lists in place of its tensors; what is not finite is None."""
     if isinstance(value, Mapping):
-        return {key: _plain(each, digits) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each, digits) for each in value]
-    if isinstance(value, float):
-        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
-    return value
+        return {key: _plain(each) for key, each in value.items()}
+    if not isinstance(value, torch.Tensor):
+        return value
+    flat = value.flatten().tolist()
+    if value.dtype == torch.float32:  # nine digits tell all numbers of single precision apart
+        flat = [float(f"{number:.9g}") for number in flat]
+    return _nested([number if math.isfinite(number) else None for number in flat], value.shape)
+
+
+def _nested(flat: list[Any], shape: Sequence[int]) -> list[Any]:
+    if len(shape) < 2:
+        return flat
+    size = len(flat) // max(shape[0], 1)
+    return [_nested(flat[start : start + size], shape[1:]) for start in range(0, len(flat), max(size, 1))]
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What some loggers need in their own way: pictures, and the key of the sum of the losses."""
+"""The wishes of single loggers: a picture their own way, and another key for the sum of the losses."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Giver = Callable[[Any, str, Path, int], None]
 
 
 def image_giver(logger: Any) -> Giver | None:
-    """What gives ``logger`` a picture: its arguments are the logger, a key, the file and the step.
+    """Return the function that gives ``logger`` a picture, or None for a logger that takes none.
 
-    None for a logger that takes none. Known by the name of its class, because the classes of ``lightning`` and of
-    ``pytorch_lightning`` differ.
+    Its arguments are the logger, a key, the file and the step. A logger is known by the name of its class, because the
+    classes of ``lightning`` and of ``pytorch_lightning`` differ.
 
     >>> class TensorBoardLogger: ...
     >>> image_giver(TensorBoardLogger()).__name__, image_giver(object())
@@ -25,7 +25,7 @@ def image_giver(logger: Any) -> Giver | None:
 
 
 def metrics_for(logger: Any, metrics: dict[str, float], prefix: str) -> dict[str, float]:
-    """``metrics`` as ``logger`` can store them.
+    """Return ``metrics`` as ``logger`` can store them.
 
     MLflow keeps a file or a folder per key, so ``<prefix>/loss`` cannot be beside ``<prefix>/loss/<task>``: there the
     sum is ``<prefix>/loss_sum``.

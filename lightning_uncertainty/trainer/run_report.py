@@ -58,13 +58,13 @@ class RunReport:
 
     @property
     def history(self) -> History:
-        """All points so far."""
-        # Whoever only reads must not change what is kept; while the first point is on the device, it is the only one.
+        """The history of the run so far. Reading it changes nothing."""
+        # While the first point is on the device, it is the only one.
         return self._history if self._first is None else History.of([self._first()])
 
     @property
     def begun(self) -> bool:
-        """Whether there is a point yet."""
+        """True if there is a point."""
         return self._first is not None or len(self._history) > 0
 
     def begin(self) -> None:
@@ -104,13 +104,13 @@ class RunReport:
 
     def save(self, trainer: Trainer, snapshot: Snapshot) -> None:
         """Write the history with ``snapshot`` as its last point, if it is time to."""
-        if time.monotonic() >= self._next_write:
+        if time.monotonic() >= self._next_write and self._may_write(trainer):
             self._fetch_first()
             self._save(trainer, self._history.ended(snapshot))
 
     def save_what_is_known(self, trainer: Trainer) -> None:
         """Write the points that are on the host, for a run that fails: its device may not answer any more."""
-        if len(self._history):
+        if len(self._history) and self._may_write(trainer):
             self._save(trainer, self._history)
 
     def deliver(self, trainer: Trainer, *, summary: bool, finished: bool = True) -> None:
@@ -131,9 +131,10 @@ class RunReport:
         """Return whether there is anything to say: on the main rank, and not in a run in which Lightning is silent."""
         return trainer.is_global_zero and not is_silent(trainer) and self.begun
 
+    def _may_write(self, trainer: Trainer) -> bool:
+        return self.report and self._may_speak(trainer) and bool(trainer.loggers)
+
     def _save(self, trainer: Trainer, history: History) -> None:
-        if not self.report or not self._may_speak(trainer) or not trainer.loggers:
-            return
         began = time.monotonic()
         folder = self._guarded("history file", lambda: _folder_of(trainer.loggers))
         if folder is not None:
