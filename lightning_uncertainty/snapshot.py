@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from lightning_uncertainty.tasks import Task
+
 __all__ = ["Snapshot", "TaskSnapshot"]
 
 
@@ -50,20 +52,19 @@ class TaskSnapshot:
     more: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, likelihood: str, unit: str, learned: bool, numbers: Mapping[str, float]) -> TaskSnapshot:
+    def of(cls, task: Task, learned: bool, numbers: Mapping[str, float]) -> TaskSnapshot:
         """Return the snapshot of a task from its row of numbers.
 
         Args:
-            likelihood: The short name of the likelihood.
-            unit: The unit of the target.
-            learned: True if the task has a sigma.
+            task: The task.
+            learned: True if it has a sigma.
             numbers: The numbers by the names of the fields; ``at_lower`` and ``at_upper`` in place of ``at_bound``.
                 What has no field here goes into ``more``.
         """
         row = dict(numbers)
         lower, upper, log_var = row.pop("at_lower", 0.0), row.pop("at_upper", 0.0), row["log_var"]
         return cls(
-            likelihood=likelihood,
+            likelihood=task.likelihood.name,
             log_var=row.pop("log_var"),
             sigma=math.exp(0.5 * log_var) if learned else None,
             precision=row.pop("precision"),
@@ -76,7 +77,7 @@ class TaskSnapshot:
             absent=int(row.pop("absent")),
             lowest_loss=row.pop("lowest_loss"),
             cut=bool(row.pop("cut")),
-            unit=unit,
+            unit=task.unit,
             more=row,
         )
 

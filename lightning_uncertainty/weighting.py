@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,17 +10,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_uncertainty._arguments import check_choice, check_steps, lookup, suggest
+from lightning_uncertainty._arguments import check_choice, check_steps, suggest
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.engine.losses import CompiledKeys, RawLosses, SampleCounts, sample_counts
-from lightning_uncertainty.engine.state import EngineState, HostFlags, SavedState, read_state, rows_later, unmatched
-from lightning_uncertainty.engine.total import weighted_sum, within_half
-from lightning_uncertainty.engine.window import LossWindow, WindowMeans, mean_over_ranks
+from lightning_uncertainty.engine.named_values import NamedValues
+from lightning_uncertainty.engine.state import EngineState, HostFlags, SavedState, read_state, rows_later, short_forms
+from lightning_uncertainty.engine.total import raise_if_refused, weighted_sum, within_half
+from lightning_uncertainty.engine.window import LossWindow, mean_over_ranks
 from lightning_uncertainty.findings import findings_of
 from lightning_uncertainty.regularizers import Regularizer
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
-from lightning_uncertainty.strategies import STRATEGIES, Fixed, Strategy, Uncertainty
+from lightning_uncertainty.strategies import STRATEGIES, Fixed, Strategy, Uncertainty, get_strategy
 from lightning_uncertainty.strategies.base import move_tensors
 from lightning_uncertainty.strategies.uncertainty import UncertaintyOptions
 from lightning_uncertainty.tasks import TaskSpecs, parse_tasks
@@ -45,7 +45,7 @@ class WeightingOptions(UncertaintyOptions, total=False):
     process_group: dist.ProcessGroup | None
 
 
-class UncertaintyWeighting:
+class UncertaintyWeighting(NamedValues):
     r"""Weights losses, by default by learned homoscedastic uncertainty.
 
     For losses ``L_k`` and log-variances ``s_k = log sigma_k^2`` it returns
@@ -53,11 +53,8 @@ class UncertaintyWeighting:
     .. math:: \sum_k c_k e^{-r_k s_k} L_k + R(s_k)
 
     [Kendall, Gal, Cipolla, CVPR 2018, equations (3) to (7)], where ``c`` and ``r`` follow from the likelihood of each
-    task (:mod:`~lightning_uncertainty.likelihoods`). It learns ``s`` by its own Adam, one :meth:`step` per optimizer
-    step, from the mean of all losses since the last step, over micro-batches and ranks
-    (:class:`~lightning_uncertainty.strategies.Uncertainty`). The gradient that reaches the network is that of the
-    formula with ``s`` held constant, as in the article. With equal settings ``s`` follows the path of a ``Parameter``
-    in the user's optimizer.
+    task. :class:`~lightning_uncertainty.strategies.Uncertainty` learns ``s`` from the mean of all losses since the last
+    :meth:`step`, over micro-batches and ranks. The network gets the gradient of the formula with ``s`` held constant.
 
     It is no ``nn.Module``: nothing of it is in ``parameters()``, so weight decay, gradient clipping, schedulers,
     precision plugins and sharding strategies cannot touch it. Its state is fp32 whatever the precision of the model.
@@ -113,11 +110,11 @@ class UncertaintyWeighting:
         check_steps("freeze_after", 0 if freeze_after is None else freeze_after)
         self.warmup_steps, self.warmup, self.freeze_after = warmup_steps, warmup, freeze_after
         self.nonfinite, self.process_group = nonfinite, process_group
-        for name in options:
-            if name not in UncertaintyOptions.__annotations__:
-                raise TypeError(f"There is no option {name!r}. {suggest(name, WeightingOptions.__annotations__)}")
+        if unknown := options.keys() - UncertaintyOptions.__annotations__.keys():
+            name = min(unknown)
+            raise TypeError(f"There is no option {name!r}. {suggest(name, WeightingOptions.__annotations__)}")
         uncertainty = Uncertainty(**options)  # its settings are checked, also where another strategy is chosen
-        self.strategy = uncertainty if strategy == "uncertainty" else _made(strategy)
+        self.strategy = uncertainty if strategy == "uncertainty" else get_strategy(strategy)
         self.regularizer: Regularizer = getattr(self.strategy, "regularizer", uncertainty.regularizer)
         self.strategy.bind(tuple(self.tasks.values()))
         self._equal = Fixed()  # the strategy of a warm-up with equal weights
@@ -125,10 +122,8 @@ class UncertaintyWeighting:
 
         self.training = True
         self.observers: list[Callable[[Mapping[str, Tensor | CrossEntropy], Tensor], None]] = []  # of recorded calls
-        self.steps = 0
-        self._frozen = False
-        self._notices = Notices()
-        self._trouble = HostFlags()
+        self.steps, self._frozen = 0, False
+        self._notices, self._trouble = Notices(), HostFlags()
         self._compiled_keys = CompiledKeys(self._notices)
         self._raw_losses = RawLosses(self.tasks, self._notices)
         self._state = self._new_state(len(self.tasks))
@@ -173,7 +168,7 @@ class UncertaintyWeighting:
             offset = torch.where(torch.isfinite(raw_loss.detach().to(torch.float32)), offset, torch.nan)
         total, marked = weighted_sum(raw_loss, factor, offset)
         if self.nonfinite == "raise":
-            self._raise_if_refused(marked, given)
+            raise_if_refused(marked, given, self.tasks, self.steps)
         if recording:
             for observer in self.observers:
                 observer(losses, factor)
@@ -193,11 +188,6 @@ class UncertaintyWeighting:
                 raw_loss = mean_over_ranks(raw_loss, counts, self.process_group)
         return strategy.factors(raw_loss.to(torch.float32))
 
-    def _raise_if_refused(self, marked: Tensor, given: Tensor | None) -> None:
-        refused = (marked.isnan() if given is None else marked.isnan() & given).tolist()
-        if names := [repr(name) for name, yes in zip(self.tasks, refused, strict=True) if yes]:
-            raise FloatingPointError(f"The loss of {', '.join(names)} is NaN or infinite in step {self.steps}.")
-
     # ------------------------------------------------------------------------------------------------ learning
 
     def step(self) -> None:
@@ -207,7 +197,7 @@ class UncertaintyWeighting:
                 self.step()
             return
         means = self._window.close(self.process_group)
-        self._remember(means)
+        self._state.remember(means)
         if not self._warming_up_equal:
             present = self.strategy.start(means.raw_loss, means.present)
             if self.learning:
@@ -216,14 +206,6 @@ class UncertaintyWeighting:
         self._choose()
         if self.steps % _LOOK_EVERY == 0:
             self._look_for_trouble()
-
-    def _remember(self, means: WindowMeans) -> None:
-        """Update the state of the engine by one step."""
-        state, present = self._state, means.present
-        state.raw_loss = torch.where(present, means.raw_loss, state.raw_loss)
-        state.lowest_loss = torch.fmin(state.lowest_loss, state.raw_loss)
-        state.nonfinite += means.refused
-        state.absent += ~present
 
     def _choose(self) -> None:
         """Put the strategy in force, or equal weights while they warm up."""
@@ -245,11 +227,8 @@ class UncertaintyWeighting:
 
     @property
     def _opening(self) -> bool:
-        """True in the first window in which a task can get its start.
-
-        In it the ranks agree on the mean loss of each call, so that they all start with the same weights. It follows
-        from the state, so that a resumed run reduces what the uninterrupted one reduces.
-        """
+        """True in the first window that can start a task: in it the ranks agree on the mean of each call."""
+        # It follows from the state, so that a resumed run reduces what the uninterrupted one reduces.
         return self.steps == (self.warmup_steps if self.warmup == "equal" else 0)
 
     @property
@@ -258,10 +237,7 @@ class UncertaintyWeighting:
         return self._frozen or (self.freeze_after is not None and self.steps >= self.freeze_after)
 
     def freeze(self) -> None:
-        """Keep the weights as they are from now on. The losses are still weighed, logged and counted.
-
-        A task that has no ``s`` yet still starts from its first loss, and then stays there.
-        """
+        """Keep the weights as they are from now on. A task that has no ``s`` yet still starts from its first loss."""
         self._frozen = True
 
     def unfreeze(self) -> None:
@@ -336,58 +312,10 @@ class UncertaintyWeighting:
         learned, steps = self.strategy.learned, self.steps
 
         def read() -> Snapshot:
-            kinds = ((name, task.likelihood.name, task.unit) for name, task in self.tasks.items())
-            table = rows()
-            tasks = {name: TaskSnapshot.of(kind, unit, learned[name], table[name]) for name, kind, unit in kinds}
-            return Snapshot(steps, tasks)
+            numbers = rows().items()
+            return Snapshot(steps, {n: TaskSnapshot.of(self.tasks[n], learned[n], row) for n, row in numbers})
 
         return read
-
-    @property
-    def log_vars(self) -> dict[str, float]:
-        """``s = log sigma^2`` by name, 0 before the first loss; without the fixed tasks. Can be assigned, some or all.
-
-        Raises:
-            ValueError: on assigning to an unknown or fixed task, or a value outside its bounds.
-        """
-        tasks = self.snapshot().tasks.items()
-        return {name: task.log_var for name, task in tasks if task.sigma is not None}
-
-    @log_vars.setter
-    def log_vars(self, values: Mapping[str, float]) -> None:
-        self._assign(values)
-
-    @property
-    def sigmas(self) -> dict[str, float]:
-        """``sigma`` by name, in the unit of the target for a regression; without the fixed tasks. Can be assigned."""
-        tasks = self.snapshot().tasks.items()
-        return {name: task.sigma for name, task in tasks if task.sigma is not None}
-
-    @sigmas.setter
-    def sigmas(self, values: Mapping[str, float]) -> None:
-        self._assign({name: 2.0 * _log("sigma", name, value) for name, value in values.items()})
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Effective ``sigma^-2`` by name (Laplace: ``1 / b``; fixed: the weight). Can be assigned where learned."""
-        return {name: task.precision for name, task in self.snapshot().tasks.items()}
-
-    @weights.setter
-    def weights(self, values: Mapping[str, float]) -> None:
-        rates = {name: task.likelihood.precision_rate or 1.0 for name, task in self.tasks.items()}
-        self._assign({n: -_log("weight", n, value) / rates.get(n, 1.0) for n, value in values.items()})
-
-    def fixed_weights(self) -> dict[str, float]:
-        """Return the factors as they are now, to be used as ``tasks`` of a run that learns none.
-
-        For an exact softmax, which has no such factor, it is that of its approximation, equation (6).
-
-        >>> from lightning_uncertainty import UncertaintyWeighting
-        >>> UncertaintyWeighting(UncertaintyWeighting({"depth": "gaussian"}, init=0.0).fixed_weights()).weights
-        {'depth': 0.5}
-        """
-        tasks = self.snapshot().tasks.items()
-        return {n: t.precision if self.tasks[n].likelihood.tempered else t.factor for n, t in tasks}
 
     @torch.inference_mode(False)
     def _assign(self, log_vars: Mapping[str, float]) -> None:
@@ -420,12 +348,9 @@ class UncertaintyWeighting:
         return twin
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on, by task name, on the CPU; it loads with ``weights_only=True``.
-
-        The losses since the last step are not part of it, as gradients are not part of a model's.
-        """
+        """Return what the next step depends on, by task, on the CPU. Losses since the last step are no part of it."""
         tensors = {**self._state.tensors(), **self.strategy.state.tensors()}
-        forms, regularizer = self._short_forms(), self.regularizer.name
+        forms, regularizer = short_forms(self.tasks), self.regularizer.name
         return SavedState(forms, self.strategy.name, regularizer, self.steps, self._frozen, tensors).written()
 
     @torch.inference_mode(False)
@@ -437,13 +362,10 @@ class UncertaintyWeighting:
             ValueError: if ``state`` is not usable; then nothing was loaded.
         """
         saved = read_state(state, self._state, (self.strategy.name, self.strategy.state))
-        self._warn_of_differences(saved)
-        matched = [name for name, form in self._short_forms().items() if saved.tasks.get(name) == form]
-        here = torch.tensor([self.task_names.index(name) for name in matched], dtype=torch.long)
-        there = torch.tensor([list(saved.tasks).index(name) for name in matched], dtype=torch.long)
-        for key, tensor in {**self._state.tensors(), **self.strategy.state.tensors()}.items():
-            if key in saved.tensors:
-                tensor[here.to(tensor.device)] = saved.tensors[key].cpu()[there].to(tensor)
+        forms = short_forms(self.tasks)
+        for subject, sentence in saved.differences(forms, self.strategy.name, self.regularizer.name):
+            self._notices.warn(subject, sentence)
+        saved.copy_to({**self._state.tensors(), **self.strategy.state.tensors()}, forms)
         for name, moved in zip(self.tasks, self.strategy.restored().tolist(), strict=True):
             if moved:
                 self._notices.warn(
@@ -456,52 +378,23 @@ class UncertaintyWeighting:
         self._choose()
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> UncertaintyWeighting:
-        """Return an engine with the tasks, strategy, regulariser and values of ``state``, and else default options.
+    def from_state_dict(cls, state: Mapping[str, Any], tasks: TaskSpecs | None = None) -> UncertaintyWeighting:
+        """Return an engine with the strategy, the regulariser and the values of ``state``, and else default options.
+
+        Args:
+            state: The state that :meth:`state_dict` returned.
+            tasks: The tasks, which may have changed since; by default those of ``state``.
 
         Raises:
-            ValueError: if ``state`` is not usable, or has a likelihood or a strategy that is not one of this package.
+            ValueError: if ``state`` is not usable, or has a likelihood that is not one of this package.
         """
         saved = read_state(state)
-        weighting = cls(saved.tasks, strategy=saved.strategy, regularizer=saved.regularizer)
+        strategy = saved.strategy if saved.strategy in STRATEGIES else "fixed"  # one's own is known by its name only
+        weighting = cls(tasks or saved.tasks, strategy=strategy, regularizer=saved.regularizer)
         weighting.load_state_dict(state)
         return weighting
-
-    def _short_forms(self) -> dict[str, str | float]:
-        """Return what :func:`parse_tasks` would make these tasks of."""
-        kinds = {name: task.likelihood for name, task in self.tasks.items()}
-        return {name: kind.name if kind.learned else kind.coefficient for name, kind in kinds.items()}
-
-    def _warn_of_differences(self, saved: SavedState) -> None:
-        if saved.strategy != self.strategy.name:
-            self._notices.warn(
-                "strategy",
-                f"The checkpoint was trained with strategy={saved.strategy!r}, and this is {self.strategy.name!r}: it "
-                "starts anew.",
-            )
-        for name, sentence in unmatched(saved.tasks, self._short_forms()).items():
-            self._notices.warn(f"unmatched {name}", sentence)
-        if saved.regularizer != self.regularizer.name:
-            self._notices.warn(
-                "regularizer",
-                f"The checkpoint was trained with regularizer={saved.regularizer!r}, and this is "
-                f"{self.regularizer.name!r}: sigma will move to another optimum.",
-            )
 
 
 # At run time the options are untyped: jsonargparse then follows them to the signature of Uncertainty, which also has
 # their defaults. What it makes of a TypedDict has none (4.53), or cannot be parsed (4.39).
 UncertaintyWeighting.__init__.__annotations__["options"] = Any
-
-
-def _made(strategy: str | Strategy) -> Strategy:
-    """Return a strategy of one's own, which no other engine shares."""
-    if isinstance(strategy, Strategy):
-        return copy.deepcopy(strategy)
-    return lookup("strategy", strategy, STRATEGIES)()
-
-
-def _log(what: str, name: str, value: float) -> float:
-    if not value > 0.0:
-        raise ValueError(f"The {what} of task {name!r} must be positive; got {value}.")
-    return math.log(value)

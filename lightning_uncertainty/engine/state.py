@@ -7,14 +7,17 @@ form is plain: tensors by field and tasks by name, nothing pickled as an object.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["EngineState", "HostFlags", "SavedState", "TaskTensors", "read_state", "rows_later", "unmatched"]
+from lightning_uncertainty.engine.window import WindowMeans
+from lightning_uncertainty.tasks import Task
+
+__all__ = ["EngineState", "HostFlags", "SavedState", "TaskTensors", "read_state", "rows_later", "short_forms"]
 
 
 @dataclass
@@ -96,10 +99,23 @@ class EngineState(TaskTensors):
             cut=torch.zeros(size, dtype=torch.bool),
         )
 
+    def remember(self, means: WindowMeans) -> None:
+        """Update by one step."""
+        self.raw_loss = torch.where(means.present, means.raw_loss, self.raw_loss)
+        self.lowest_loss = torch.fmin(self.lowest_loss, self.raw_loss)
+        self.nonfinite += means.refused
+        self.absent += ~means.present
+
 
 # ---------------------------------------------------------------------------------------------------- the saved form
 
 VERSION = 1
+
+
+def short_forms(tasks: Mapping[str, Task]) -> dict[str, str | float]:
+    """Return what :func:`~lightning_uncertainty.tasks.parse_tasks` would make these tasks of."""
+    kinds = {name: task.likelihood for name, task in tasks.items()}
+    return {name: kind.name if kind.learned else kind.coefficient for name, kind in kinds.items()}
 
 
 @dataclass(frozen=True)
@@ -135,21 +151,50 @@ class SavedState:
             **{key: tensor.detach().to("cpu", copy=True) for key, tensor in self.tensors.items()},
         }
 
+    def copy_to(self, tensors: Mapping[str, Tensor], forms: Mapping[str, str | float]) -> None:
+        """Copy the entries of the tasks that are of the same name and kind into ``tensors``.
 
-def unmatched(saved: Mapping[str, str | float], present: Mapping[str, str | float]) -> dict[str, str]:
-    """A sentence for each task whose sigma cannot be restored, because it is not on both sides or is another kind."""
-    sentences = {}
-    for name in dict.fromkeys([*saved, *present]):
-        if name not in present:
-            sentences[name] = f"Task {name!r} is in the checkpoint but not among the tasks: its sigma was dropped."
-        elif name not in saved:
-            sentences[name] = f"Task {name!r} is not in the checkpoint: its sigma was not restored."
-        elif saved[name] != present[name]:
-            sentences[name] = (
-                f"Task {name!r} was {saved[name]!r} in the checkpoint and is {present[name]!r} now: "
-                "its sigma was not restored."
+        Args:
+            tensors: The tensors by field, each with one entry per task of ``forms``.
+            forms: The short forms of the present likelihoods, by task.
+        """
+        present, saved = list(forms), list(self.tasks)
+        matched = [name for name, form in forms.items() if self.tasks.get(name) == form]
+        here = torch.tensor([present.index(name) for name in matched], dtype=torch.long)
+        there = torch.tensor([saved.index(name) for name in matched], dtype=torch.long)
+        for key, tensor in tensors.items():
+            if key in self.tensors:
+                tensor[here.to(tensor.device)] = self.tensors[key].cpu()[there].to(tensor)
+
+    def differences(
+        self, forms: Mapping[str, str | float], strategy: str, regularizer: str
+    ) -> Iterator[tuple[str, str]]:
+        """Yield subject and sentence for all that cannot be restored, or goes on in another way."""
+        if self.strategy != strategy:
+            yield (
+                "strategy",
+                f"The checkpoint was trained with strategy={self.strategy!r}, and this is {strategy!r}: it starts "
+                "anew.",
             )
-    return sentences
+        for name in dict.fromkeys([*self.tasks, *forms]):
+            if name not in forms:
+                sentence = f"Task {name!r} is in the checkpoint but not among the tasks: its sigma was dropped."
+            elif name not in self.tasks:
+                sentence = f"Task {name!r} is not in the checkpoint: its sigma was not restored."
+            elif self.tasks[name] != forms[name]:
+                sentence = (
+                    f"Task {name!r} was {self.tasks[name]!r} in the checkpoint and is {forms[name]!r} now: "
+                    "its sigma was not restored."
+                )
+            else:
+                continue
+            yield f"unmatched {name}", sentence
+        if self.regularizer != regularizer:
+            yield (
+                "regularizer",
+                f"The checkpoint was trained with regularizer={self.regularizer!r}, and this is {regularizer!r}: sigma "
+                "will move to another optimum.",
+            )
 
 
 def read_state(

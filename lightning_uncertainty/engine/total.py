@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
-__all__ = ["plain_weighted_sum", "weighted_sum", "within_half"]
+__all__ = ["plain_weighted_sum", "raise_if_refused", "weighted_sum", "within_half"]
 
 _HALF_MAX = torch.finfo(torch.float16).max
 
@@ -61,3 +63,20 @@ def within_half(factor: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     """
     beyond = half & (factor > _HALF_MAX)
     return torch.where(beyond, _HALF_MAX, factor), beyond
+
+
+def raise_if_refused(marked: Tensor, given: Tensor | None, names: Iterable[str], step: int) -> None:
+    """Raise if a loss that was given sat out, which costs a host synchronisation.
+
+    Args:
+        marked: The mark of :func:`weighted_sum`, of shape (K,).
+        given: bool, of shape (K,): False for tasks that were left out; None for none.
+        names: The names of the tasks.
+        step: The number of optimizer steps so far.
+
+    Raises:
+        FloatingPointError: if a loss is NaN or infinite.
+    """
+    refused = (marked.isnan() if given is None else marked.isnan() & given).tolist()
+    if found := [repr(name) for name, yes in zip(names, refused, strict=True) if yes]:
+        raise FloatingPointError(f"The loss of {', '.join(found)} is NaN or infinite in step {step}.")

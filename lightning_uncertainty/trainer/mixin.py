@@ -138,8 +138,5 @@ class UncertaintyMixin(CanWeigh, _Base):
         if attached_weighting(self) is not None:
             self.uncertainty.load_state_dict(state)
             return
-        weighting = UncertaintyWeighting.from_state_dict(state)
-        if hasattr(self, "tasks"):  # they may have changed since
-            weighting = UncertaintyWeighting(self.tasks, regularizer=weighting.regularizer)
-            weighting.load_state_dict(state)
-        attach_weighting(self, weighting)
+        # The tasks of the class may have changed since.
+        attach_weighting(self, UncertaintyWeighting.from_state_dict(state, getattr(self, "tasks", None)))

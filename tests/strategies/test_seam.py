@@ -165,18 +165,18 @@ def test_in_a_trainer_it_learns_from_steps_and_ends_of_epochs_unless_frozen(tmp_
 
 @dataclass
 class Remembering(EngineState):
+    """One more number of each task: a field, and how a step changes it; its first value is said where it is made."""
+
     highest_loss: torch.Tensor
+
+    def remember(self, means):
+        super().remember(means)
+        self.highest_loss = torch.fmax(self.highest_loss, self.raw_loss)
 
 
 class Weighting(UncertaintyWeighting):
-    """Remembers one more number of each task: a field, its first value, and how a step changes it."""
-
     def _new_state(self, size):
         return Remembering(**super()._new_state(size).tensors(), highest_loss=torch.zeros(size))
-
-    def _remember(self, means):
-        super()._remember(means)
-        self._state.highest_loss = torch.fmax(self._state.highest_loss, self._state.raw_loss)
 
 
 def test_one_more_quantity_is_found_in_checkpoint_snapshot_and_after_moving():

@@ -1,0 +1,77 @@
+"""The values of the tasks for people: dicts by name, to be read and to be set."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from lightning_uncertainty.snapshot import Snapshot
+from lightning_uncertainty.tasks import Task
+
+__all__ = ["NamedValues"]
+
+
+class NamedValues(ABC):
+    """The dicts by task name of :class:`~lightning_uncertainty.UncertaintyWeighting`. A read is one host transfer."""
+
+    tasks: dict[str, Task]
+
+    @abstractmethod
+    def snapshot(self) -> Snapshot:
+        """Return plain numbers of all tasks as they are now."""
+
+    @abstractmethod
+    def _assign(self, log_vars: Mapping[str, float]) -> None: ...
+
+    @property
+    def log_vars(self) -> dict[str, float]:
+        """``s = log sigma^2`` by name, 0 before the first loss; without the fixed tasks. Can be assigned, some or all.
+
+        Raises:
+            ValueError: on assigning to an unknown or fixed task, or a value outside its bounds.
+        """
+        tasks = self.snapshot().tasks.items()
+        return {name: task.log_var for name, task in tasks if task.sigma is not None}
+
+    @log_vars.setter
+    def log_vars(self, values: Mapping[str, float]) -> None:
+        self._assign(values)
+
+    @property
+    def sigmas(self) -> dict[str, float]:
+        """``sigma`` by name, in the unit of the target for a regression; without the fixed tasks. Can be assigned."""
+        tasks = self.snapshot().tasks.items()
+        return {name: task.sigma for name, task in tasks if task.sigma is not None}
+
+    @sigmas.setter
+    def sigmas(self, values: Mapping[str, float]) -> None:
+        self._assign({name: 2.0 * _log("sigma", name, value) for name, value in values.items()})
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Effective ``sigma^-2`` by name (Laplace: ``1 / b``; fixed: the weight). Can be assigned where learned."""
+        return {name: task.precision for name, task in self.snapshot().tasks.items()}
+
+    @weights.setter
+    def weights(self, values: Mapping[str, float]) -> None:
+        rates = {name: task.likelihood.precision_rate or 1.0 for name, task in self.tasks.items()}
+        self._assign({n: -_log("weight", n, value) / rates.get(n, 1.0) for n, value in values.items()})
+
+    def fixed_weights(self) -> dict[str, float]:
+        """Return the factors as they are now, to be used as ``tasks`` of a run that learns none.
+
+        For an exact softmax, which has no such factor, it is that of its approximation, equation (6).
+
+        >>> from lightning_uncertainty import UncertaintyWeighting
+        >>> UncertaintyWeighting(UncertaintyWeighting({"depth": "gaussian"}, init=0.0).fixed_weights()).weights
+        {'depth': 0.5}
+        """
+        tasks = self.snapshot().tasks.items()
+        return {n: t.precision if self.tasks[n].likelihood.tempered else t.factor for n, t in tasks}
+
+
+def _log(what: str, name: str, value: float) -> float:
+    if not value > 0.0:
+        raise ValueError(f"The {what} of task {name!r} must be positive; got {value}.")
+    return math.log(value)
