@@ -22,6 +22,11 @@ KEYS = {
 }
 
 
+def logged_fit(folder, module=None, **options):
+    """Train without a report, which takes longer than the training, and of which nothing is said here."""
+    return fit(folder, module, callback=UncertaintyCallback(report=False), **options)
+
+
 def rows(logger):
     """The rows of a CSV file that hold our keys, by step."""
     with open(f"{logger.log_dir}/metrics.csv") as file:
@@ -36,7 +41,7 @@ def events(logger):
 
 def test_csv_and_tensorboard_hold_the_same_keys_steps_and_values(tmp_path):
     loggers = [CSVLogger(tmp_path, "csv"), TensorBoardLogger(tmp_path, "tb")]
-    fit(tmp_path, logger=loggers, log_every_n_steps=10)
+    logged_fit(tmp_path, logger=loggers, log_every_n_steps=10)
     table, series = rows(loggers[0]), events(loggers[1])
     assert series.keys() >= KEYS
     for key in KEYS:
@@ -55,7 +60,7 @@ def test_logged_values_are_those_of_the_run(tmp_path):
             return self.weigh(losses)
 
     logger = CSVLogger(tmp_path)
-    module, _ = fit(tmp_path, Recorder(), logger=logger, log_every_n_steps=1)
+    module, _ = logged_fit(tmp_path, Recorder(), logger=logger, log_every_n_steps=1)
     table = rows(logger)
     assert list(table) == list(range(48))
     for step, losses in enumerate(module.seen):
@@ -81,7 +86,7 @@ def test_steps_line_up_with_those_of_lightning(tmp_path, accumulate):
             return super().training_step(batch, batch_idx)
 
     logger = TensorBoardLogger(tmp_path)
-    fit(tmp_path, Logs(), logger=logger, log_every_n_steps=2, accumulate_grad_batches=accumulate)
+    logged_fit(tmp_path, Logs(), logger=logger, log_every_n_steps=2, accumulate_grad_batches=accumulate)
     series = events(logger)
     assert series["uncertainty/loss"].keys() == series["mine"].keys()
 
@@ -104,7 +109,7 @@ def test_steps_line_up_with_those_of_lightning_under_manual_optimisation(tmp_pat
             return [torch.optim.SGD([parameter], lr=0.01) for parameter in self.parameters()]
 
     logger = TensorBoardLogger(tmp_path)
-    fit(tmp_path, Manual(), logger=logger, log_every_n_steps=5)
+    logged_fit(tmp_path, Manual(), logger=logger, log_every_n_steps=5)
     series = events(logger)
     assert series["uncertainty/loss"].keys() == series["mine"].keys()
 
@@ -118,7 +123,7 @@ def test_the_keys_stay_the_same_when_a_task_is_missing_or_comes_late(tmp_path):
             return self.weigh(losses)
 
     logger = CSVLogger(tmp_path)
-    fit(tmp_path, Late(), logger=logger, log_every_n_steps=1)
+    logged_fit(tmp_path, Late(), logger=logger, log_every_n_steps=1)
     table = rows(logger)
     assert math.isnan(float(table[4]["uncertainty/loss/b"]))
     assert float(table[4]["uncertainty/loss"]) == float(table[4]["uncertainty/loss/a"])
@@ -166,5 +171,5 @@ def test_a_run_that_is_stopped_logs_its_last_step(tmp_path):
             return super().training_step(batch, batch_idx)
 
     logger = CSVLogger(tmp_path)
-    fit(tmp_path, Stops(), logger=logger, log_every_n_steps=50)
+    logged_fit(tmp_path, Stops(), logger=logger, log_every_n_steps=50)
     assert list(rows(logger)) == [6]
