@@ -185,22 +185,22 @@ class UncertaintyCallback(packages.CallbackBase):
         """Stop recording losses; step the weights if an optimizer has stepped, and log if the Trainer logs."""
         self.weighting.eval()
         self._step_if_due(trainer)
+        self._log_if_due(trainer)
+
+    def _step_if_due(self, trainer: Trainer) -> None:
+        # Right for accumulation, for several optimizers under manual optimisation, and for DeepSpeed, where
+        # on_before_optimizer_step is called for every micro-batch.
+        if trainer.global_step != self._stepped_at:
+            self._stepped_at = trainer.global_step
+            self.weighting.step()
+
+    def _log_if_due(self, trainer: Trainer) -> None:
         if packages.logs_now(trainer, self._batch_began_at):
             self._log(trainer)
         elif trainer.is_last_batch:
             self._report.record(self._publish_current(trainer))
         elif self.weighting.steps > 0 and not self._report.begun:
             self._report.record_later(self.weighting.snapshot_later())
-
-    def _step_if_due(self, trainer: Trainer) -> None:
-        """Step the weights if the network has stepped.
-
-        Right for accumulation, for several optimizers under manual optimisation, and for DeepSpeed, where
-        on_before_optimizer_step is called for every micro-batch.
-        """
-        if trainer.global_step != self._stepped_at:
-            self._stepped_at = trainer.global_step
-            self.weighting.step()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Publish the current weights, on which others decide after a validation. Write the history of a fit."""
@@ -229,12 +229,8 @@ class UncertaintyCallback(packages.CallbackBase):
         with contextlib.suppress(Exception):  # what the user has to see is what went wrong first
             self.catch_up()
         with contextlib.suppress(Exception):
-            if isinstance(exception, KeyboardInterrupt) and self._trainer is not None:
-                # Who interrupts a run wants to know how it stands.
-                self._report.end(self.weighting.snapshot())
-                self._report.deliver(trainer, summary=self.summary, finished=False)
-            elif self._trainer is not None:
-                self._report.save_what_is_known(trainer)
+            if self._trainer is not None:
+                self._report.fail(trainer, exception, self.weighting.snapshot, summary=self.summary)
         self._detach(pl_module)
 
     # ------------------------------------------------------------------------------------------------ logging

@@ -108,9 +108,21 @@ class RunReport:
             self._fetch_first()
             self._save(trainer, self._history.ended(snapshot))
 
-    def save_what_is_known(self, trainer: Trainer) -> None:
-        """Write the points that are on the host, for a run that fails: its device may not answer any more."""
-        if len(self._history) and self._may_write(trainer):
+    def fail(
+        self, trainer: Trainer, exception: BaseException, snapshot: Callable[[], Snapshot], *, summary: bool
+    ) -> None:
+        """Deliver what there is of a run that was interrupted; of one that failed, write the history only.
+
+        Args:
+            trainer: The Trainer of the run.
+            exception: The exception that ended it.
+            snapshot: A function that takes the last snapshot.
+            summary: Whether to print the summary of a run that was interrupted.
+        """
+        if isinstance(exception, KeyboardInterrupt):  # who does that wants to know how it stands
+            self.end(snapshot())
+            self.deliver(trainer, summary=summary, finished=False)
+        elif len(self._history) and self._may_write(trainer):  # as the device may not answer any more
             self._save(trainer, self._history)
 
     def deliver(self, trainer: Trainer, *, summary: bool, finished: bool = True) -> None:

@@ -21,6 +21,7 @@ from lightning_uncertainty import (
 from lightning_uncertainty.strategies import Uncertainty
 from lightning_uncertainty.weighting import WeightingOptions
 from tests.models import TASKS, Plain, Returned, Validated, Weighed, batches, fit, trainer
+from tests.trainer.test_matrix import difference
 
 # ---------------------------------------------------------------------------------------------------- both ways
 
@@ -405,3 +406,28 @@ def test_type_checkers_know_every_option_of_the_engine():
 def test_an_unknown_option_is_refused_with_the_closest_one():
     with pytest.raises(TypeError, match=r"no option 'warm_up'. Did you mean 'warmup'\? Known: "):
         UncertaintyCallback({"a": "gaussian"}, warm_up="equal")
+
+
+def test_reading_the_callback_while_it_trains_changes_nothing_and_warns_of_nothing(tmp_path):
+    """In each batch, from the first; warnings are errors here."""
+
+    class Reads(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            for _ in range(2):
+                before = [len(mine.history), mine.history.steps, mine.history.state_dict()]
+                _ = mine.weighting.weights, mine.weighting.sigmas, mine.weighting.snapshot(), mine.state_key
+                assert difference(before, [len(mine.history), mine.history.steps, mine.history.state_dict()]) is None
+
+    class Late(Weighed):
+        """A finding from the start: one task is NaN."""
+
+        def losses(self, batch):
+            return {**super().losses(batch), "b": self.net(batch[0][:0])[:, 1].abs().mean()}
+
+    mine, unread = UncertaintyCallback(log_prefix="mtl"), UncertaintyCallback(log_prefix="mtl")
+    with pytest.warns(UncertaintyWarning, match="NaN or infinite") as with_reader:
+        fit(tmp_path, Late(), callback=mine, callbacks=[Reads()], log_every_n_steps=7)
+    with pytest.warns(UncertaintyWarning, match="NaN or infinite") as without:
+        fit(tmp_path, Late(), callback=unread, log_every_n_steps=7)
+    assert difference(mine.state_dict(), unread.state_dict()) is None
+    assert [str(warning.message) for warning in with_reader] == [str(warning.message) for warning in without]
