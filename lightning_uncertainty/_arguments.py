@@ -25,7 +25,7 @@ def check_steps(name: str, value: object) -> None:
 
 
 def check_number(name: str, value: object, *, above: float = -math.inf, below: float = math.inf) -> float:
-    """``value`` as a float that is finite and lies in [above, below)."""
+    """Return ``value`` as a float that is finite and lies in [above, below)."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and above <= value < below):  # type: ignore[arg-type, operator]
         limits = f" of at least {above:g}" if above > -math.inf else ""
@@ -35,7 +35,7 @@ def check_number(name: str, value: object, *, above: float = -math.inf, below: f
 
 
 def check_init(init: object) -> float | Literal["auto"]:
-    """``init`` as a float or ``"auto"``."""
+    """Return ``init`` as a float or ``"auto"``."""
     if init == "auto":
         return "auto"
     try:
@@ -45,7 +45,7 @@ def check_init(init: object) -> float | Literal["auto"]:
 
 
 def check_bounds(bounds: object) -> tuple[float, float]:
-    """``bounds`` as two ordered floats."""
+    """Return ``bounds`` as two ordered floats."""
     if isinstance(bounds, Iterable) and not isinstance(bounds, str):
         lowest_highest = tuple(bounds)
         numbers = all(isinstance(bound, (int, float)) for bound in lowest_highest)
@@ -58,14 +58,14 @@ T = TypeVar("T")
 
 
 def lookup(kind: str, name: object, known: Mapping[str, T]) -> T:
-    """``known[name]``, or a ``ValueError`` that lists the known names and the closest one."""
+    """Return ``known[name]``, or raise a ``ValueError`` that lists the known names and the closest one."""
     if isinstance(name, str) and name in known:
         return known[name]
     raise ValueError(f"Unknown {kind} {name!r}. {suggest(name, known)}")
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
-    """A sentence that lists the known names, led by the closest one.
+    """Return a sentence that lists the known names, led by the closest one.
 
     >>> suggest("dpth", ["depth", "normals"])
     "Did you mean 'depth'? Known: 'depth', 'normals'."
@@ -77,7 +77,7 @@ def suggest(name: object, known: Iterable[str]) -> str:
 
 
 def file_stem(key: str) -> str:
-    """A logger's key as part of the name of a file.
+    """Return a logger's key as part of the name of a file.
 
     >>> file_stem("train/mtl")
     'train_mtl'
@@ -93,8 +93,8 @@ def require(extra: str, *modules: str) -> None:
     """Make sure that ``modules`` can be imported, without importing them.
 
     Args:
-        extra: the extra of this package that brings them.
-        modules: top-level names.
+        extra: The extra of this package that brings them.
+        modules: The top-level names.
 
     Raises:
         MissingExtraError: if one cannot.

@@ -23,11 +23,11 @@ class CrossEntropy:
     Arguments mean what they mean in :func:`torch.nn.functional.cross_entropy`, with ``reduction="mean"``.
 
     Args:
-        logits: ``z``, of shape (N, C), (N, C, d1, ...) or (C,).
-        target: class indices of shape (N,), (N, d1, ...) or (), or class probabilities of the shape of ``logits``.
-        weight: one weight per class, of shape (C,).
-        ignore_index: targets of this index take no part (class indices only).
-        label_smoothing: between 0 and 1.
+        logits: The logits ``z``, of shape (N, C), (N, C, d1, ...) or (C,).
+        target: Class indices of shape (N,), (N, d1, ...) or (), or class probabilities of the shape of ``logits``.
+        weight: One weight per class, of shape (C,).
+        ignore_index: The index of targets that take no part (class indices only).
+        label_smoothing: A number between 0 and 1.
 
     Raises:
         ValueError: if there are no logits of floating point, or ``label_smoothing`` is outside [0, 1].
@@ -50,7 +50,7 @@ class CrossEntropy:
             raise ValueError(f"label_smoothing must be between 0 and 1; got {self.label_smoothing}.")
 
     def loss(self, log_var: Tensor) -> Tensor:
-        """``CE(z exp(-s), y)``, a scalar in nats; ``log_var`` is a scalar and gets no gradient."""
+        """Return ``CE(z exp(-s), y)``, a scalar in nats; ``log_var`` is a scalar and gets no gradient."""
         return F.cross_entropy(
             self._tempered(log_var),
             self.target,
@@ -60,7 +60,7 @@ class CrossEntropy:
         )
 
     def slope(self, log_var: Tensor) -> Tensor:
-        """The derivative of the loss with respect to ``s``, a scalar without a graph.
+        """Return the derivative of the loss with respect to ``s``, a scalar without a graph.
 
         The cross entropy is linear in the log-probabilities ``u - logsumexp(u)`` with ``u = z exp(-s)``, and their
         derivative with respect to ``s`` is ``E_p[u] - u``: so it is the same weighted mean, of another score.
@@ -79,7 +79,7 @@ class CrossEntropy:
         return logits * torch.exp(-log_var.detach())
 
     def _weighted_mean(self, score: Tensor, class_dim: int) -> Tensor:
-        """The cross entropy with any ``score`` in place of the log-probabilities."""
+        """Return the cross entropy with any ``score`` in place of the log-probabilities."""
         num_classes = score.shape[class_dim]
         shape = [num_classes if dim == class_dim else 1 for dim in range(score.dim())]
         class_weight = (score.new_ones(num_classes) if self.weight is None else self.weight.to(score)).view(shape)

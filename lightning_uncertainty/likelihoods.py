@@ -1,4 +1,4 @@
-r"""What a task's loss says about its noise.
+r"""The likelihoods: each says how a task's loss follows from the noise of the task.
 
 Every likelihood turns the raw loss ``L`` of a task into the term
 

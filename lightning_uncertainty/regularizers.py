@@ -23,23 +23,23 @@ class Regularizer(ABC):
 
     name: ClassVar[str]
     linear: ClassVar[bool] = False
-    """Whether ``R(s)`` is its derivative, a constant, times ``s``: then neither needs to be computed anew."""
+    """True if ``R(s)`` is its derivative, a constant, times ``s``: then neither needs to be computed anew."""
 
     @abstractmethod
     def value(self, log_var: Tensor) -> Tensor:
-        """``R(s)``."""
+        """Return ``R(s)``."""
 
     @abstractmethod
     def derivative(self, log_var: Tensor) -> Tensor:
-        """``dR/ds``."""
+        """Return ``dR/ds``."""
 
     @abstractmethod
     def balance(self, log_pull: Tensor, rate: Tensor) -> Tensor:
-        """The ``s`` that solves ``exp(log_pull) exp(-rate s) = dR/ds``.
+        """Return the ``s`` that solves ``exp(log_pull) exp(-rate s) = dR/ds``.
 
         Args:
-            log_pull: ``log(c r L)``, the logarithm of the pull of the loss at ``s = 0``.
-            rate: ``r``, the rate at which the weight falls with ``s``.
+            log_pull: The logarithm ``log(c r L)`` of the pull of the loss at ``s = 0``.
+            rate: The rate ``r`` at which the weight falls with ``s``.
         """
 
 
@@ -105,8 +105,9 @@ class Log1pVar(Regularizer):
         return torch.sigmoid(log_var)
 
     def balance(self, log_pull: Tensor, rate: Tensor) -> Tensor:
-        """With A = exp(log_pull): rate 1 gives x^2 = A (1 + x) for x = sigma^2, rate 1/2 gives y^3 = A (1 + y^2) for
-        y = sigma. Both have one positive root, written here in a form that neither overflows nor cancels.
+        """Return the ``s`` that balances. With A = exp(log_pull), rate 1 gives x^2 = A (1 + x) for
+        x = sigma^2, and rate 1/2 gives y^3 = A (1 + y^2) for y = sigma. Both have one positive root, written here in a
+        form that neither overflows nor cancels.
         """
         quadratic = 0.5 * log_pull + torch.asinh(0.5 * torch.exp(0.5 * log_pull))
         angle = torch.asinh(1.5 * math.sqrt(3.0) * torch.exp(-log_pull))
@@ -118,7 +119,7 @@ _REGULARIZERS: dict[str, Regularizer] = {r.name: r for r in (LogSigma(), Sigma()
 
 
 def get_regularizer(regularizer: str | Regularizer) -> Regularizer:
-    """The regulariser of that name: ``"log_sigma"``, ``"sigma"`` or ``"log1p_var"``.
+    """Return the regulariser of that name: ``"log_sigma"``, ``"sigma"`` or ``"log1p_var"``.
 
     Raises:
         ValueError: if there is none of that name.

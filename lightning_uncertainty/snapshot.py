@@ -1,4 +1,4 @@
-"""What is known of the weights at one step: plain floats, the only thing that is logged, kept and plotted."""
+"""A snapshot of the weights at one step: plain numbers, the only thing that is logged, kept and plotted."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class TaskSnapshot:
     """One task at one step.
 
     Attributes:
-        likelihood: its short name.
-        log_var: ``s = log sigma^2``.
-        sigma: ``exp(s / 2)``, in the unit of the target for a regression; None for a fixed task.
-        precision: effective ``sigma^-2``; ``1 / b`` for Laplace; the weight itself for a fixed task.
-        factor: the factor before the raw loss in the total: half the weight for a Gaussian, 1 for the exact
-            softmax (which tempers the logits instead), else the weight.
-        raw_loss: the loss before weighting, mean over ranks and micro-batches of the last step in which the task took
+        likelihood: The short name of the likelihood.
+        log_var: The log-variance ``s = log sigma^2``.
+        sigma: The noise ``exp(s / 2)``, in the unit of the target for a regression; None for a fixed task.
+        precision: The effective ``sigma^-2``; ``1 / b`` for Laplace; the weight itself for a fixed task.
+        factor: The factor before the raw loss in the total: half the precision for a Gaussian, 1 for the exact
+            softmax (which tempers the logits instead), else the precision.
+        raw_loss: The loss before weighting, mean over ranks and micro-batches of the last step in which the task took
             part; NaN before the first.
-        nonfinite: how often the loss was NaN or infinite since training began, over all ranks.
-        at_bound: ``"lower"`` or ``"upper"`` where a bound holds ``s``, else None.
-        started: whether ``s`` has an initial value yet.
-        offset: the regulariser, which the total has beside the weighted loss.
-        absent: in how many optimizer steps the task took no part: left out, or NaN, on all ranks.
+        nonfinite: The number of losses that were NaN or infinite, over all ranks.
+        at_bound: The bound that holds ``s``, ``"lower"`` or ``"upper"``; else None.
+        started: True if ``s`` has an initial value.
+        offset: The regulariser, which the total has beside the weighted loss.
+        absent: The number of optimizer steps without the task: left out, or NaN, on all ranks.
         lowest_loss: The lowest mean loss of a step so far; 0 if none was negative.
-        cut: Whether the factor was beyond the range of an fp16 loss and was cut there.
-        unit: of the target, as given to :class:`~lightning_uncertainty.Task`; that of ``sigma`` for a regression.
+        cut: True if the factor was beyond the range of an fp16 loss and was cut there.
+        unit: The unit of the target, as given to :class:`~lightning_uncertainty.Task`; for a regression also of sigma.
         more: Further quantities that a strategy or a subclass of the engine keeps of each task.
     """
 
@@ -83,7 +83,7 @@ class TaskSnapshot:
 
     @property
     def seen(self) -> bool:
-        """Whether any loss of the task has come in, finite or not."""
+        """True if any loss of the task has come in, finite or not."""
         return self.nonfinite > 0 or not math.isnan(self.raw_loss)
 
     @property
@@ -94,11 +94,11 @@ class TaskSnapshot:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All tasks after one optimizer step.
+    """A snapshot of all tasks after one optimizer step.
 
     Attributes:
-        step: optimizer steps that the weighting has seen.
-        tasks: by name, in the order of the tasks.
+        step: The number of optimizer steps so far.
+        tasks: The snapshot of each task, by name.
     """
 
     step: int
@@ -116,12 +116,12 @@ class Snapshot:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Each task's part of the weighted sum of losses; NaN for a task not seen yet."""
+        """The part of each task in the weighted sum of losses; NaN for a task not seen yet."""
         total = _sum_of_known(task.weighted_loss for task in self.tasks.values())
         return {name: task.weighted_loss / total if total else math.nan for name, task in self.tasks.items()}
 
     def metrics(self, prefix: str = "uncertainty") -> dict[str, float]:
-        """Flat, for a logger, always with the same keys.
+        """Return flat numbers for a logger, always with the same keys.
 
         ``<prefix>/weight/<task>`` (effective ``sigma^-2``), ``<prefix>/sigma/<task>`` (unit of the target; not for
         fixed tasks), ``<prefix>/loss/<task>`` (raw, mean over ranks), ``<prefix>/share/<task>`` (part of the weighted

@@ -1,4 +1,4 @@
-"""Which losses there are, and what each of them is."""
+"""The tasks: named losses, each with its likelihood."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ class Task:
     """One named loss and the likelihood behind it.
 
     Args:
-        name: used in logs, errors and checkpoints: letters, digits, ``_``, ``-``, ``.`` and inner spaces.
-        likelihood: ``"gaussian"`` (mean squared error), ``"laplace"`` (mean absolute error), ``"softmax"`` (cross
-            entropy), ``"softmax_exact"`` (:class:`~lightning_uncertainty.CrossEntropy`), ``"bernoulli"`` (binary cross
-            entropy), a :class:`~lightning_uncertainty.likelihoods.Likelihood`, or a number for a fixed weight.
-        init: initial ``s = log sigma^2``; ``"auto"`` takes the closed-form optimum of the first losses; None leaves it
-            to the engine.
-        bounds: lowest and highest ``s``; None leaves them to the engine.
-        unit: of the target, for tables and pictures: ``"m"``, ``"$"``.
+        name: The name in logs, errors and checkpoints: letters, digits, ``_``, ``-``, ``.`` and inner spaces.
+        likelihood: The likelihood: ``"gaussian"`` (mean squared error), ``"laplace"`` (mean absolute error),
+            ``"softmax"`` (cross entropy), ``"softmax_exact"`` (:class:`~lightning_uncertainty.CrossEntropy`),
+            ``"bernoulli"`` (binary cross entropy), a :class:`~lightning_uncertainty.likelihoods.Likelihood`, or a
+            number for a fixed weight.
+        init: The initial ``s = log sigma^2``; ``"auto"`` takes the closed-form optimum of the first losses; None leaves
+            it to the engine.
+        bounds: The lowest and the highest ``s``; None leaves them to the engine.
+        unit: The unit of the target, for tables and pictures: ``"m"``, ``"$"``.
 
     Raises:
         ValueError: if one of them is not valid.
@@ -66,7 +67,7 @@ or a list of :class:`Task`."""
 
 
 def parse_tasks(specs: TaskSpecs) -> tuple[Task, ...]:
-    """The tasks in the order given, from any of the forms of :data:`TaskSpecs`.
+    """Return the tasks in the order given, from any of the forms of :data:`TaskSpecs`.
 
     Raises:
         ValueError: if there are none, two of one name, or one that is not valid.
@@ -112,7 +113,7 @@ def _expected(found: object) -> str:
 
 
 def check_name(name: object) -> str:
-    """``name``, or an error unless it can be part of a logger's key and of a file name."""
+    """Return ``name``, or raise unless it can be part of a logger's key and of a file name."""
     if not isinstance(name, str):
         raise TypeError(f"A task's name must be a string; got {name!r} of type {type(name).__name__}.")
     if not _NAME.fullmatch(name):

@@ -17,7 +17,7 @@ from lightning_uncertainty.engine.losses import CompiledKeys, RawLosses, SampleC
 from lightning_uncertainty.engine.named_values import NamedValues
 from lightning_uncertainty.engine.state import EngineState, HostFlags, SavedState, read_state, rows_later, short_forms
 from lightning_uncertainty.engine.total import raise_if_refused, weighted_sum, within_half
-from lightning_uncertainty.engine.window import LossWindow, mean_over_ranks
+from lightning_uncertainty.engine.window import Call, LossWindow, mean_over_ranks
 from lightning_uncertainty.findings import findings_of
 from lightning_uncertainty.regularizers import Regularizer
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
@@ -144,7 +144,7 @@ class UncertaintyWeighting(NamedValues):
 
         Args:
             losses: The scalar loss by task name, in any order; ``CrossEntropy(logits, target)`` for an exact softmax.
-            samples: How many samples the losses are means of, one number for all or one for each task. The mean that
+            samples: The number of samples that the losses are means of, one for all or one for each task. The mean that
                 ``s`` learns from, which is also the logged one, is then over samples and not over calls, in every
                 micro-batch and on every rank; so give it always or never. The total and its gradient are the same.
 
@@ -172,7 +172,7 @@ class UncertaintyWeighting(NamedValues):
         if recording:
             for observer in self.observers:
                 observer(losses, factor)
-            self._window.record(raw_loss.detach().to(torch.float32), marked, slope, given, counts)
+            self._window.record(Call(raw_loss.detach().to(torch.float32), marked, slope, given, counts))
             return total if losses else total.requires_grad_()
         # A zero here would look like the best validation ever.
         return torch.where(marked.isnan().all(), torch.nan, total) if losses else total
@@ -316,10 +316,6 @@ class UncertaintyWeighting(NamedValues):
             return Snapshot(steps, {n: TaskSnapshot.of(self.tasks[n], learned[n], row) for n, row in numbers})
 
         return read
-
-    @torch.inference_mode(False)
-    def _assign(self, log_vars: Mapping[str, float]) -> None:
-        self.strategy.assign(log_vars)
 
     def __repr__(self) -> str:
         tasks = ", ".join(f"{name!r}: {task.likelihood.name!r}" for name, task in self.tasks.items())

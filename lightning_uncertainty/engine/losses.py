@@ -19,13 +19,13 @@ __all__ = ["CompiledKeys", "Gathered", "RawLosses", "SampleCounts", "check_graph
 
 
 class Gathered(NamedTuple):
-    """The losses of one call; every entry of shape (K,).
+    """The losses of one call, each of shape (K,).
 
     Attributes:
-        raw_loss: with the graph of the network, of at least single precision; NaN where left out.
-        slope: derivative of the loss itself with respect to ``s``, 0 where there is none; None for all.
-        given: bool: not left out; None for all.
-        half: bool: was in fp16; None if none was.
+        raw_loss: The losses with the graph of the network, of at least single precision; NaN where left out.
+        slope: The derivatives of the losses themselves with respect to ``s``; None for all 0.
+        given: bool: True if the loss was passed; None for all.
+        half: bool: True if the loss was in fp16; None for none.
     """
 
     raw_loss: Tensor
@@ -35,12 +35,7 @@ class Gathered(NamedTuple):
 
 
 class RawLosses:
-    """Gathers losses; by a short way if nothing about them is out of the ordinary.
-
-    Args:
-        tasks: by name.
-        notices: where warnings go.
-    """
+    """Gathers losses; by a short way if nothing about them is out of the ordinary."""
 
     def __init__(self, tasks: Mapping[str, Task], notices: Notices) -> None:
         self._tasks, self._notices = tasks, notices
@@ -48,16 +43,10 @@ class RawLosses:
         self.zero, self.nan = torch.tensor([0.0, math.nan], dtype=torch.float32)
 
     def gather(self, losses: Mapping[str, Tensor | CrossEntropy], log_var: Tensor, recording: bool) -> Gathered:
-        """One vector of ``losses``.
-
-        Args:
-            losses: scalars, or what an exact softmax needs, by task name.
-            log_var: ``s``, of shape (K,).
-            recording: whether they are to be trained on.
+        """Return ``losses`` as vectors, checked; also for a graph if they are to be trained on (``recording``).
 
         Raises:
-            TypeError, ValueError: as :func:`~lightning_uncertainty.engine.losses.check_losses` and, if ``recording``,
-                :func:`~lightning_uncertainty.engine.losses.check_graph` do.
+            TypeError, ValueError: if there is anything wrong with them.
         """
         raw_loss = self._stack_ordinary(losses, log_var.device)
         if raw_loss is not None:
@@ -68,7 +57,7 @@ class RawLosses:
         return self._gather_any(losses, log_var)
 
     def _stack_ordinary(self, losses: Any, device: torch.device) -> Tensor | None:
-        """All tasks in single precision, each with a graph; None for anything else, which :meth:`gather` looks into."""
+        """Return the vector of the usual case, all tasks in fp32 with a graph; None for anything else."""
         if type(losses) is not dict or len(losses) != len(self._tasks) or self._tempered:
             return None
         values = []
@@ -106,17 +95,12 @@ class RawLosses:
         )
 
     def _flags(self, names: Any) -> Tensor:
-        """Bool, of shape (K,); made on the device, where copying it there would make the host wait."""
+        """Return bools of shape (K,), made on the device: copying them there would make the host wait."""
         return torch.stack([self.zero if name in names else self.nan for name in self._tasks]) == 0.0
 
 
 def check_losses(losses: Any, tasks: Mapping[str, Task], device: torch.device) -> None:
-    """Raise unless ``losses`` maps known tasks to scalar, floating point losses on ``device``.
-
-    Raises:
-        TypeError: if ``losses`` is no mapping, or a loss is no tensor or not of floating point.
-        ValueError: if a task is unknown, or a loss has the wrong shape, device, or form for its likelihood.
-    """
+    """Raise unless ``losses`` maps known tasks to scalar, floating point losses on ``device``."""
     if not isinstance(losses, Mapping):
         raise TypeError(
             f'Expected losses by name, for example {{"depth": loss}}; got an object of type {type(losses).__name__}.'
@@ -132,7 +116,12 @@ def check_losses(losses: Any, tasks: Mapping[str, Task], device: torch.device) -
 
 def _check_loss(task: Task, loss: Any, device: torch.device) -> None:
     if isinstance(loss, CrossEntropy):
-        _check_cross_entropy(task, loss, device)
+        if task.likelihood.learned and not task.likelihood.tempered and task.likelihood != SOFTMAX:
+            raise ValueError(
+                f"Task {task.name!r} got a CrossEntropy, but its likelihood is {task.likelihood.name!r}. "
+                "Declare the task as 'softmax_exact' or 'softmax', or pass a scalar loss."
+            )
+        _check_device(task, loss.logits, device)
         return
     if not isinstance(loss, Tensor):
         raise TypeError(
@@ -157,15 +146,6 @@ def _check_loss(task: Task, loss: Any, device: torch.device) -> None:
     _check_device(task, loss, device)
 
 
-def _check_cross_entropy(task: Task, inputs: CrossEntropy, device: torch.device) -> None:
-    if task.likelihood.learned and not task.likelihood.tempered and task.likelihood != SOFTMAX:
-        raise ValueError(
-            f"Task {task.name!r} got a CrossEntropy, but its likelihood is {task.likelihood.name!r}. "
-            "Declare the task as 'softmax_exact' or 'softmax', or pass a scalar loss."
-        )
-    _check_device(task, inputs.logits, device)
-
-
 def _check_device(task: Task, tensor: Tensor, device: torch.device) -> None:
     if tensor.device != device:
         raise ValueError(
@@ -175,16 +155,9 @@ def _check_device(task: Task, tensor: Tensor, device: torch.device) -> None:
 
 
 def check_graph(losses: Mapping[str, Tensor | CrossEntropy], notices: Notices) -> None:
-    """Raise if no loss carries a graph, warn of a single one that does not: for losses that are to be trained on.
-
-    Raises:
-        ValueError: if the network would get no gradient at all.
-    """
-    detached = [
-        name
-        for name, loss in losses.items()
-        if not (loss.logits if isinstance(loss, CrossEntropy) else loss).requires_grad
-    ]
+    """Raise ``ValueError`` if no loss carries a graph, and warn of a single one that does not."""
+    tensors = {n: loss.logits if isinstance(loss, CrossEntropy) else loss for n, loss in losses.items()}
+    detached = [name for name, tensor in tensors.items() if not tensor.requires_grad]
     if detached and len(detached) == len(losses):
         raise ValueError(
             f"None of the losses {', '.join(map(repr, losses))} carries a graph, so the network would get no "
@@ -205,13 +178,13 @@ SampleCounts = int | float | Tensor | Mapping[str, int | float | Tensor]
 def sample_counts(
     samples: SampleCounts, given: Collection[str], tasks: Mapping[str, Any], device: torch.device
 ) -> Tensor:
-    """The counts as a vector of shape (K,), fp32; 0 for tasks without a loss.
+    """Return sample counts as a vector of shape (K,), fp32; 0 for tasks without a loss.
 
     Args:
-        samples: one number for all tasks, or one for each task; tensors stay on their device.
-        given: the tasks that have a loss.
-        tasks: all tasks.
-        device: of the vector.
+        samples: One number for all tasks, or one for each task; tensors stay on their device.
+        given: The tasks that have a loss.
+        tasks: The tasks.
+        device: The device of the vector.
 
     Raises:
         ValueError: if a task is unknown or has a loss but no count, or a count is negative, not finite or no scalar.
@@ -251,12 +224,10 @@ def _check_count(name: str, count: Any) -> None:
 
 
 class CompiledKeys:
-    """Counts what torch.compile has made a graph for: sets of names, each once in training and once in evaluation.
+    """Warns before changing sets of tasks exhaust the recompile limit of torch.compile.
 
-    Beyond its limit it makes no more, and silently runs eagerly, or refuses if ``fullgraph=True``.
-
-    Args:
-        notices: where the warning goes.
+    It makes a graph for each set of names, in training and in evaluation. Beyond its limit it makes no more, and
+    silently runs eagerly, or refuses if ``fullgraph=True``.
     """
 
     def __init__(self, notices: Notices) -> None:
@@ -266,7 +237,7 @@ class CompiledKeys:
     # Called while the graph is made, with constants; the graph itself does not contain it.
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def note(self, names: tuple[str, ...], recording: bool) -> None:
-        """A graph is being made for ``names``; warn at the last but one that there may be."""
+        """Take note that a graph is being made for ``names``; warn at the last but one that there may be."""
         self._seen.add((frozenset(names), recording))
         limit = _recompile_limit()
         if len(self._seen) >= max(limit - 1, 2):

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
 
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.tasks import Task
 
+if TYPE_CHECKING:
+    from lightning_uncertainty.strategies import Strategy
+
 __all__ = ["NamedValues"]
 
 
-class NamedValues(ABC):
+class NamedValues:
     """The dicts by task name of :class:`~lightning_uncertainty.UncertaintyWeighting`. A read is one host transfer."""
 
     tasks: dict[str, Task]
+    strategy: Strategy
+    snapshot: Callable[[], Snapshot]
 
-    @abstractmethod
-    def snapshot(self) -> Snapshot:
-        """Return plain numbers of all tasks as they are now."""
-
-    @abstractmethod
-    def _assign(self, log_vars: Mapping[str, float]) -> None: ...
+    @torch.inference_mode(False)
+    def _assign(self, log_vars: Mapping[str, float]) -> None:
+        self.strategy.assign(log_vars)
 
     @property
     def log_vars(self) -> dict[str, float]:

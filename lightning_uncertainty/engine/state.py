@@ -7,7 +7,7 @@ form is plain: tensors by field and tasks by name, nothing pickled as an object.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -27,12 +27,6 @@ class TaskTensors:
     A subclass adds a quantity as one more field. The metadata of a field say what its saved values may be:
     ``may_be_nan`` (by default False), ``negative`` (by default True), and ``missing``, the value for all tasks where a
     state lacks the field because an older version saved it; without, such a state is refused.
-
-    >>> @dataclass
-    ... class Losses(TaskTensors):
-    ...     mean: Tensor
-    >>> Losses(torch.tensor([1.0, 2.0])).rows(["a", "b"])
-    {'a': {'mean': 1.0}, 'b': {'mean': 2.0}}
     """
 
     def tensors(self) -> dict[str, Tensor]:
@@ -44,23 +38,15 @@ class TaskTensors:
         for name, tensor in self.tensors().items():
             setattr(self, name, tensor.to(device, copy=True))
 
-    def rows(self, names: Any) -> dict[str, dict[str, float]]:
-        """Return the numbers of each task by field: one transfer to the host."""
-        return rows_later(self.tensors(), names)()
-
     def rules(self) -> dict[str, Mapping[str, Any]]:
         """Return the metadata of each field."""
         return {each.name: each.metadata for each in fields(self)}
 
 
-def rows_later(columns: Mapping[str, Tensor], names: Any) -> Callable[[], dict[str, dict[str, float]]]:
-    """Return a function that gives the present values of ``columns`` by task and column.
+def rows_later(columns: Mapping[str, Tensor], names: Iterable[str]) -> Callable[[], dict[str, dict[str, float]]]:
+    """Return a function that gives the present values of ``columns``, each of shape (K,), by task and column.
 
-    They are rounded to single precision. The transfer to the host waits until the function is called.
-
-    Args:
-        columns: The tensors, each of shape (K,), by name.
-        names: The names of the tasks, in the order of the entries.
+    They are rounded to single precision. The one transfer to the host waits until the function is called.
     """
     table = torch.stack([tensor.to(torch.float32) for tensor in columns.values()], dim=1)
 
@@ -72,7 +58,7 @@ def rows_later(columns: Mapping[str, Tensor], names: Any) -> Callable[[], dict[s
 
 @dataclass
 class EngineState(TaskTensors):
-    """What the engine remembers of each task, whatever the strategy.
+    """The memory of the engine of each task, whatever the strategy.
 
     Attributes:
         raw_loss: The mean loss of the last step with that task, over micro-batches and ranks; NaN before the first.
@@ -91,13 +77,8 @@ class EngineState(TaskTensors):
     @classmethod
     def of(cls, size: int) -> EngineState:
         """Return the state of ``size`` tasks before the first step."""
-        return cls(
-            raw_loss=torch.full((size,), math.nan, dtype=torch.float32),
-            lowest_loss=torch.zeros(size, dtype=torch.float32),
-            nonfinite=torch.zeros(size, dtype=torch.long),
-            absent=torch.zeros(size, dtype=torch.long),
-            cut=torch.zeros(size, dtype=torch.bool),
-        )
+        unknown, zeros = torch.full((size,), math.nan, dtype=torch.float32), torch.zeros(size, dtype=torch.float32)
+        return cls(unknown, zeros, zeros.long(), zeros.long(), zeros.bool())
 
     def remember(self, means: WindowMeans) -> None:
         """Update by one step."""
@@ -152,12 +133,7 @@ class SavedState:
         }
 
     def copy_to(self, tensors: Mapping[str, Tensor], forms: Mapping[str, str | float]) -> None:
-        """Copy the entries of the tasks that are of the same name and kind into ``tensors``.
-
-        Args:
-            tensors: The tensors by field, each with one entry per task of ``forms``.
-            forms: The short forms of the present likelihoods, by task.
-        """
+        """Copy the entries of tasks of the same name and form into ``tensors``, which have the entries of ``forms``."""
         present, saved = list(forms), list(self.tasks)
         matched = [name for name, form in forms.items() if self.tasks.get(name) == form]
         here = torch.tensor([present.index(name) for name in matched], dtype=torch.long)
@@ -279,11 +255,10 @@ def _error(reason: str) -> ValueError:
 
 
 class HostFlags:
-    """Flags on the device that only ever go from False to True, followed by the host without waiting for the device.
+    """Follows flags on the device, which only ever go from False to True, without waiting for the device.
 
-    Reading a device tensor stops the host until the device has caught up. Here the values travel to page-locked memory
-    on their own, and are read at the next poll: by then they are the old ones or the new ones, and a late True costs
-    nothing.
+    The values travel to page-locked memory on their own and are read at the next poll. By then they are the old ones
+    or the new ones; a late True costs nothing.
     """
 
     def __init__(self) -> None:
@@ -291,11 +266,7 @@ class HostFlags:
         self._known: list[bool] = []
 
     def poll(self, flags: Tensor) -> bool:
-        """Return True if a flag was True at an earlier poll that was not known to be; start the next look.
-
-        Args:
-            flags: bool, of shape (n,).
-        """
+        """Return True if one of ``flags`` (bool, of shape (n,)) is newly seen to be True; start the next look."""
         if self._landing is None:
             self._landing = torch.zeros(flags.shape, dtype=torch.bool, pin_memory=flags.is_cuda)
             self._known = [False] * flags.numel()

@@ -1,4 +1,4 @@
-"""The losses between two optimizer steps."""
+"""The losses between two optimizer steps, and the one thing that ranks tell each other."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["LossWindow", "WindowMeans", "mean_over_ranks", "sum_over_ranks", "world_size"]
+__all__ = ["Call", "LossWindow", "WindowMeans", "mean_over_ranks", "sum_over_ranks", "world_size"]
 
 
 class WindowMeans(NamedTuple):
-    """What the micro-batches of all ranks come to; every entry of shape (K,).
+    """The means over micro-batches and ranks, each of shape (K,).
 
     Attributes:
-        present: bool: the task took part at least once.
-        raw_loss: mean raw loss over the calls (or samples) in which it took part; of no meaning where absent.
-        slope: mean derivative of the loss itself with respect to ``s`` (tempered tasks), as ``raw_loss``; None if no
-            loss had one.
-        refused: number of calls with a NaN or infinite loss, as bool or integer.
+        present: bool: True if the task took part at least once.
+        raw_loss: The mean loss over the calls (or samples) in which it took part; of no meaning where absent.
+        slope: The mean derivative of the loss itself with respect to ``s`` (tempered tasks); None if there is none.
+        refused: The number of calls with a NaN or infinite loss, as bool or integer.
     """
 
     present: Tensor
@@ -28,59 +27,76 @@ class WindowMeans(NamedTuple):
     refused: Tensor
 
 
+class Call(NamedTuple):
+    """The losses of one call, each of shape (K,).
+
+    Attributes:
+        raw_loss: The losses, fp32, without a graph.
+        marked: NaN where the task sat out.
+        slope: The derivatives of the losses themselves with respect to ``s``; None for all 0.
+        given: bool: True if the loss was passed; None for all.
+        samples: The number of samples that each loss is the mean of; None for one.
+    """
+
+    raw_loss: Tensor
+    marked: Tensor
+    slope: Tensor | None
+    given: Tensor | None
+    samples: Tensor | None = None
+
+    @property
+    def present(self) -> Tensor:
+        """True where the task took part."""
+        return self.marked.eq(self.marked)
+
+    @property
+    def refused(self) -> Tensor:
+        """True where the loss was NaN or infinite; a loss that is left out is not refused."""
+        absent = self.marked.ne(self.marked)
+        return absent if self.given is None else absent & self.given
+
+    def means(self) -> WindowMeans:
+        """Return the means of this call alone."""
+        present = self.present if self.slope is None else self.present & torch.isfinite(self.slope)
+        return WindowMeans(present, self.raw_loss, self.slope, self.refused)
+
+
 class LossWindow:
-    """Sums over the calls since the last step, on the device of the losses; one small tensor, no history.
+    """The sums over the calls since the last step, on the device of the losses: one small tensor, no history.
 
     The last call is held as it came. If it stays alone, as without accumulation, it is its own mean and nothing has to
     be summed.
 
     Args:
-        size: number of tasks, K.
+        size: The number of tasks, K.
     """
 
     def __init__(self, size: int) -> None:
         self.sums = torch.zeros(4, size, dtype=torch.float32)  # raw losses, calls or samples, slopes, refused losses
         self._summed = False  # whether there is anything in the sums
-        self._held: _Call | None = None
+        self._held: Call | None = None
 
-    def record(
-        self,
-        raw_loss: Tensor,
-        marked: Tensor,
-        slope: Tensor | None,
-        given: Tensor | None,
-        samples: Tensor | None = None,
-    ) -> None:
-        """Add one call.
-
-        Args:
-            raw_loss: fp32, of shape (K,), without a graph.
-            marked: NaN where the task sat out, of shape (K,).
-            slope: derivative of the loss itself with respect to ``s``, of shape (K,).
-            given: bool: tasks whose loss was passed, of shape (K,); None for all.
-            samples: how often ``raw_loss`` and ``slope`` count, of shape (K,); None for once each.
-        """
+    def record(self, call: Call) -> None:
+        """Add one call."""
         if torch.compiler.is_compiling():  # what a graph leaves behind must be where the next run of it finds it
-            self._add(raw_loss, marked, slope, given, samples)
+            self._add(call)
         else:
             self.flush()
-            self._held = _Call(raw_loss, marked, slope, given, samples)
+            self._held = call
 
     def flush(self) -> None:
         """Add the call that is held to the sums."""
         if self._held is not None:
-            self._add(*self._held)
+            self._add(self._held)
             self._held = None
 
-    def _add(
-        self, raw_loss: Tensor, marked: Tensor, slope: Tensor | None, given: Tensor | None, samples: Tensor | None
-    ) -> None:
-        present = _present(marked)
-        self.sums[0] += torch.where(present, raw_loss if samples is None else raw_loss * samples, 0.0)
+    def _add(self, call: Call) -> None:
+        present, slope, samples = call.present, call.slope, call.samples
+        self.sums[0] += torch.where(present, call.raw_loss if samples is None else call.raw_loss * samples, 0.0)
         self.sums[1] += present if samples is None else torch.where(present, samples, 0.0)
         if slope is not None:
             self.sums[2] += torch.where(present, slope if samples is None else slope * samples, 0.0)
-        self.sums[3] += _refused(marked, given)
+        self.sums[3] += call.refused
         self._summed = True
 
     def clear(self) -> None:
@@ -90,12 +106,12 @@ class LossWindow:
 
     @property
     def empty(self) -> bool:
-        """True if no task took part since the last step; a host transfer."""
-        held = self._held is not None and bool(_present(self._held.marked).any())
+        """True if no task took part since the last step; costs a transfer to the host."""
+        held = self._held is not None and bool(self._held.present.any())
         return not held and not self.sums[1].any()
 
     def close(self, group: dist.ProcessGroup | None) -> WindowMeans:
-        """The means over all calls on the ranks of ``group``, for which it takes one all-reduce; then forget them."""
+        """Return the means over all calls on the ranks of ``group``, at one all-reduce; then forget the calls."""
         if self._held is not None and self._held.samples is None and not self._summed and world_size(group) == 1:
             call, self._held = self._held, None
             return call.means()
@@ -107,35 +123,8 @@ class LossWindow:
         return WindowMeans(present, losses / calls, slopes / calls, refused.to(torch.long))
 
 
-class _Call(NamedTuple):
-    """The arguments of :meth:`LossWindow.record`."""
-
-    raw_loss: Tensor
-    marked: Tensor
-    slope: Tensor | None
-    given: Tensor | None
-    samples: Tensor | None
-
-    def means(self) -> WindowMeans:
-        """Of this call alone."""
-        present = _present(self.marked)
-        if self.slope is not None:
-            present = present & torch.isfinite(self.slope)
-        return WindowMeans(present, self.raw_loss, self.slope, _refused(self.marked, self.given))
-
-
-def _present(marked: Tensor) -> Tensor:
-    return marked.eq(marked)
-
-
-def _refused(marked: Tensor, given: Tensor | None) -> Tensor:
-    """Left out is not refused."""
-    absent = marked.ne(marked)
-    return absent if given is None else absent & given
-
-
 def world_size(group: dist.ProcessGroup | None = None) -> int:
-    """Number of processes in ``group`` (by default: all), 1 without ``torch.distributed``."""
+    """Return the number of processes in ``group`` (by default: all), 1 without ``torch.distributed``."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -145,18 +134,12 @@ def sum_over_ranks(tensor: Tensor, group: dist.ProcessGroup | None = None) -> No
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=group)
 
 
-def mean_over_ranks(raw_loss: Tensor, counts: Tensor | None, group: dist.ProcessGroup | None = None) -> Tensor:
-    """Return the mean over the processes of ``group`` of the losses of one call, each of shape (K,).
-
-    Args:
-        raw_loss: The losses of this process; those that are not finite do not count.
-        counts: How many samples each is the mean of; None for one.
-        group: The processes.
-    """
+def mean_over_ranks(raw_loss: Tensor, samples: Tensor | None, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Return the mean over the processes of ``group`` of the finite losses of one call, weighted by ``samples``."""
     if world_size(group) == 1:
         return raw_loss
     finite = torch.isfinite(raw_loss)
-    counts = finite.to(raw_loss.dtype) if counts is None else torch.where(finite, counts, 0.0)
+    counts = finite.to(raw_loss.dtype) if samples is None else torch.where(finite, samples, 0.0)
     stats = torch.stack([torch.where(finite, raw_loss * counts, 0.0), counts.to(raw_loss.dtype)])
     sum_over_ranks(stats, group)
     return stats[0] / stats[1]

@@ -24,11 +24,11 @@ class Strategy(ABC):
 
     Attributes:
         name: The short form in ``strategy="..."``.
-        state: What the next step depends on. It is saved, moved and restored by its fields.
+        state: The tensors that the next step depends on. They are saved, moved and restored by their fields.
         factor: The factors in force, fp32, of shape (K,); what multiplies each loss.
-        offset: What is added to the total for each task, fp32, of shape (K,).
+        offset: The terms that are added to the total, fp32, of shape (K,).
         settled: True if :meth:`factors` no longer looks at the losses. Known to the host.
-        learned: By task, in their order, True if the rule learns a sigma for it.
+        learned: A bool by task, in their order: True if the rule learns a sigma for it.
     """
 
     name: ClassVar[str]

@@ -18,7 +18,7 @@ __all__ = ["Fixed"]
 
 @dataclass
 class FixedState(TaskTensors):
-    """What is saved of given factors, so that they can be read from a checkpoint.
+    """The given factors, saved so that they can be read from a checkpoint.
 
     Attributes:
         weight: The factor of each task.

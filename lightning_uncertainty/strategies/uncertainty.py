@@ -42,7 +42,7 @@ class UncertaintyOptions(TypedDict, total=False):
 
 @dataclass
 class UncertaintyState(TaskTensors):
-    """What is learned of each task.
+    """The learned log-variance of each task, with the state of its optimizer.
 
     Attributes:
         log_var: The log-variance ``s = log sigma^2``.
@@ -51,7 +51,7 @@ class UncertaintyState(TaskTensors):
         exp_avg: The first moment of Adam.
         exp_avg_sq: The second moment of Adam.
         count: The number of Adam's steps.
-        moments: Both moments, of shape (2, K); ``exp_avg`` and ``exp_avg_sq`` are its rows. Not a field.
+        moments: The two moments, of shape (2, K), whose rows are ``exp_avg`` and ``exp_avg_sq``. Not a field.
     """
 
     log_var: Tensor
