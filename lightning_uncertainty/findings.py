@@ -44,9 +44,9 @@ class Finding(_Texts, Enum):
     Attributes:
         severity: ``"fault"``: mend it; ``"look"``: have a look; ``"fine"``: good to know.
         verdict: A few words for a table.
-        sentence: What is the case.
-        remedy: What to do about it.
-        rule: When it is found.
+        sentence: The fact in a sentence.
+        remedy: Advice: the next thing to do.
+        rule: The rule by which it is found.
 
     >>> Finding.AT_BOUND.rule
     'A bound holds s at the last step.'
@@ -181,8 +181,8 @@ class Diagnosis:
     Attributes:
         finding: The kind of finding.
         task: Name of the task; None if it is about the whole run.
-        sentence: What is the case.
-        remedy: What to do about it.
+        sentence: The fact in a sentence.
+        remedy: Advice: the next thing to do.
         verdict: A few words for a table.
     """
 

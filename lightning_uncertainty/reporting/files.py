@@ -118,7 +118,7 @@ class _Search:
         content = self._of_runs([path for path in found if path.name == history_file(self.prefix)], comparison)
         if content is None and comparison is None:
             raise NothingToReportError(self._nothing(found))
-        content = content or ReportContent(_title(self.root), self.prefix, notes=["No run has left a history yet."])
+        content = content or ReportContent(_title(self.root), self.prefix, notes=[self._without_history(found)])
         content.comparison = comparison
         content.notes += [f"{self._name(path)} was passed over: {reason}." for path, reason in self.damaged.items()]
         return content
@@ -173,6 +173,10 @@ class _Search:
     def _name(self, path: Path) -> str:
         """Return what the page calls a file, which may go to another machine."""
         return str(path.relative_to(self.root))
+
+    def _without_history(self, found: list[Path]) -> str:
+        other = f" {self._nothing(found)}" if found and not self.damaged else ""  # under another prefix
+        return f"No run has left a history yet.{other}"
 
     def _nothing(self, found: Iterable[Path]) -> str:
         """Return the reason why there is nothing to show, and what to do about it."""

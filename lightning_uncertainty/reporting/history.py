@@ -63,7 +63,8 @@ class History:
     Values are those of single precision, so that a history that went through a checkpoint equals one that did not.
 
     Args:
-        capacity: Most points that are kept; fewer for very many tasks, so that the saved form stays under a megabyte.
+        capacity: Number of points from which on they are thinned; fewer for very many tasks, so that the saved form
+            stays under a megabyte.
 
     Attributes:
         facts: The facts about each task, by name.

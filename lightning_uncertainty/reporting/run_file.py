@@ -35,7 +35,7 @@ class RunFile:
         prefix: The ``log_prefix`` of the callback.
         history: The weights and losses up to the moment of writing.
         gradients: The snapshots of each GradientView, by the name of its module.
-        finished: Whether the fit came to its end.
+        finished: True if the fit came to its end.
         written: The time of writing, for a reader.
     """
 
@@ -97,10 +97,10 @@ class ComparisonFile:
 
     Attributes:
         table: Rows of cells, the heading first.
-        caption: What the cells are.
+        caption: Explanation of the cells.
         sentences: The verdicts: whether the differences are larger than the noise.
-        notes: What a reader should know besides, such as runs that have not finished.
-        runs: All finished runs.
+        notes: Further sentences for a reader, for example about runs that have not finished.
+        runs: The finished runs.
     """
 
     table: list[list[str]]

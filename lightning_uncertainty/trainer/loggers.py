@@ -1,12 +1,12 @@
-"""The wishes of single loggers: a picture their own way, and another key for the sum of the losses."""
+"""Logger by logger: the folder of its files, how it takes a picture, and the key of the sum of the losses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["image_giver", "metrics_for"]
+__all__ = ["folder_of", "image_giver", "metrics_for"]
 
 Giver = Callable[[Any, str, Path, int], None]
 
@@ -34,6 +34,19 @@ def metrics_for(logger: Any, metrics: dict[str, float], prefix: str) -> dict[str
         return metrics
     whole = f"{prefix}/loss"
     return {f"{whole}_sum" if key == whole else key: value for key, value in metrics.items()}
+
+
+def folder_of(loggers: Sequence[Any]) -> Path | None:
+    """Return the folder of the first logger that keeps files on this disk, found as ModelCheckpoint finds it."""
+    return next((found for logger in loggers if (found := _folder(logger)) is not None), None)
+
+
+def _folder(logger: Any) -> Path | None:
+    folder = getattr(logger, "log_dir", None)
+    if folder is None and getattr(logger, "save_dir", None) is not None:
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        folder = Path(logger.save_dir) / str(logger.name) / version
+    return None if folder is None or "://" in str(folder) else Path(folder)
 
 
 def _names(logger: Any) -> list[str]:

@@ -22,7 +22,7 @@ from lightning_uncertainty.reporting.run_file import RunFile
 from lightning_uncertainty.reporting.summary import print_summary
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.trainer.gradient_view import GradientView
-from lightning_uncertainty.trainer.loggers import image_giver
+from lightning_uncertainty.trainer.loggers import folder_of, image_giver
 from lightning_uncertainty.trainer.packages import callbacks_of, is_silent
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class RunReport:
 
     Args:
         prefix: First part of the keys in the loggers.
-        report: Whether to write files.
+        report: True writes files.
     """
 
     def __init__(self, prefix: str, *, report: bool) -> None:
@@ -130,8 +130,8 @@ class RunReport:
 
         Args:
             trainer: The Trainer of the run.
-            summary: Whether to print the summary.
-            finished: Whether the fit came to its end.
+            summary: True prints the summary.
+            finished: True if the fit came to its end.
         """
         if not self._may_speak(trainer):
             return
@@ -148,7 +148,7 @@ class RunReport:
 
     def _save(self, trainer: Trainer, history: History) -> None:
         began = time.monotonic()
-        folder = self._guarded("history file", lambda: _folder_of(trainer.loggers))
+        folder = self._guarded("history file", lambda: folder_of(trainer.loggers))
         if folder is not None:
             self._guarded("history file", lambda: self._write_history(trainer, folder, history, finished=False))
         now = time.monotonic()
@@ -164,7 +164,7 @@ class RunReport:
     def _write_all(self, trainer: Trainer, finished: bool) -> str:
         """Write beside the files of the first logger that has a folder; return what to say of it."""
         loggers, stem = list(trainer.loggers), file_stem(self.prefix)
-        folder = _folder_of(loggers)
+        folder = folder_of(loggers)
         if folder is not None:
             self._write_history(trainer, folder, self.history, finished=finished)
             write_page(folder / f"{stem}.html", self.history)
@@ -203,16 +203,3 @@ class RunReport:
 def _say(history: History, closing: str) -> None:
     print_summary(history, closing=closing)
     sys.stdout.flush()
-
-
-def _folder_of(loggers: Sequence[Any]) -> Path | None:
-    """Return the folder of the first logger that keeps files on this disk, as ModelCheckpoint finds it."""
-    return next((found for logger in loggers if (found := _folder(logger)) is not None), None)
-
-
-def _folder(logger: Any) -> Path | None:
-    folder = getattr(logger, "log_dir", None)
-    if folder is None and getattr(logger, "save_dir", None) is not None:
-        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-        folder = Path(logger.save_dir) / str(logger.name) / version
-    return None if folder is None or "://" in str(folder) else Path(folder)

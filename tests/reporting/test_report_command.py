@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lightning_uncertainty import cli, compare
+from lightning_uncertainty.comparison.result import write_unfinished
 from lightning_uncertainty.reporting import page
 from lightning_uncertainty.reporting.files import read_report
 from lightning_uncertainty.reporting.history import History
@@ -347,6 +348,20 @@ def test_a_comparison_shows_its_table_its_sentence_and_a_learned_run(compared, c
     assert shown.text.count("learned-seed") == 3  # the folder of the one, and of the other, and the file
     assert "equal-seed" not in shown.text
     assert shown.count("svg") == 4
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_comparison_that_was_killed_shows_what_has_finished(compared, copied, capsys):
+    folder, result = copied(compared[0], "comparison"), compared[1]
+    finished = [run for run in result.runs if (run.arm, run.seed) != ("learned", 1)]
+    write_unfinished(folder, result.metrics, result.arms, result.seeds, finished)
+    assert report(folder) == 0
+    note = "The comparison has not come to its end: 3 of 4 runs have finished."
+    assert note in capsys.readouterr().out
+    shown = Page((folder / "uncertainty.html").read_text())
+    assert note in shown.text
+    for run in result.runs:
+        assert (f"{run.metrics['val/a']:.4g}" in shown.words) == (run in finished)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from matplotlib.image import imread
@@ -323,6 +324,15 @@ def test_the_file_costs_no_transfer_from_the_device(tmp_path, monkeypatch):
             fit(tmp_path, callback=callback, logger=CSVLogger(tmp_path), max_epochs=3, log_every_n_steps=5)
         counts.append(len(fetched))
     assert counts[0] == counts[1] > 3
+
+
+@pytest.mark.usefixtures("unbounded")
+def test_only_the_main_rank_writes_and_prints(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Trainer, "is_global_zero", property(lambda _: False))
+    logger = CSVLogger(tmp_path)
+    fit(tmp_path, logger=logger)
+    assert capsys.readouterr().out == ""
+    assert ours(tmp_path) == []
 
 
 def test_reading_the_history_changes_nothing(tmp_path):
