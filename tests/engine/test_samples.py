@@ -7,7 +7,7 @@ import torch
 
 from lightning_uncertainty import CrossEntropy, UncertaintyCallback, UncertaintyWeighting
 from tests.models import Returned, batches, fit
-from tests.workers import ranks
+from tests.workers import loop_ranks, ranks
 from tests.workers.processes import run_ranks
 
 TASKS = {"a": "gaussian", "b": "laplace", "c": "softmax"}
@@ -133,7 +133,7 @@ def test_a_training_step_without_the_mixin_may_return_them(tmp_path):
 
 
 def test_two_ranks_with_4_and_6_samples_learn_what_one_learns_from_all_10(tmp_path):
-    one, other = run_ranks(ranks.samples_of_each_rank, folder=tmp_path)
+    one, other = run_ranks(loop_ranks.samples_of_each_rank, folder=tmp_path)
     assert one["s"] == other["s"] == pytest.approx(one["alone"], abs=1e-5)
     assert one["totals"] == pytest.approx(one["totals alone"])  # the start from the data too is a mean over samples
     assert one["s"] != pytest.approx(one["batches"], abs=1e-3)  # means over batches are others
@@ -144,7 +144,7 @@ def test_two_ranks_with_4_and_6_samples_learn_what_one_learns_from_all_10(tmp_pa
 @pytest.mark.parametrize("value", [0.0, math.nan])
 @pytest.mark.parametrize("where", [(1,), (0, 1)], ids=["one rank", "both"])
 def test_ranks_without_samples_of_a_task_do_not_count(tmp_path, where, value, calls):
-    one, other = run_ranks(ranks.samples_of_some_ranks, where, value, calls, folder=tmp_path)
+    one, other = run_ranks(loop_ranks.samples_of_some_ranks, where, value, calls, folder=tmp_path)
     assert one["s"] == other["s"]
     assert one["s"] == pytest.approx(one["alone"], abs=1e-5, nan_ok=True)
     assert one["absent"] == (10 if where == (0, 1) else 0)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from tests.workers import ranks
+from tests.workers import loop_ranks, ranks
 from tests.workers.processes import run_ranks, run_script
 
 STEPS = ranks.EPOCHS * ranks.COUNT
@@ -152,6 +152,6 @@ def test_processes_that_the_trainer_starts_agree_and_the_end_reaches_the_main_pr
 
 
 def test_a_resumed_run_gives_a_late_task_the_weight_that_the_uninterrupted_one_gives_it(tmp_path):
-    for record in run_ranks(ranks.late_task_after_a_resume, folder=tmp_path):
+    for record in run_ranks(loop_ranks.late_task_after_a_resume, folder=tmp_path):
         assert record["resumed"] == record["whole"]
         assert record["same"]

@@ -10,7 +10,7 @@ import torch
 
 from tests.trainer.test_ddp import learned_by_hand
 from tests.trainer.test_sharded import assert_same_engine
-from tests.workers import ranks
+from tests.workers import fault_ranks, ranks
 from tests.workers.processes import Ranks, run_ranks, run_script
 
 
@@ -18,7 +18,7 @@ from tests.workers.processes import Ranks, run_ranks, run_script
 @pytest.mark.parametrize("kind", ["raises in training_step", "raises"])
 @pytest.mark.parametrize("step", [0, 5])
 def test_an_error_on_one_rank_ends_the_run_with_that_error(tmp_path, kind, who, step):
-    job = Ranks(ranks.with_fault, tmp_path, kind, who, step, folder=tmp_path)
+    job = Ranks(fault_ranks.with_fault, tmp_path, kind, who, step, folder=tmp_path)
     assert all(code not in (0, None) for code in job.wait(timeout=60.0))
     assert "OSError: the disk of this rank is full" in job.output(who)
     assert "OSError" not in job.output(1 - who)
@@ -26,7 +26,7 @@ def test_an_error_on_one_rank_ends_the_run_with_that_error(tmp_path, kind, who, 
 
 @pytest.mark.parametrize(("kind", "words"), [("killed", "closed|reset|refused"), ("stopped", "[Tt]imed? ?out")])
 def test_the_others_end_with_a_message_when_a_rank_is_lost(tmp_path, kind, words):
-    job = Ranks(ranks.with_fault, tmp_path, kind, 1, 5, folder=tmp_path)
+    job = Ranks(fault_ranks.with_fault, tmp_path, kind, 1, 5, folder=tmp_path)
     job.processes[0].join(60.0)
     assert job.processes[0].exitcode == 1
     job.kill(1)
@@ -36,7 +36,7 @@ def test_the_others_end_with_a_message_when_a_rank_is_lost(tmp_path, kind, words
 
 
 def test_an_infinite_loss_on_one_rank_is_named_if_it_is_to_raise(tmp_path):
-    job = Ranks(ranks.with_fault, tmp_path, "infinite", 1, 5, folder=tmp_path)
+    job = Ranks(fault_ranks.with_fault, tmp_path, "infinite", 1, 5, folder=tmp_path)
     assert 0 not in job.wait(timeout=60.0)
     assert "FloatingPointError: The loss of 'a' " in job.output(1)
     assert "is NaN or infinite in step 5" in job.output(1)
@@ -46,10 +46,10 @@ def test_an_infinite_loss_on_one_rank_is_named_if_it_is_to_raise(tmp_path):
 def poisoned(request, tmp_path_factory):
     """Both ranks' records of the runs in which rank 1 was poisoned in that step."""
     folder = tmp_path_factory.mktemp("poisoned")
-    return run_ranks(ranks.poisoned, folder, request.param, folder=folder)
+    return run_ranks(fault_ranks.poisoned, folder, request.param, folder=folder)
 
 
-@pytest.mark.parametrize("kind", ranks.POISONS)
+@pytest.mark.parametrize("kind", fault_ranks.POISONS)
 def test_what_is_not_finite_on_one_rank_leaves_s_finite_and_the_same_on_both(poisoned, kind):
     """Learned from all losses that were finite, and from nothing else: against the second computation by hand."""
     one, other = (record[kind, True] for record in poisoned)
@@ -59,7 +59,7 @@ def test_what_is_not_finite_on_one_rank_leaves_s_finite_and_the_same_on_both(poi
     assert one["engine"]["log_var"].tolist() == pytest.approx(by_hand, abs=2e-5)
 
 
-@pytest.mark.parametrize("kind", ranks.POISONS)
+@pytest.mark.parametrize("kind", fault_ranks.POISONS)
 def test_what_is_not_finite_on_one_rank_spoils_those_parameters_that_it_spoils_without_the_package(poisoned, kind):
     one, other = (record[kind, True]["network"] for record in poisoned)
     for record in poisoned:
@@ -83,20 +83,20 @@ def assert_same_end(one, other):
 def test_killed_five_times_and_resumed_it_ends_where_it_would_have_ended_bit_for_bit(tmp_path):
     """SIGKILL for all processes at random moments, also while a checkpoint is being written."""
     epochs, chance = 25, random.Random(0)
-    whole = run_ranks(ranks.resumable, tmp_path / "whole", epochs, folder=tmp_path / "whole")
+    whole = run_ranks(fault_ranks.resumable, tmp_path / "whole", epochs, folder=tmp_path / "whole")
     folder = tmp_path / "killed"
     resumed_at = []
     for life in range(1, 6):
-        job = Ranks(ranks.resumable, folder, epochs, folder=folder)
+        job = Ranks(fault_ranks.resumable, folder, epochs, folder=folder)
         target = life * epochs * ranks.COUNT // 7
-        while all(ranks.step_of(path) < target for path in folder.glob("step=*.ckpt")):
+        while all(fault_ranks.step_of(path) < target for path in folder.glob("step=*.ckpt")):
             assert job.processes[0].exitcode is None, job.output()
             time.sleep(0.001)
         time.sleep(chance.uniform(0.0, 0.03))
         job.kill()
         assert job.wait() == [-signal.SIGKILL] * 2
-        resumed_at.append(ranks.step_of(ranks.newest_checkpoint(folder)))
-    end = run_ranks(ranks.resumable, folder, epochs, folder=folder)
+        resumed_at.append(fault_ranks.step_of(fault_ranks.newest_checkpoint(folder)))
+    end = run_ranks(fault_ranks.resumable, folder, epochs, folder=folder)
     assert resumed_at == sorted(set(resumed_at))
     assert [record["start"] for record in end] == [resumed_at[-1]] * 2
     for ours, theirs in zip(end, whole, strict=True):
@@ -112,7 +112,7 @@ def test_torchrun_restarts_after_a_lost_worker_and_goes_on_from_the_last_checkpo
         environment={"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
     )
     assert done.returncode == 0, done.stdout
-    whole = run_ranks(ranks.resumable, tmp_path / "whole", epochs, folder=tmp_path / "whole")
+    whole = run_ranks(fault_ranks.resumable, tmp_path / "whole", epochs, folder=tmp_path / "whole")
     for number, theirs in enumerate(whole):
         ours = torch.load(tmp_path / f"rank{number}.pt")
         assert ours["start"] == 20

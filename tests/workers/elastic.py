@@ -5,7 +5,8 @@ import sys
 
 import torch
 
-from tests.workers.ranks import rank, resumable
+from tests.workers.fault_ranks import resumable
+from tests.workers.ranks import rank
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -20,7 +20,8 @@ MODULES = [
     "torch.distributed",
     "lightning.pytorch",
     "tests.models",
-    "tests.workers.ranks",
+    "tests.workers.fault_ranks",
+    "tests.workers.loop_ranks",
     "lightning_uncertainty.trainer.callback",
 ]
 

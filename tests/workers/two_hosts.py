@@ -7,7 +7,8 @@ import torch
 from lightning_uncertainty.demo.diamonds import CLASSES, INPUTS, TASKS, make_data
 from lightning_uncertainty.demo.model import MultiTaskNet
 from tests.models import Loader
-from tests.workers.ranks import Collectives, ddp, rank, resumable
+from tests.workers.fault_ranks import resumable
+from tests.workers.ranks import Collectives, ddp, rank
 
 RANKS, BATCHES, BATCH, EPOCHS = 4, 25, 32, 8
 
