@@ -50,7 +50,7 @@ def attach_weighting(module: Any, weighting: UncertaintyWeighting | None, *, giv
     """Make ``weighting`` the engine of a module.
 
     Args:
-        module: Any module.
+        module: The module that weighs.
         weighting: The engine; None takes the present one away.
         given: True if the user assigned it.
     """

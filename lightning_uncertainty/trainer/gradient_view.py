@@ -72,7 +72,7 @@ class GradientView(CallbackBase):
         log_prefix: First part of all keys; another one for each view.
 
     Attributes:
-        snapshots: What was seen; of a long run, evenly thinned out, the first and the last always there. Plot it by
+        snapshots: The looks so far; of a long run, evenly thinned out, with the first and the last. Plot them by
             :func:`~lightning_uncertainty.reporting.gradients.plot_gradient_norms` and ``plot_cosines``.
 
     Raises:

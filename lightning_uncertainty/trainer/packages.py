@@ -144,7 +144,7 @@ def check_processes(trainer: Trainer, pl_module: LightningModule, group: dist.Pr
 
     Args:
         trainer: The Trainer.
-        pl_module: Its module.
+        pl_module: The module that it trains.
         group: The processes to average over, if they were given.
 
     Raises:

@@ -57,7 +57,7 @@ class WeighedStep:
     Args:
         training_step: The module's own.
         weighting: The engine.
-        before: What the module had in place of this step, if that was an attribute of the instance.
+        before: The ``training_step`` that was set on the instance before; None if there was none.
     """
 
     def __init__(

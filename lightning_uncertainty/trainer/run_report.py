@@ -117,7 +117,7 @@ class RunReport:
             trainer: The Trainer of the run.
             exception: The exception that ended it.
             snapshot: A function that takes the last snapshot.
-            summary: Whether to print the summary of a run that was interrupted.
+            summary: True prints the summary of a run that was interrupted.
         """
         if isinstance(exception, KeyboardInterrupt):  # who does that wants to know how it stands
             self.end(snapshot())

@@ -89,6 +89,20 @@ def test_a_yaml_file_says_it_all(tmp_path, package, in_callback):
     assert weighting.weights["aux"] == pytest.approx(0.1)
 
 
+FIXED = {"class_path": "lightning_uncertainty.strategies.Fixed", "init_args": {"weights": {"depth": 3.0}}}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "weights"),
+    [("fixed", {"depth": 1.0, "normals": 1.0, "aux": 0.1}), (FIXED, {"depth": 3.0, "normals": 1.0, "aux": 0.1})],
+    ids=["by name", "by class"],
+)
+def test_a_strategy_can_be_named_or_built(tmp_path, strategy, weights):
+    weighting = run(tmp_path, PACKAGES[0], config(strategy=strategy))
+    assert weighting.weights == pytest.approx(weights)
+    assert weighting.steps == 4
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_print_config_shows_every_option_and_can_be_read_back(tmp_path, capsys, package):
     with pytest.raises(SystemExit) as stop:
