@@ -156,7 +156,7 @@ def compare(
     from lightning_uncertainty.comparison.study import Plan, run_plan
     from lightning_uncertainty.trainer.returned_losses import NoLossesError
 
-    sys.path.insert(0, "")  # as `python train.py` would have it
+    sys.path.insert(0, str(Path.cwd()))  # as `python train.py` would have it, and for its workers
     try:
         plan = Plan(
             metrics=dict(map(_metric, metric)),

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,7 +70,7 @@ class Arm:
 
         Args:
             tasks: The tasks of the module.
-            given: Whether the module brings an engine of its own.
+            given: True if the module brings an engine of its own.
 
         Raises:
             ComparisonError: if its weights are not those of the tasks, or its options cannot be used with them.
@@ -95,16 +96,14 @@ class Arm:
             raise ComparisonError(f"The options of the arm {self.name!r} cannot be used: {error}") from error
 
     def _learn(self, trainer: Trainer) -> None:
-        ours = ours_in(trainer)
-        options: Any = dict(copy.deepcopy(self.options))  # a strategy has a state
-        if not ours:
-            callbacks_of(trainer).insert(0, UncertaintyCallback(**options, summary=False))  # before those that save
-            return
+        if not ours_in(trainer):
+            callbacks_of(trainer).insert(0, UncertaintyCallback())  # before those that save
+        options = dict(copy.deepcopy(self.options))  # a strategy has a state
         tasks = options.pop("tasks", None)
-        for callback in ours:
+        for callback in ours_in(trainer):
             callback.summary = False  # the comparison has a table of its own
             callback.tasks = callback.tasks if tasks is None else parse_tasks(tasks)
-            callback._options = {**callback._options, **options}
+            callback._options.update(options)  # type: ignore[typeddict-item]  # they were checked
 
     def _fix(self, module: LightningModule, trainer: Trainer, tasks: Iterable[Task]) -> None:
         callbacks, ours, factors = callbacks_of(trainer), ours_in(trainer), self.factors(tasks)
@@ -130,7 +129,8 @@ class Arm:
         assert isinstance(self.weights, Mapping)
         for name in self.weights:
             if name not in own:
-                raise ComparisonError(f"The weights {self.name!r} name a task {name!r}. {suggest(name, own)}")
+                option = "".join(f" Or is it the option {o!r}?" for o in get_close_matches(name, OPTIONS, n=1))
+                raise ComparisonError(f"The weights {self.name!r} name a task {name!r}. {suggest(name, own)}{option}")
         weights = {**own, **self.weights}
         if missing := [repr(name) for name, weight in weights.items() if weight is None]:
             raise ComparisonError(

@@ -30,6 +30,7 @@ __all__ = [
     "digest",
     "digest_file",
     "digest_weights",
+    "own_file",
     "own_files",
     "qualified_name",
 ]
@@ -40,14 +41,12 @@ _MAIN = ("__main__", "__mp_main__")  # the second is what a spawned process call
 _INSTALLED = {"site-packages", "dist-packages"}
 _STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
 _THIS_PACKAGE = Path(__file__).parents[1]
-_VERSIONED = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics"}
-"""Packages whose classes are told apart by the version of the package, if at all."""
 
 
 # ------------------------------------------------------------------------------------------------ files
 
-_Imported = tuple[Any, str]  # the spec, which a reload replaces, and the digest of the file
-_imported: WeakKeyDictionary[ModuleType, _Imported] = WeakKeyDictionary()
+_imported: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
+"""The spec of each module, which a reload replaces, and the digest of its file."""
 
 
 def own_files(*, script: bool) -> dict[str, str]:
@@ -58,20 +57,19 @@ def own_files(*, script: bool) -> dict[str, str]:
     that was run.
 
     Args:
-        script: Whether the script that Python was started with counts. It does if it defines a part of the run;
-            if not, it may change, for example to ask for more seeds.
+        script: True if the script that Python was started with counts, because it defines a part of the run. If not,
+            it may change, for example to ask for more seeds.
     """
     files = {}
     for name, module in list(sys.modules.items()):
-        if not isinstance(module, ModuleType) or (name in _MAIN and not script):
+        path = own_file(module)
+        if path is None or (name in _MAIN and not script):
             continue
-        path = _own_file(module)
         spec, content = _imported.get(module, (None, ""))
-        if path is not None and (not content or spec is not vars(module).get("__spec__")):
+        if not content or spec is not vars(module).get("__spec__"):
             spec, content = vars(module).get("__spec__"), digest_file(path)
             _imported[module] = spec, content
-        if path is not None and content:
-            files[str(path)] = content
+        files[str(path)] = content
     return files
 
 
@@ -83,10 +81,12 @@ def digest_file(path: Path) -> str:
         return ""
 
 
-def _own_file(module: ModuleType) -> Path | None:
-    file = vars(module).get("__file__")  # not getattr, which would import what is lazy
+def own_file(module: object) -> Path | None:
+    """Return the source file of a module, None if it has none or is not the user's own."""
+    # Not getattr, which would import what is lazy.
+    file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
     path = Path(file).resolve() if isinstance(file, str) else None
-    if path is None or path.suffix != ".py" or _INSTALLED & set(path.parts):
+    if path is None or path.suffix != ".py" or _INSTALLED & set(path.parts) or not path.is_file():
         return None
     return None if any(path.is_relative_to(place) for place in (_THIS_PACKAGE, *_STANDARD)) else path
 
@@ -182,30 +182,17 @@ def _is_plain(value: Any) -> bool:
 
 
 def code_of(*values: Any) -> dict[str, str]:
-    """Return digests of the sources of classes, with their bases, and of functions, by name.
+    """Return digests of the sources of the user's own functions and classes, with their bases, by name.
 
     That is all that is known of classes and functions that no file holds, because they were typed into a notebook or an
-    interpreter: what they refer to there is not followed (change ``version`` then). What comes with Python, torch,
-    Lightning or this package does not count.
+    interpreter: what they refer to there is not followed (change ``version`` then).
     """
-    parts = [part for value in values for part in (value.__mro__ if isinstance(value, type) else [value])]
     sources: dict[str, set[str]] = {}
-    for part in parts:
-        if not _comes_with_a_version(part):
+    for part in (part for value in values for part in (value.__mro__ if isinstance(value, type) else [value])):
+        home = getattr(part, "__module__", None)
+        if home in _MAIN or own_file(sys.modules.get(str(home))):
             sources.setdefault(qualified_name(part), set()).add(_source(part))
     return {name: digest(sorted(texts)) for name, texts in sources.items()}
-
-
-def _comes_with_a_version(part: Any) -> bool:
-    name = getattr(part, "__module__", None) or "builtins"
-    if name in _MAIN:
-        return False
-    file = getattr(sys.modules.get(name), "__file__", None)
-    if file is None or name.partition(".")[0] in _VERSIONED:
-        return True
-    path = Path(file).resolve()
-    installed = bool(_INSTALLED & set(path.parts))
-    return path.is_relative_to(_THIS_PACKAGE) or (not installed and any(path.is_relative_to(p) for p in _STANDARD))
 
 
 def _source(part: Any) -> str:

@@ -112,7 +112,7 @@ class Source(Protocol):
         """Return all settings but those of the module, as plain data.
 
         Args:
-            learned: Whether the callbacks that learn weights count.
+            learned: True if the callbacks that learn weights count.
         """
 
 

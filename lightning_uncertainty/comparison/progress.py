@@ -12,55 +12,46 @@ from lightning_uncertainty.trainer.packages import CallbackBase
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
-__all__ = ["Bar", "NoBar", "RunAdvance", "progress_bar"]
-
-
-class NoBar:
-    """A bar that shows nothing."""
-
-    def begin(self, run: str) -> None:
-        """Say that a run starts."""
-
-    def reach(self, run: str, fraction: float) -> None:
-        """Say how far a run has come, 0 to 1."""
-
-    def end(self, run: str) -> None:
-        """Say that a run is done."""
+__all__ = ["Bar", "RunAdvance", "progress_bar"]
 
 
-class Bar(NoBar):
+class Bar:
     """A rich bar over all runs, of which several may be under way.
 
     Args:
-        progress: The display.
+        progress: The display; None shows nothing.
         total: Number of runs.
         done: Number of runs that need not be trained.
     """
 
-    def __init__(self, progress: Progress, total: int, done: int) -> None:
+    def __init__(self, progress: Progress | None = None, total: int = 0, done: int = 0) -> None:
         self._progress, self._total = progress, total
         self._begun, self._ended = done, 0
         self._under_way: dict[str, float] = {}
-        self._task: TaskID = progress.add_task("", total=total - done)
+        self._task = None if progress is None else progress.add_task("", total=total - done)
 
     def begin(self, run: str) -> None:
+        """Say that a run starts."""
         self._begun += 1
         self._under_way[run] = 0.0
-        self._progress.update(self._task, description=f"run {self._begun} of {self._total}: {run}")
+        self._update(description=f"run {self._begun} of {self._total}: {run}")
 
     def reach(self, run: str, fraction: float) -> None:
+        """Say how far a run has come, 0 to 1."""
         self._under_way[run] = min(fraction, 1.0)
-        self._show()
+        self._update(completed=self._ended + sum(self._under_way.values()))
 
     def end(self, run: str) -> None:
+        """Say that a run is done."""
         del self._under_way[run]
         self._ended += 1
-        self._show()
+        self._update(completed=self._ended + sum(self._under_way.values()))
 
-    def _show(self) -> None:
-        self._progress.update(self._task, completed=self._ended + sum(self._under_way.values()))
+    def _update(self, **fields: Any) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, **fields)
 
 
 class RunAdvance(CallbackBase):
@@ -86,23 +77,23 @@ class RunAdvance(CallbackBase):
 
 
 @contextmanager
-def progress_bar(total: int, done: int, *, wanted: bool | None) -> Iterator[NoBar]:
+def progress_bar(total: int, done: int, *, wanted: bool | None) -> Iterator[Bar]:
     """Show a bar with the time left.
 
     Args:
         total: Number of runs.
         done: Number of runs that need not be trained.
-        wanted: Whether to show it; None means on a terminal, if rich is installed.
+        wanted: True or False to show it or not; None to show it on a terminal, if rich is installed.
     """
     if wanted is False or done == total or not is_main_rank() or find_spec("rich") is None:
-        yield NoBar()
+        yield Bar()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if wanted is None and not console.is_terminal:
-        yield NoBar()
+        yield Bar()
         return
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:

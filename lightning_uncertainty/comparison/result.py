@@ -19,10 +19,9 @@ from lightning_uncertainty.comparison.store import FinishedRun, from_json, to_js
 from lightning_uncertainty.reporting.files import write_whole
 from lightning_uncertainty.reporting.tables import Table, csv_text
 
-__all__ = ["FILE", "ComparisonResult", "write_unfinished"]
+__all__ = ["FILE", "ComparisonResult"]
 
 FILE = "comparison.json"
-_FORMAT = {"format": "lightning_uncertainty comparison", "version": 1}
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class ComparisonResult:
         metrics: ``"min"`` or ``"max"`` by the name of the metric.
         arms: Names of the arms, the baseline first.
         seeds: Seeds of the runs.
-        runs: All runs, arm by arm.
+        runs: The runs, arm by arm; some may be missing as long as the comparison goes on.
     """
 
     metrics: Mapping[str, Direction]
@@ -170,8 +169,16 @@ class ComparisonResult:
         }
 
     @property
+    def finished(self) -> bool:
+        """True if all runs are there. Before, there are no gains and no sentences."""
+        return len(self.runs) == len(self.arms) * len(self.seeds)
+
+    @property
     def table(self) -> Table:
-        """A row per metric, the mean relative gain, and its interval."""
+        """A row per metric, the mean relative gain, and its interval; a row per run if some are still missing."""
+        if not self.finished:
+            rows = [[run.arm, str(run.seed), *(_number(run.metrics.get(m)) for m in self.metrics)] for run in self.runs]
+            return Table(["arm", "seed", *self.metrics], rows)
         rows = []
         for metric, direction in self.metrics.items():
             arrow = "↓" if direction == "min" else "↑"
@@ -184,7 +191,7 @@ class ComparisonResult:
 
     def _cell(self, arm: str, metric: str) -> str:
         mean, std = self.mean(arm, metric), self.std(arm, metric)
-        cell = f"{mean:.4g}" if math.isnan(std) else f"{mean:.4g} ± {std:.2g}"
+        cell = _number(mean) if math.isnan(std) else f"{_number(mean)} ± {std:.2g}"
         return cell if arm == self.baseline else f"{cell} ({_percent(_mean(self.gains(arm, metric)))})"
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
@@ -197,29 +204,40 @@ class ComparisonResult:
         return self.table.markdown() + "\n" + "".join(f"{sentence}\n" for sentence in self.sentences)
 
     def write(self, folder: Path) -> None:
-        """Write ``comparison.json``, which :meth:`load` and the ``report`` command read, and tables for people."""
-        content = _content(self.metrics, self.arms, self.seeds, self.runs, self.table, self.sentences, [])
-        write_whole(folder / FILE, content)
-        write_whole(folder / "comparison.md", self.to_markdown())
-        self.to_csv(folder / "comparison.csv")
+        """Write ``comparison.json``, which :meth:`load` and the ``report`` command read; and tables, once finished."""
+        note = f"The comparison has not come to its end: {len(self.runs)} of {len(self.arms) * len(self.seeds)} runs."
+        table = self.table
+        content = {
+            "format": "lightning_uncertainty comparison",
+            "version": 1,
+            "table": [list(table.header), *map(list, table.rows)],
+            "caption": table.caption,
+            "sentences": self.sentences if self.finished else [],
+            "notes": [] if self.finished else [note],
+            "metrics": dict(self.metrics),
+            "arms": list(self.arms),
+            "seeds": list(self.seeds),
+            "runs": [{**to_json(run), "folder": run.folder.name} for run in self.runs],
+        }
+        write_whole(folder / FILE, json.dumps(content, indent=2))
+        if self.finished:
+            write_whole(folder / "comparison.md", self.to_markdown())
+            self.to_csv(folder / "comparison.csv")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> ComparisonResult:
-        """Read the result that a comparison has left in its folder.
+        """Read the result that :func:`~lightning_uncertainty.compare` has left in its folder.
 
         Raises:
             OSError: if there is none.
             ComparisonError: if the comparison has not come to its end.
         """
         content = json.loads((Path(folder) / FILE).read_text(encoding="utf-8"))
-        arms, seeds = content["arms"], content["seeds"]
-        if len(content["runs"]) < len(arms) * len(seeds):
+        runs = [from_json(run, Path(folder) / run.pop("folder")) for run in content["runs"]]
+        result = cls(content["metrics"], content["arms"], content["seeds"], runs)
+        if not result.finished:
             raise ComparisonError(f"{folder} has a comparison that has not finished. Call `compare` again to go on.")
-        runs = []
-        for record in content["runs"]:
-            place = Path(folder) / record.pop("folder")
-            runs.append(from_json(record, place))
-        return cls(content["metrics"], arms, seeds, runs)
+        return result
 
     def print(self, console: Any = None) -> None:
         """Show table and sentences: by rich if it is installed, else as plain text.
@@ -241,41 +259,8 @@ class ComparisonResult:
         return f"{self.table}\n\n" + "\n".join([*self.sentences, self.origin])
 
 
-def write_unfinished(
-    folder: Path,
-    metrics: Mapping[str, Direction],
-    arms: Sequence[str],
-    seeds: Sequence[int],
-    runs: Sequence[FinishedRun],
-) -> None:
-    """Write ``comparison.json`` of the runs that have finished so far, for a comparison that may be cut off."""
-    rows = [[run.arm, str(run.seed), *(f"{run.metrics.get(name, math.nan):.4g}" for name in metrics)] for run in runs]
-    note = f"The comparison has not come to its end: {len(runs)} of {len(arms) * len(seeds)} runs have finished."
-    table = Table(["arm", "seed", *metrics], rows, caption="without gains and intervals")
-    write_whole(folder / FILE, _content(metrics, arms, seeds, runs, table, [], [note]))
-
-
-def _content(
-    metrics: Mapping[str, Direction],
-    arms: Sequence[str],
-    seeds: Sequence[int],
-    runs: Sequence[FinishedRun],
-    table: Table,
-    sentences: Sequence[str],
-    notes: Sequence[str],
-) -> str:
-    content = {
-        **_FORMAT,
-        "table": [list(table.header), *map(list, table.rows)],
-        "caption": table.caption,
-        "sentences": list(sentences),
-        "notes": list(notes),
-        "metrics": dict(metrics),
-        "arms": list(arms),
-        "seeds": list(seeds),
-        "runs": [{**to_json(run), "folder": run.folder.name} for run in runs],
-    }
-    return json.dumps(content, indent=2)
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def _interval_cell(interval: Interval | None) -> str:

@@ -12,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -23,7 +23,7 @@ import torch
 from lightning_uncertainty._warnings import is_main_rank
 from lightning_uncertainty.comparison.arms import Arm, ComparisonError
 from lightning_uncertainty.comparison.parts import Evaluation, Source, Start, seed_everything
-from lightning_uncertainty.comparison.progress import NoBar, RunAdvance
+from lightning_uncertainty.comparison.progress import Bar, RunAdvance
 from lightning_uncertainty.comparison.store import FinishedRun, RunFolder
 from lightning_uncertainty.trainer.attachment import attached_weighting
 from lightning_uncertainty.trainer.packages import callbacks_of, quiet_lightning
@@ -88,7 +88,7 @@ class Job:
         return run
 
 
-def run_jobs(jobs: Sequence[Job], *, workers: int, bar: NoBar) -> Iterator[FinishedRun]:
+def run_jobs(jobs: Sequence[Job], *, workers: int, bar: Bar) -> Iterator[FinishedRun]:
     """Run all jobs and yield each run when it has finished.
 
     Args:
@@ -100,7 +100,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, bar: NoBar) -> Iterator[Finis
         ComparisonError: if a job cannot be sent to a worker.
         RunError: if a worker has ended in the middle of a run.
     """
-    if workers > 1:
+    if workers > 1 and jobs:
         with _Workers(min(workers, len(jobs)), bar) as pool:
             yield from pool.run(jobs)
         return
@@ -135,7 +135,7 @@ def check_can_be_sent(job: Job) -> bytes:
 class _Workers:
     """Worker processes, which end with the block: at once if it is left by an error or by Ctrl-C."""
 
-    def __init__(self, number: int, bar: NoBar) -> None:
+    def __init__(self, number: int, bar: Bar) -> None:
         self._number, self._bar = number, bar
         self._processes: dict[Any, BaseProcess] = {}  # by connection, whose class depends on the system
         self._jobs: dict[Any, Job] = {}
@@ -230,43 +230,29 @@ def _work(connection: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the process that compares ends workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    lock = threading.Lock()
+    lock, told = threading.Lock(), 0.0
 
     def send(kind: str, content: Any) -> None:
         with lock:  # threads of loaders may warn
             connection.send((kind, content))
 
+    def tell(fraction: float) -> None:
+        nonlocal told
+        if time.monotonic() - told > _NEWS_EVERY:
+            told = time.monotonic()
+            send("reached", fraction)
+
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
         send("warning", (str(message), category, filename, lineno))
 
     warnings.showwarning = show  # type: ignore[assignment]  # it takes no file
-    with quiet_lightning():
-        while (content := _received(connection)) is not None:
+    with quiet_lightning(), suppress(EOFError):  # the other side has closed the connection
+        while True:
+            content = connection.recv_bytes()
             try:
-                job: Job = pickle.loads(content)
-                send("done", job.run(_Rarely(send)))
+                send("done", pickle.loads(content).run(tell))
             except BaseException as error:
                 send("failed", (_sendable(error), traceback.format_exc()))
-
-
-def _received(connection: Any) -> bytes | None:
-    try:
-        content: bytes = connection.recv_bytes()
-    except EOFError:
-        return None
-    return content
-
-
-class _Rarely:
-    """A function that tells the progress, but not of every batch."""
-
-    def __init__(self, send: Callable[[str, Any], None]) -> None:
-        self._send, self._last = send, 0.0
-
-    def __call__(self, fraction: float) -> None:
-        if time.monotonic() - self._last > _NEWS_EVERY:
-            self._last = time.monotonic()
-            self._send("reached", fraction)
 
 
 def _sendable(error: BaseException) -> BaseException:

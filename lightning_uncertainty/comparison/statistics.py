@@ -17,11 +17,11 @@ from lightning_uncertainty._arguments import check_choice, suggest
 __all__ = ["Direction", "Interval", "MeanRelativeGain", "check_directions", "relative_gain", "t_interval", "t_quantile"]
 
 Direction = Literal["min", "max"]
-"""Whether less or more of a metric is better."""
+"""The direction in which a metric is better: less or more."""
 
 
 def relative_gain(value: float, reference: float, *, higher_is_better: bool) -> float:
-    """The change in percent of the reference, positive where ``value`` is better; NaN for a reference of 0.
+    """Return the change in percent of the reference, positive where ``value`` is better; NaN for a reference of 0.
 
     >>> relative_gain(75.0, 100.0, higher_is_better=False)
     25.0
@@ -49,9 +49,9 @@ class MeanRelativeGain(Metric):
     is the mean. Leave such a metric out, or choose another for its task. Each update reads its values on the host.
 
     Args:
-        baseline: the metrics of the baseline, by name.
+        baseline: Metrics of the baseline, by name.
         directions: ``"min"`` or ``"max"`` for each of them.
-        kwargs: those of :class:`torchmetrics.Metric`.
+        kwargs: Arguments of :class:`torchmetrics.Metric`.
 
     Raises:
         ValueError: if there are no metrics, the names differ, or a direction is neither ``"min"`` nor ``"max"``.
@@ -120,12 +120,12 @@ def check_directions(directions: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the limits of what it may be.
+    """A mean with its lower and upper limit.
 
     Attributes:
-        mean: of the values.
-        low: lower limit.
-        high: upper limit.
+        mean: Mean of the values.
+        low: Lower limit.
+        high: Upper limit.
     """
 
     mean: float
@@ -134,12 +134,12 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether all of it lies on one side of 0."""
+        """True if the whole interval lies on one side of 0."""
         return self.low > 0.0 or self.high < 0.0
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    r"""The confidence interval of the mean of normally distributed ``values``; None for fewer than two.
+    r"""Return the confidence interval of the mean of normally distributed ``values``; None for fewer than two.
 
     .. math:: \bar x \pm t_{n-1} \, s / \sqrt n
 
@@ -162,7 +162,7 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | 
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """What a t-distributed number stays below with ``probability``: by bisection, to double precision.
+    """Return the number that a t-distributed one stays below with ``probability``, by bisection, to double precision.
 
     >>> round(t_quantile(0.975, 2), 4)
     4.3027
@@ -181,7 +181,7 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def _distribution(t: float, degrees: int) -> float:
-    """The probability of less than ``t >= 0``: Abramowitz and Stegun, 26.7.3 (odd) and 26.7.4 (even)."""
+    """Return the probability of less than ``t >= 0``: Abramowitz and Stegun, 26.7.3 (odd) and 26.7.4 (even)."""
     angle = math.atan2(t, math.sqrt(degrees))
     cosine, sine = math.cos(angle), math.sin(angle)
     odd = degrees % 2

@@ -24,7 +24,7 @@ class FinishedRun:
     Attributes:
         arm: Name of the way in which the losses were weighed.
         seed: Seed of everything random.
-        metrics: All scalar metrics of the evaluation.
+        metrics: Scalar metrics of the evaluation.
         seconds: Time that training and evaluation took.
         start: Fingerprints of the initial weights and of the first batches.
         weights: Effective weights of the losses at the end, by task, as they are logged.
@@ -65,7 +65,7 @@ class RunFolder:
         parent: Folder of the comparison.
         arm: Name of the way in which the losses are weighed.
         seed: Seed of everything random.
-        definition: All settings that define the run, as plain data; a change gives it another folder.
+        definition: Settings that define the run, as plain data; a change gives it another folder.
     """
 
     parent: Path

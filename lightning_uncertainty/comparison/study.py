@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +26,7 @@ from lightning_uncertainty.comparison.parts import (
 )
 from lightning_uncertainty.comparison.progress import progress_bar
 from lightning_uncertainty.comparison.rehearsal import rehearse
-from lightning_uncertainty.comparison.result import ComparisonResult, write_unfinished
+from lightning_uncertainty.comparison.result import ComparisonResult
 from lightning_uncertainty.comparison.runs import Job, check_can_be_sent, run_jobs
 from lightning_uncertainty.comparison.statistics import Direction, check_directions
 from lightning_uncertainty.comparison.store import FinishedRun, RunFolder
@@ -96,7 +97,7 @@ def compare(
         workers: Number of trainings side by side, each in a process of its own with one thread. What makes the module
             and the data must then be importable: no lambda, and nothing typed into a notebook. With 1 the runs are
             trained in this process, with its threads; after ``torch.set_num_threads(1)`` the numbers are the same.
-        progress: Whether to show a bar; by default on a terminal, if rich is installed.
+        progress: True or False to show a bar or not; by default it is shown on a terminal, if rich is installed.
 
     Returns:
         The metrics of all runs, with tables and a sentence. They are also in ``folder``, as ``comparison.json`` (see
@@ -160,12 +161,10 @@ def run_plan(plan: Plan, source: Source, *, progress: bool | None = None) -> Com
     with random_state_kept(), quiet_lightning():
         for run in _run_all(plan, source, progress):
             runs[run.arm, run.seed] = run
-            if is_main_rank() and not run.reused:
-                write_unfinished(plan.folder, plan.metrics, plan.names, list(plan.seeds), list(runs.values()))
-    ordered = [runs[name, seed] for name in plan.names for seed in plan.seeds]
-    result = ComparisonResult(plan.metrics, plan.names, list(plan.seeds), ordered)
-    if is_main_rank():
-        result.write(plan.folder)
+            done = [runs[key] for key in product(plan.names, plan.seeds) if key in runs]
+            result = ComparisonResult(plan.metrics, plan.names, list(plan.seeds), done)
+            if is_main_rank() and (result.finished or not run.reused):
+                result.write(plan.folder)
     return result
 
 
@@ -179,13 +178,10 @@ def _run_all(plan: Plan, source: Source, progress: bool | None) -> Iterator[Fini
         if plan.workers > 1:
             check_can_be_sent(left[0])
         rehearse(source, plan)
-    pairs = _Pairs()
-    for run in found.values():
-        pairs.check(run)
-        yield run
+    notices, first = Notices(), dict[int, FinishedRun]()
     with progress_bar(len(jobs), len(found), wanted=progress) as bar:
-        for run in run_jobs(left, workers=plan.workers if left else 1, bar=bar):
-            pairs.check(run)
+        for run in chain(found.values(), run_jobs(left, workers=plan.workers, bar=bar)):
+            _check_pair(first.setdefault(run.seed, run), run, notices)
             yield run
 
 
@@ -211,22 +207,12 @@ def _jobs(plan: Plan, source: Source, seed: int) -> list[Job]:
     return jobs
 
 
-class _Pairs:
-    """A check that the arms of each seed differ in nothing but their weights."""
-
-    def __init__(self) -> None:
-        self._notices = Notices()
-        self._first: dict[int, FinishedRun] = {}
-
-    def check(self, run: FinishedRun) -> None:
-        """Warn if a run started otherwise than the first one of its seed."""
-        first = self._first.setdefault(run.seed, run)
-        differing = [what for what in first.start if run.start.get(what, first.start[what]) != first.start[what]]
-        if differing:
-            self._notices.warn(
-                "not paired",
-                f"The arms {first.arm!r} and {run.arm!r} of seed {run.seed} did not start alike: "
-                f"{', '.join(differing)} differ. The comparison then has more noise than it needs. Make the module and "
-                "the data anew for each run, with functions that draw all that is random from the global generators of "
-                "torch, numpy and Python.",
-            )
+def _check_pair(first: FinishedRun, run: FinishedRun, notices: Notices) -> None:
+    """Warn if the arms of a seed differ in more than their weights."""
+    if differing := [what for what in first.start if run.start.get(what, first.start[what]) != first.start[what]]:
+        notices.warn(
+            "not paired",
+            f"The arms {first.arm!r} and {run.arm!r} of seed {run.seed} did not start alike: {', '.join(differing)} "
+            "differ. The comparison then has more noise than it needs. Make the module and the data anew for each run, "
+            "with functions that draw all that is random from the global generators of torch, numpy and Python.",
+        )

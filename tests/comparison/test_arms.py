@@ -7,6 +7,7 @@ import torch
 
 from lightning_uncertainty import UncertaintyCallback, UncertaintyWeighting
 from lightning_uncertainty.comparison.arms import Arm, ComparisonError, parse_arms
+from lightning_uncertainty.strategies.fixed import Fixed
 from tests.comparison.test_study import METRICS, QUICK, Net, run
 
 TWO = {"a": 0.1, "b": 3.0}
@@ -83,11 +84,13 @@ class Given(Net):
         (Net, {"lr": -1.0}, "The options of the arm 'mine' cannot be used: .*-1.0"),
         (Net, {"tasks": {"a": "gauss"}}, "The options of the arm 'mine' cannot be used: .*'gaussian'"),
         (Net, {"a": 1.0, "bb": 1.0}, "a task 'bb'. Did you mean 'b'"),
+        (Net, {"lrr": 1.0}, "a task 'lrr'. Known: 'a', 'b'. Or is it the option 'lr'"),
+        (Net, "dwaa", "The options of the arm 'mine' cannot be used: .*'dwaa'"),
         (Net, lambda _: {"a": 1.0}, "say nothing of 'b'"),
         (Ambiguous, {"lr": 0.5}, "read in two ways: 'lr' is a task and an option"),
         (Given, {"lr": 0.5}, "the module brings an UncertaintyWeighting, whose own options count"),
     ],
-    ids=["option", "tasks", "task", "function", "both", "engine"],
+    ids=["option", "tasks", "task", "no option", "strategy", "function", "both", "engine"],
 )
 def test_an_arm_that_does_not_fit_the_module_is_refused_before_any_run(tmp_path, module, arm, said):
     with pytest.raises(ComparisonError, match=said):
@@ -112,6 +115,17 @@ def test_options_of_an_arm_count_over_those_of_the_callback(tmp_path):
     assert weights["by-seed"] == {"a": 3.0, "b": 1.0}
     again = run(tmp_path, seeds=[3], trainer={**QUICK, "callbacks": [callback]}, arms={**arms, "other": {"init": 3.0}})
     assert [r.arm for r in again.runs if not r.reused] == ["other"]
+
+
+def test_a_strategy_is_an_arm(tmp_path):
+    arms = {"plain": "fixed", "ours": Fixed(TWO), "by-weights": TWO}
+    result = run(tmp_path, seeds=[0], arms=arms)
+    found = {r.arm: (r.metrics["val/a"], r.metrics["val/b"], r.factors) for r in result.runs}
+    assert found["plain"] == found["equal"] != found["ours"]
+    assert found["ours"] == found["by-weights"]
+    assert [r.reused for r in run(tmp_path, seeds=[0], arms={**arms, "ours": Fixed({**TWO, "a": 0.2})}).runs] == [
+        each.arm != "ours" for each in result.runs
+    ]
 
 
 class TwoNets(Net):

@@ -1,5 +1,6 @@
 """The command, for configurations of LightningCLI in both packages."""
 
+import json
 import sys
 
 import pytest
@@ -92,6 +93,19 @@ def test_a_configuration_is_trained_with_equal_and_learned_and_given_weights(pro
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("comparison/*/run.json")} == before
 
 
+def test_arms_and_workers_of_the_command_line(project, capsys, tmp_path):
+    project()
+    arms = ("--arm", "fast:lr=0.5,warmup=equal,freeze_after=null", "--arm", "learned:init=1")
+    assert compare(*BOTH, *arms, "--workers", "2", seeds=("--seeds", "0")) == 0
+    assert "fast against equal, 1 seed" in " ".join(capsys.readouterr().out.split())
+    options = {}
+    for path in tmp_path.glob("comparison/*/run.json"):
+        content = json.loads(path.read_text())
+        options[content["arm"]] = content["definition"]["options"]
+    fast = {"lr": 0.5, "warmup": "equal", "freeze_after": None}
+    assert options == {"equal": {}, "fast": fast, "learned": {"init": 1}}
+
+
 CHANGES = {
     "data": ('return serve()["train"]', 'return serve(size=6)["train"]'),
     "callback": ("CALLS = 1", "CALLS = 2"),
@@ -151,6 +165,10 @@ def test_a_configuration_for_a_command_line_with_classes_of_its_own_is_used_by_t
         ({}, [*BOTH, "--seeds", "one"], "--seeds must be whole numbers"),
         ({}, [*BOTH, "--fixed", "mine:a"], "--fixed must be a name and a weight for each task"),
         ({}, [*BOTH, "--fixed", "mine:a=1"], "say nothing of 'b'"),
+        ({}, [*BOTH, "--fixed", "mine:a=much,b=1"], "--fixed must give each task a number"),
+        ({}, [*BOTH, "--arm", "fast:lr"], "--arm must be a name and options of the callback"),
+        ({}, [*BOTH, "--arm", "fast:lr=-1"], "The options of the arm 'fast' cannot be used"),
+        ({}, [*BOTH, "--workers", "0"], "workers must be a whole number of at least 1; got 0"),
         ({}, [*BOTH, "--set", "trainer.epochs=3"], "config.yaml cannot be used"),
         ({}, [*BOTH, "--evaluate", "fit"], "evaluate must be one of 'validate', 'test'; got 'fit'"),
         ({"mixin": ""}, BOTH, "needs the losses by name"),
@@ -162,7 +180,8 @@ def test_a_configuration_for_a_command_line_with_classes_of_its_own_is_used_by_t
         ({"trainer": {"epochs": 1}}, BOTH, "config.yaml cannot be used"),
     ],
     ids=[
-        "unknown metric", "no option", "no direction", "no seed", "no weight", "a weight missing", "unknown override",
+        "unknown metric", "no option", "no direction", "no seed", "no weight", "a weight missing", "no number",
+        "no value", "wrong option", "no worker", "unknown override",
         "no evaluation", "no mixin", "no data", "no model", "no such class", "under fit", "checkpoint",
         "unknown option",
     ],

@@ -202,7 +202,7 @@ def test_a_lambda_does_not_depend_on_the_line_it_stands_in():
     assert [*code_of(one).values()] == [*code_of(other).values()] != [*code_of(changed).values()]
 
 
-def test_a_class_counts_with_its_bases_and_versioned_packages_do_not():
+def test_a_class_counts_with_its_own_bases_and_installed_ones_do_not():
     class Base(torch.nn.Module):
         pass
 
@@ -211,4 +211,4 @@ def test_a_class_counts_with_its_bases_and_versioned_packages_do_not():
 
     assert [name.rpartition(".")[2] for name in code_of(Net)] == ["Net", "Base"]
     assert code_of(torch.nn.Linear, Path, len, None, lightning_uncertainty.UncertaintyCallback) == {}
-    assert "_pytest.nodes.Item" in code_of(pytest.Item)  # installed, but no version is known
+    assert code_of(pytest.Item) == {}  # installed
