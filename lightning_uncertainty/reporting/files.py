@@ -155,9 +155,9 @@ class _Search:
         notes = [f"Read from {self._name(path)}."]
         if not run.finished:
             notes.append(
-                "The run has not come to its end: it was killed, has failed or still goes on. The file was written at "
-                f"{run.written}, step {run.history.steps[-1]:,}, and does not have what came after its last epoch or "
-                "validation."
+                "The run has not come to its end: it was killed, has failed or still goes on. What came after step "
+                f"{run.history.steps[-1]:,} is missing: its file was last written at {run.written}. A run writes it at "
+                "the end of an epoch, at a validation, and when it fails."
             )
         gradients = {f"of {module}": list(seen) for module, seen in run.gradients.items() if seen}
         return ReportContent(_title(path.parent), run.prefix, run.history, gradients, notes=notes)

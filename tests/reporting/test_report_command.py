@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ import pytest
 import torch
 
 from lightning_uncertainty import cli, compare
-from lightning_uncertainty.comparison.result import write_unfinished
 from lightning_uncertainty.reporting import page
 from lightning_uncertainty.reporting.files import read_report
 from lightning_uncertainty.reporting.history import History
@@ -117,9 +117,9 @@ def test_a_killed_run_shows_its_last_epoch_and_says_what_it_may_lack(killed, cop
     read, lacks = capsys.readouterr().out.splitlines()[-3:-1]
     assert read == "Read from uncertainty_history.json."
     assert re.fullmatch(
-        r"The run has not come to its end: it was killed, has failed or still goes on. The file was written at "
-        rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC, step {SAVED_AT}, and does not have what came after its last epoch or "
-        r"validation.",
+        r"The run has not come to its end: it was killed, has failed or still goes on. What came after step "
+        rf"{SAVED_AT} is missing: its file was last written at \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC. A run writes it "
+        r"at the end of an epoch, at a validation, and when it fails.",
         lacks,
     )
     assert lacks in Page((folder / "uncertainty.html").read_text()).text
@@ -354,9 +354,9 @@ def test_a_comparison_shows_its_table_its_sentence_and_a_learned_run(compared, c
 def test_a_comparison_that_was_killed_shows_what_has_finished(compared, copied, capsys):
     folder, result = copied(compared[0], "comparison"), compared[1]
     finished = [run for run in result.runs if (run.arm, run.seed) != ("learned", 1)]
-    write_unfinished(folder, result.metrics, result.arms, result.seeds, finished)
+    replace(result, runs=finished).write(folder)
     assert report(folder) == 0
-    note = "The comparison has not come to its end: 3 of 4 runs have finished."
+    note = "The comparison has not come to its end: 3 of 4 runs."
     assert note in capsys.readouterr().out
     shown = Page((folder / "uncertainty.html").read_text())
     assert note in shown.text
