@@ -91,7 +91,7 @@ def test_what_cannot_be_done_by_workers_is_refused_before_any_run(tmp_path, opti
 
 def test_what_was_typed_into_a_notebook_is_refused(tmp_path, monkeypatch):
     typed = type("Typed", (Net,), {"__module__": "__main__"})
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # none under pytest-xdist
     monkeypatch.setattr(sys.modules["__main__"], "Typed", typed, raising=False)
     with pytest.raises(ComparisonError, match="typed into a notebook"):
         run(tmp_path, functools.partial(typed, lr=0.1), workers=2)
