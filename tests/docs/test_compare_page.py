@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lightning_uncertainty.comparison.arms import parse_arms
+from lightning_uncertainty.strategies import Fixed
 from tests.workers.processes import ROOT
 
 PAGE = Path(__file__).parents[2] / "docs" / "compare.md"
@@ -34,3 +36,12 @@ def test_the_code_and_the_command_of_the_page_run_as_they_stand(tmp_path):
         verdict = r"larger than the noise between seeds: learned is \w+\.|within the noise of 3 seeds: cannot tell\."
         assert re.search(rf"learned against equal, 3 seeds: mean relative gain .+ The difference is ({verdict})", said)
     assert len(list(tmp_path.glob("comparison/*/run.json"))) == 9 + 6
+
+
+def test_the_arms_of_the_page_are_arms():
+    examples = re.findall(r"^\|[^|]+\| `(\{.*?\})`", PAGE.read_text(), flags=re.MULTILINE)
+    assert len(examples) == 6
+    for example in examples:
+        given = eval(example, {"MyStrategy": Fixed, "draw_weights": lambda seed: {"price": seed}})
+        names = {arm.name for arm in parse_arms(given, {}, "learned")}
+        assert names == {"equal", "learned"} ^ ({"equal"} if given == {"equal": None} else given.keys())
