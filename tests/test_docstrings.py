@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.docstrings import docstrings, is_fragment, main
+from tests.docstrings import ROOT, docstrings, is_fragment, main
 
 SENTENCES = (
     "Return the mean of all values.",
@@ -90,3 +90,10 @@ def test_every_docstring_is_counted_and_each_fragment_is_printed_with_its_place(
         "inner/one.py:4: _Two: a: of it.",
         "1 of 2 entries start with a fragment: 50.0 %.",
     ]
+
+
+def test_at_most_5_percent_of_the_packages_docstrings_start_with_a_fragment():
+    places = [*docstrings(ROOT / "lightning_uncertainty")]
+    fragments = [f"{place.path}:{place.line}: {place.first_line}" for place in places if is_fragment(place.first_line)]
+    assert len(places) > 300
+    assert len(fragments) <= 0.05 * len(places), "\n".join(fragments)
