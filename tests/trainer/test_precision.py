@@ -254,7 +254,7 @@ def test_a_weight_beyond_fp16_is_reported_by_name():
     weighting({"a": losses[0], "b": losses[1]})
     weighting.step()
     with pytest.warns(UncertaintyWarning, match="'a' is in fp16, .* beyond 65504"):
-        weighting.snapshot()
+        weighting.check()
 
 
 def test_a_weight_beyond_fp16_is_whole_for_a_loss_in_single_precision():
