@@ -12,8 +12,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from experiments.scenes.experiment.command import run_command
-from experiments.scenes.experiment.settings import FULL, QUICK
 from lightning_uncertainty.cli import run_app
 
 
@@ -21,16 +19,21 @@ def scenes(
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed and short trainings: whether all works, not who is best.")
     ] = False,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many.", show_default="3, quick: 1")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds.", show_default="3, quick: 1")] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Of the optimizer in each training.", show_default="600, quick: 150")
+        int | None, typer.Option(min=1, help="Optimizer steps of each training.", show_default="600, quick: 150")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one per core")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of processes.", show_default="one per core")
+    ] = None,
     output: Annotated[
         Path, typer.Option(help="The folder. Trainings that are finished there are not run again.")
     ] = Path("scenes_output"),
 ) -> None:
     """Compare learned weights with single tasks and a search by hand on generated street scenes."""
+    from experiments.scenes.arms import Laboratory, run_experiment
+    from experiments.scenes.settings import FULL, QUICK
+
     settings = QUICK if quick else FULL
     settings = replace(settings, seeds=seeds or settings.seeds)
     if steps is not None:
@@ -38,10 +41,12 @@ def scenes(
     command = "python -m experiments.scenes" + (" --quick" if quick else "")
     command += f" --seeds {seeds}" * (seeds is not None) + f" --steps {steps}" * (steps is not None)
     console = Console()
-    try:
-        page = run_command(settings, output, workers=workers or os.cpu_count() or 1, command=command, console=console)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    results = run_experiment(Laboratory(settings, output / "runs", workers or os.cpu_count() or 1))
+    # Only now: a change of the page would be a change of what a run has imported, and so of the run.
+    from experiments.scenes.page import write_page
+
+    with console.status("Writing the page and its pictures"):
+        page = write_page(results, output, command=command)
     console.print(f"Table, figures and pictures: {page}", soft_wrap=True)
 
 

@@ -1,249 +1,134 @@
 import csv
 import itertools
-import json
-import os
-import signal
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
+from experiments.scenes import arms, settings
 from experiments.scenes.__main__ import main
-from experiments.scenes.experiment import command, runner, settings
-from experiments.scenes.experiment.cells import Cell, first_cells, grid_cell
-from experiments.scenes.experiment.controls import control_cells
-from experiments.scenes.experiment.gain import mean_relative_gain
-from experiments.scenes.experiment.grid import expected_best, missing_neighbours
-from experiments.scenes.experiment.results import Results
-from experiments.scenes.experiment.runner import run_experiment
-from experiments.scenes.experiment.settings import FULL, QUICK, Settings
-from experiments.scenes.experiment.starts import first_step_within, start_paths
-from experiments.scenes.experiment.store import Store
-from experiments.scenes.experiment.table import control_rows, lr_table, markdown, table_rows, write_csv
-from experiments.scenes.experiment.train import Outcome, _Scaled, train
+from experiments.scenes.arms import LR_FACTORS, Laboratory, first_arms, grid_weights, run_experiment
+from experiments.scenes.data.batch import TASKS
 from experiments.scenes.model.scene_model import LIKELIHOODS
+from experiments.scenes.results import Results, expected_best, first_step_within, mean_relative_gain, missing_neighbours
+from experiments.scenes.settings import FULL, QUICK, ScaledModel, Settings
+from experiments.scenes.table import control_rows, lr_table, main_rows, rows_csv, rows_table
+from lightning_uncertainty.comparison import FinishedRun
+from tests.workers.processes import ROOT
 
-TINY = Settings(seeds=2, steps=3, start_steps=4, train=4, test=2, batch_size=2, width=4, height=16, image_width=32)
+TINY = Settings(seeds=2, steps=3, start_steps=4, train=4, test=2, batch_size=2, width=4, size=(16, 32))
+EQUAL = dict.fromkeys(TASKS, 1.0)
 
 
-def invented(cell):
-    """An outcome that only depends on the cell, best for the weights 1 : 1/4 : 4."""
-    weights = {task: weight if isinstance(weight, float) else 0.5 for task, weight in cell.weights.items()}
-    i, d = (np.log(weights.get(task, best) / best) / np.log(4) for task, best in (("instance", 0.25), ("depth", 4.0)))
-    distance = i**2 + d**2 + 0.1 * cell.seed
-    metrics = {"semantic": 60.0 - distance, "instance": 2.0 + 0.1 * distance, "depth": 0.2 + 0.01 * distance}
-    path = {"step": [1, 2], **{task: [1.0, 2.0] for task in ("semantic", "instance", "depth")}}
-    return Outcome({task: metrics[task] for task in weights}, weights, path, seconds=1.0)
+def factors_of(arm, seed):
+    """What an invented run with that arm ends with; 0 for tasks that are not trained."""
+    arm = arm(seed) if callable(arm) else arm
+    specs = arm.get("tasks", arm) if "freeze_after" not in arm and "init" not in arm else LIKELIHOODS
+    return {task: spec if isinstance(spec, float) else 0.5 for task, spec in specs.items()}
+
+
+def invented(name, arm, seed):
+    """A run whose metrics only depend on its weights, best for the weights 1 : 1/4 : 4."""
+    factors = factors_of(arm, seed)
+    i, d = (np.log((factors[t] or best) / best) / np.log(4) for t, best in (("instance", 0.25), ("depth", 4.0)))
+    distance = i**2 + d**2 + 0.1 * seed
+    metrics = {"semantic": 0.60 - 0.01 * distance, "instance": 2.0 + 0.1 * distance, "depth": 0.2 + 0.01 * distance}
+    return FinishedRun(name, seed, {f"test/{t}": v for t, v in metrics.items()}, 1.0, {}, factors, factors)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pages():
+    """No run writes its own page and picture, which takes more than its training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_uncertainty.trainer.run_report.write_page", lambda *_: None)
+        patch.setattr("lightning_uncertainty.trainer.run_report.find_spec", lambda _: None)
+        yield
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    """The names of the cells that were trained, in their order; training itself is invented."""
-    names = []
+def asked(monkeypatch):
+    """What was asked of ``compare``, which invents its runs."""
+    calls = []
 
-    def note(cell, _):
-        names.append(cell.name)
-        return invented(cell)
+    def compare(make_module, _, *, arms, seeds, **options):
+        arms = {name: arm for name, arm in arms.items() if arm is not None}
+        calls.append(SimpleNamespace(make=make_module, arms=arms, seeds=list(seeds), **options))
+        return SimpleNamespace(runs=[invented(name, arm, seed) for name, arm in arms.items() for seed in seeds])
 
-    monkeypatch.setattr(runner, "train", note)
-    return names
-
-
-# ------------------------------------------------------------------------------------------------ the runner
-
-
-def test_no_cell_is_trained_twice(trained, tmp_path):
-    first = run_experiment(Store.open(tmp_path, TINY), workers=1)
-    assert len(trained) == len(set(trained)) == first.cells
-    finished = list(trained)
-    again = run_experiment(Store.open(tmp_path, TINY), workers=1)
-    assert trained == finished
-    assert again == first
+    monkeypatch.setattr(arms, "compare", compare)
+    monkeypatch.setattr(Results, "path", lambda *_: {"step": [1, 2], **{task: [1.0, 2.0] for task in TASKS}})
+    return calls
 
 
-def test_an_interrupted_experiment_goes_on_where_it_was(trained, tmp_path, monkeypatch):
-    store = Store.open(tmp_path, TINY)
-    note = runner.train
-
-    def stop_at_seven(cell, settings):
-        if len(trained) == 7:
-            raise KeyboardInterrupt
-        return note(cell, settings)
-
-    monkeypatch.setattr(runner, "train", stop_at_seven)
-    with pytest.raises(KeyboardInterrupt):
-        run_experiment(store, workers=1)
-    assert len(list((tmp_path / "cells").glob("*.json"))) == 7
-    monkeypatch.setattr(runner, "train", note)
-    results = run_experiment(store, workers=1)
-    assert len(trained) == len(set(trained)) == results.cells
+@pytest.fixture
+def results(asked, tmp_path):
+    assert not asked
+    return run_experiment(Laboratory(TINY, tmp_path))
 
 
-def test_a_cell_of_other_weights_is_trained_again(tmp_path):
-    store = Store.open(tmp_path, TINY)
-    cell = Cell("retrained", 0, {"depth": 1.0})
-    store.write(cell, invented(cell))
-    assert store.read(cell) == invented(cell)
-    assert store.read(Cell("retrained", 0, {"depth": 2.0})) is None
-
-
-def test_cells_of_other_settings_are_refused(tmp_path):
-    Store.open(tmp_path, TINY)
-    with pytest.raises(ValueError, match="other settings than this run"):
-        Store.open(tmp_path, replace(TINY, steps=5))
-    Store.open(tmp_path, TINY)
-
-
-def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
-    store, cell = Store.open(tmp_path, TINY), Cell("learned", 0, {"depth": 1.0})
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        store.write(cell, invented(cell))
-    assert store.read(cell) is None
-
-
-@pytest.mark.parametrize("damage", ["", '{"cell": {"row"'], ids=["empty", "cut off"])
-def test_a_damaged_cell_is_trained_again(damage, tmp_path):
-    store, cell = Store.open(tmp_path, TINY), Cell("learned", 0, {"depth": 1.0})
-    store.file(cell).write_text(damage)
-    assert store.read(cell) is None
-
-
-def test_damaged_settings_are_refused_like_others(tmp_path):
-    Store.open(tmp_path, TINY)
-    (tmp_path / "settings.json").write_text("")
-    with pytest.raises(ValueError, match="other settings than this run"):
-        Store.open(tmp_path, TINY)
-
-
-def test_settings_survive_their_file():
-    assert Settings.from_json(json.loads(json.dumps(TINY.to_json()))) == TINY
-
-
-def test_the_report_counts_every_cell_once(trained, tmp_path):
-    told = []
-    results = run_experiment(Store.open(tmp_path, TINY), workers=1, report=lambda *news: told.append(news))
-    assert told[-1][1:] == (results.cells, results.cells)
-    assert sorted(name for name, *_ in told if name) == sorted(trained)
-
-
-def test_two_processes_give_the_results_of_one(tmp_path):
-    cells = [cell for cell in first_cells(0) if cell.row in ("learned", "single-depth", "never-learned")]
-    outcomes = []
-    for workers in (1, 2):
-        store, results = Store.open(tmp_path / str(workers), TINY), Results(TINY)
-        with runner._workers(workers) as executor:
-            runner._run(cells, store, results, executor, lambda *_: None)
-        outcomes.append({row: o[0] for row, o in results.outcomes.items()})
-    for row in outcomes[0]:
-        assert outcomes[0][row].metrics == outcomes[1][row].metrics
-        assert outcomes[0][row].path == outcomes[1][row].path
+def train(laboratory, arm=None, *, seeds=(0,), **options):
+    """Train one arm for real, and give its results."""
+    found = Results(laboratory.settings)
+    laboratory.run(found, "alone", {"alone": EQUAL if arm is None else arm}, seeds=seeds, **options)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ the rows
 
 
-KILLED = """
-import os, sys, time
-from experiments.scenes.experiment.runner import _workers
-
-if __name__ == "__main__":
-    with _workers(2) as executor:
-        first, second = executor.submit(os.getpid), executor.submit(os.getpid)
-        print(first.result(), second.result(), flush=True)
-        executor.submit(time.sleep, 600)
-        time.sleep(600)
-"""
-
-
-def test_workers_end_when_the_command_is_killed(tmp_path):
-    """At work or without any: neither stays behind and takes a core."""
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
-        assert len(process.stdout.readline().split()) == 2
-        process.kill()
-        process.communicate(timeout=60)  # the pipe ends when nobody holds it any more
+def test_rows_differ_in_their_weights_only(tmp_path):
+    found, chosen = Results(TINY), first_arms()
+    names = "learned", "never-learned", "single-depth", "learned-semantic-depth"
+    grid = {"grid_-1_1": grid_weights((-1, 1), 4.0)}
+    Laboratory(TINY, tmp_path).run(found, "table", {**{name: chosen[name] for name in names}, **grid}, seeds=[0])
+    learned, frozen = found.path("learned", 0), found.path("never-learned", 0)
+    assert all(len(set(frozen[task])) == 1 for task in TASKS)
+    assert all(len(set(learned[task])) > 1 for task in TASKS)
+    runs = {row: found.runs[row, 0] for row in found.rows}
+    assert found.factors(runs["grid_-1_1"]) == {"semantic": 1.0, "instance": 0.25, "depth": 4.0}
+    assert found.factors(runs["learned-semantic-depth"]).keys() == {"semantic", "depth"}
+    assert found.metrics(runs["single-depth"]).keys() == {"depth"}
+    starts = [run.start for run in runs.values()]
+    assert all(start == starts[0] for start in starts)
 
 
-INTERRUPTED = """
-import os, signal, time
-from experiments.scenes.experiment.runner import _workers
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background of a shell lacks
-    with _workers(2) as executor:
-        print(executor.submit(os.getpid).result(), executor.submit(os.getpid).result(), flush=True)
-        executor.submit(time.sleep, 600)
-        time.sleep(600)
-"""
+def test_the_scenes_depend_on_the_seed(tmp_path):
+    runs = train(Laboratory(TINY, tmp_path), seeds=(0, 1)).of("alone")
+    assert runs[0].start["batch 0"] != runs[1].start["batch 0"]
+    torch.manual_seed(5)
+    assert settings.make_data(TINY).seed == 5
 
 
-def test_ctrl_c_ends_the_command_and_its_workers_at_once(tmp_path):
-    """A terminal sends it to all of them; a worker that finished its training first would let everyone wait."""
-    script = tmp_path / "interrupted.py"
-    script.write_text(INTERRUPTED)
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen([sys.executable, script], **options) as process:
-        assert len(process.stdout.readline().split()) == 2
-        os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.communicate(timeout=60)
-        finally:  # nobody waits for what does not end
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        assert process.returncode == -signal.SIGINT
-
-
-def test_an_interrupted_command_says_so(monkeypatch, tmp_path, capsys):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, "run_experiment", interrupt)
-    assert main(["--quick", "--output", str(tmp_path)]) == 130
-    assert capsys.readouterr().err.strip() == "Interrupted."
-
-
-def test_rows_differ_in_their_weights_only():
-    cells = {cell.row: cell for cell in first_cells(0)}
-    learned = train(cells["learned"], TINY)
-    frozen = train(cells["never-learned"], TINY)
-    start = {task: weights[0] for task, weights in frozen.path.items() if task != "step"}
-    assert all(set(frozen.path[task]) == {start[task]} for task in start)
-    assert all(len(set(learned.path[task])) > 1 for task in start)
-    assert learned.path["semantic"][0] == start["semantic"]
-    assert train(grid_cell((-1, 1), 0, 4.0), TINY).weights == {"semantic": 1.0, "instance": 0.25, "depth": 4.0}
-    assert train(cells["learned-semantic-depth"], TINY).weights.keys() == {"semantic", "depth"}
-
-
-def test_training_the_weights_of_one_task_by_hand_does_not_depend_on_their_scale_under_adam():
-    one, ten = (train(Cell("x", 0, {"depth": weight}), TINY).metrics["depth"] for weight in (1.0, 10.0))
-    assert one == pytest.approx(ten, rel=1e-3)
+def test_training_the_weights_of_one_task_by_hand_does_not_depend_on_their_scale_under_adam(tmp_path):
+    arms_of_depth = [{**dict.fromkeys(TASKS, 0.0), "depth": weight} for weight in (1.0, 10.0)]
+    one, ten = (train(Laboratory(TINY, tmp_path), arm).runs["alone", 0] for arm in arms_of_depth)
+    assert one.metrics["test/depth"] == pytest.approx(ten.metrics["test/depth"], rel=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------ the controls
 
 
-def test_a_constant_factor_changes_nothing_under_adam_but_a_growing_one_does():
-    cell = grid_cell((0, 0), 0, 4.0)
-    settings = replace(TINY, steps=6)
+def test_a_constant_factor_changes_nothing_under_adam_but_a_growing_one_does(tmp_path):
+    laboratory = Laboratory(replace(TINY, steps=6), tmp_path)
     plain, constant, growing = (
-        train(replace(cell, total=total), settings).metrics["depth"]
+        train(laboratory, total=total).runs["alone", 0].metrics["test/depth"]
         for total in (None, (7.0,), [4.0**step for step in range(6)])
     )
     assert constant == pytest.approx(plain, rel=1e-3)
     assert growing != pytest.approx(plain, rel=1e-3)
 
 
-def test_factors_sum_to_the_total_of_their_step(monkeypatch):
+def test_factors_sum_to_the_total_of_their_step(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(_Scaled, "weigh", _scaled_and_noted(_Scaled.weigh, seen))
-    train(Cell("x", 0, dict(LIKELIHOODS), total=(1.0, 5.0)), replace(TINY, steps=4))
-    assert seen == pytest.approx([1.0, 1.0, 5.0, 5.0])
+    monkeypatch.setattr(ScaledModel, "weigh", _scaled_and_noted(ScaledModel.weigh, seen))
+    learned = {"tasks": dict(LIKELIHOODS)}
+    train(Laboratory(replace(TINY, steps=4), tmp_path), learned, total=(1.0, 5.0))
+    assert seen[-4:] == pytest.approx([1.0, 1.0, 5.0, 5.0])  # the rehearsal of one step comes before
 
 
 def _scaled_and_noted(weigh, seen):
@@ -256,27 +141,41 @@ def _scaled_and_noted(weigh, seen):
     return noted
 
 
-@pytest.mark.usefixtures("trained")
-def test_controls_keep_the_weights_and_change_one_thing(tmp_path):
-    results = run_experiment(Store.open(tmp_path, TINY), workers=1)
-    cells = {cell.name: cell for cell in control_cells(results)}
-    assert cells["grid_-1_+1-of-learned-sum.seed1"].total == [3.0, 6.0]  # three tasks of 1, then of 2
-    assert cells["learned-of-constant-sum.seed0"].total == (1.0,)
-    assert cells["grid_-1_+1-lr-2.seed0"] == replace(grid_cell((-1, 1), 0, 4.0), row="grid_-1_+1-lr-2", lr_factor=2.0)
-    assert len(cells) == 2 * 9
+def test_controls_keep_the_weights_and_change_one_thing(results, asked):
+    by_hand = {"equal": EQUAL, "grid_-1_1": {"semantic": 1.0, "instance": 0.25, "depth": 4.0}}
+    learned = {"learned": {"tasks": dict(LIKELIHOODS)}}
+    calls = {call.folder.name: call for call in asked}
+    assert calls["learned-sum-1"].arms == by_hand
+    assert calls["learned-sum-1"].seeds == [1]
+    assert calls["learned-sum-1"].make.keywords == {"total": [3.0, 6.0]}  # three tasks of 1, then of 2
+    assert calls["constant-sum"].arms == learned
+    assert calls["constant-sum"].make.keywords == {"total": (1.0,)}
+    assert calls["lr-2"].arms == {**learned, **by_hand}
+    assert calls["lr-2"].make.keywords == {"lr_factor": 2.0}
+    assert (
+        sum(len(call.arms) * len(call.seeds) for name, call in calls.items() if name not in ("table", "starts")) == 18
+    )
     assert len(control_rows(results)) == 6
     gain = np.mean(results.gains("learned-lr-0.5"))
-    assert f"| **learned weights** | {gain:+.1f} ± " in lr_table(results)
+    assert f"| **learned weights** | {gain:+.1f} ± " in lr_table(results).markdown()
+    assert set(LR_FACTORS) == {0.5, 2.0}
+
+
+def test_the_learning_rate_of_a_control_is_a_part_of_that_of_the_table():
+    assert settings.make_model(TINY, lr_factor=0.5).lr == 0.5 * settings.make_model(TINY).lr == 0.5 * TINY.lr
+
+
+def test_learned_weights_are_trained_again_as_fixed_ones_with_the_seed_that_learned_them(results, asked):
+    retrained = next(call.arms["retrained"] for call in asked if "retrained" in call.arms)
+    assert [retrained(seed) for seed in (0, 1)] == [results.runs["learned", seed].factors for seed in (0, 1)]
 
 
 # ------------------------------------------------------------------------------------------------ the grid
 
 
-@pytest.mark.usefixtures("trained")
-def test_the_grid_is_widened_until_its_best_point_is_inside(tmp_path):
-    results = run_experiment(Store.open(tmp_path, TINY), workers=1)
+def test_the_grid_is_widened_until_its_best_point_is_inside(results):
     best = max(results.grid, key=results.grid.get)
-    assert best == (-1, 1)  # a corner of the first nine
+    assert best == results.best_point == (-1, 1)  # a corner of the first nine
     assert len(results.grid) == 9 + 5
     assert all((best[0] + dx, best[1] + dy) in results.grid for dx, dy in itertools.product((-1, 0, 1), repeat=2))
 
@@ -312,43 +211,41 @@ def test_the_gain_of_the_article_s_own_table():
     assert (learned, equal) == pytest.approx((16.4, 3.2), abs=0.1)
 
 
-@pytest.mark.usefixtures("trained")
-def test_the_table_is_what_numpy_makes_of_the_outcomes(tmp_path):
-    results = run_experiment(Store.open(tmp_path, TINY), workers=1)
-    rows = table_rows(results)
-    with write_csv(rows, tmp_path / "table.csv").open(encoding="utf-8") as file:
-        lines = {line["row"]: line for line in csv.DictReader(file)}
-    cells = {path.stem: json.loads(path.read_text())["outcome"] for path in (tmp_path / "cells").glob("*.json")}
+def test_the_table_is_what_numpy_makes_of_the_runs(results):
+    rows = main_rows(results)
+    lines = {line["row"]: line for line in csv.DictReader(rows_csv(rows).splitlines())}
     assert set(lines) == {row.name for row in rows}
+    units = {"semantic": "%", "instance": "px", "depth": "px"}
+    measured = {
+        key: {t: {"semantic": 100.0}.get(t, 1.0) * run.metrics[f"test/{t}"] for t in TASKS if run.factors[t]}
+        for key, run in results.runs.items()
+    }
     for name, line in lines.items():
-        outcomes = [cells[f"{name}.seed{seed}"] for seed in (0, 1)]
+        values = [measured[name, seed] for seed in (0, 1)]
         gains = []
-        for seed, outcome in enumerate(outcomes):
-            single = {t: cells[f"single-{t}.seed{seed}"]["metrics"][t] for t in outcome["metrics"]}
+        for seed, metrics in enumerate(values):
+            single = {t: measured[f"single-{t}", seed][t] for t in metrics}
             signs = {"semantic": 100.0, "instance": -100.0, "depth": -100.0}
-            gains.append(np.mean([signs[t] * (v / single[t] - 1) for t, v in outcome["metrics"].items()]))
+            gains.append(np.mean([signs[t] * (v / single[t] - 1) for t, v in metrics.items()]))
         assert float(line["gain [%]: mean"]) == pytest.approx(np.mean(gains), abs=1e-9)
         assert float(line["gain [%]: sd"]) == pytest.approx(np.std(gains, ddof=1), abs=1e-9)
-        for task, unit in (("semantic", "%"), ("instance", "px"), ("depth", "px")):
-            if task not in outcomes[0]["metrics"]:
+        for task, unit in units.items():
+            if task not in values[0]:
                 assert line[f"{task} [{unit}]: mean"] == line[f"weight of {task}"] == ""
                 continue
-            values = [outcome["metrics"][task] for outcome in outcomes]
-            assert float(line[f"{task} [{unit}]: mean"]) == pytest.approx(np.mean(values))
-            assert float(line[f"{task} [{unit}]: sd"]) == pytest.approx(np.std(values, ddof=1))
+            assert float(line[f"{task} [{unit}]: mean"]) == pytest.approx(np.mean([each[task] for each in values]))
+            assert float(line[f"{task} [{unit}]: sd"]) == pytest.approx(np.std([v[task] for v in values], ddof=1))
     runs = {name: int(line["runs"]) for name, line in lines.items()}
-    assert runs["learned"] == runs["grid_+0_+0"] == 1
+    assert runs["learned"] == runs["equal"] == 1
     assert runs["retrained"] == 2
-    assert runs["grid_-1_+1"] == len(results.grid) == 14
+    assert runs["grid_-1_1"] == len(results.grid) == 14
 
 
-@pytest.mark.usefixtures("trained")
-def test_the_page_has_a_line_per_row_with_mean_and_deviation(tmp_path):
-    results = run_experiment(Store.open(tmp_path, TINY), workers=1)
-    lines = markdown(table_rows(results)).splitlines()
+def test_the_page_has_a_line_per_row_with_mean_and_deviation(results):
+    lines = rows_table(main_rows(results)).markdown().splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) == 2 + 11
-    learned = [outcome.metrics["instance"] for _, outcome in sorted(results.outcomes["learned"].items())]
+    learned = [run.metrics["test/instance"] for run in results.of("learned")]
     assert f"{np.mean(learned):.3f} ± {np.std(learned, ddof=1):.3f}" in lines[-1]
 
 
@@ -364,33 +261,18 @@ def test_the_first_step_within_tolerance_is_the_one_after_which_it_stays(values,
     assert first_step_within([10, 20, 30], values, [1.0, 1.0, 1.0]) == step
 
 
-def test_weights_start_where_they_are_told_to_and_from_the_data():
-    results = Results(TINY)
-    for cell in runner.start_cells(TINY.start_steps, (-2.0, 5.0)):
-        results.add(cell, train(cell, TINY))
-    paths = {path.title: path for path in start_paths(results)}
-    assert set(paths) == {"from the data", "s = -2", "s = 5"}
-    # The first is seen after one step of 1e-2 towards the others.
-    assert np.log(paths["s = -2"].weights["semantic"][0]) == pytest.approx(2.0 - 0.01, abs=1e-3)
-    assert np.log(paths["s = 5"].weights["depth"][0]) == pytest.approx(-2.5 + 0.005, abs=1e-3)
-    assert set(paths["from the data"].met.values()) == {1}
-
-
 # ------------------------------------------------------------------------------------------------ the command
 
 
-def test_the_command_writes_table_figures_and_pictures(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(settings, "QUICK", TINY)
-    monkeypatch.setattr("experiments.scenes.experiment.report.check_noise", command_noise)
-    assert main(["--quick", "--seeds", "1", "--workers", "1", "--output", str(tmp_path)]) == 0
-    assert "README.md" in capsys.readouterr().out.replace("\n", "")
-    pictures = {"grid.png", "effort.png", "starts.png", "noise.png", "scenes.png", "predictions.png"}
-    assert pictures | {"README.md", "table.csv", "grid.csv", "runs.csv", "settings.json", "cells"} == {
-        p.name for p in tmp_path.iterdir()
-    }
-    page = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert all(f"]({name})" in page for name in pictures)
-    assert "`python -m experiments.scenes --quick --seeds 1`" in page
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder that the command has written, and what it has printed."""
+    folder = tmp_path_factory.mktemp("scenes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "QUICK", TINY)
+        patch.setattr("experiments.scenes.page.check_noise", command_noise)
+        assert main(["--quick", "--seeds", "1", "--workers", "1", "--output", str(folder)]) == 0
+    return folder
 
 
 def command_noise():
@@ -399,12 +281,55 @@ def command_noise():
     return [NoiseResult("depth", "laplace", 0.3, 0.24, 0.25), NoiseResult("semantic", "softmax", 0.1, 0.5, 0.5)]
 
 
-def test_a_folder_of_other_settings_gets_one_line(tmp_path, capsys):
-    Store.open(tmp_path, TINY)
-    assert main(["--output", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert "has other settings than this run" in error
-    assert error.count("\n") == 1
+def test_the_command_writes_table_figures_and_pictures(written):
+    pictures = {"grid.png", "effort.png", "starts.png", "noise.png", "scenes.png", "predictions.png"}
+    assert pictures | {"README.md", "table.csv", "grid.csv", "runs.csv", "runs"} == {p.name for p in written.iterdir()}
+    page = (written / "README.md").read_text(encoding="utf-8")
+    assert all(f"]({name})" in page for name in pictures)
+    assert "`python -m experiments.scenes --quick --seeds 1`" in page
+
+
+def test_the_runs_that_the_page_counts_are_those_in_its_file(written):
+    page = (written / "README.md").read_text(encoding="utf-8")
+    lines = list(csv.DictReader((written / "runs.csv").read_text(encoding="utf-8").splitlines()))
+    counted = re.search(r"(\d+) trainings of together", page)
+    assert counted is not None
+    assert int(counted[1]) == len(lines) == len({(line["row"], line["seed"]) for line in lines}) >= 9 + 9 + 5
+    assert all(line["gain [%]"] for line in lines)
+
+
+def test_weights_start_where_they_are_told_to_and_from_the_data(written):
+    lines = (written / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line.split("|")[1].strip() for line in lines if re.match(r"\| (from the data|s = )", line)] == [
+        *("from the data", "s = -2", "s = 0", "s = 2", "s = 5")
+    ]
+    found = Results(TINY)
+    for start in ("data", "-2", "5"):
+        (folder,) = (written / "runs" / "starts").glob(f"start_{start}-seed0-*")
+        found.runs[f"start_{start}", 0] = replace(invented("learned", {"init": 0.0}, 0), folder=folder)
+    paths = {path.title: path for path in found.start_paths()}
+    # The first is seen after one step of 1e-2 towards the others.
+    assert np.log(paths["s = -2"].weights["semantic"][0]) == pytest.approx(2.0 - 0.01, abs=1e-3)
+    assert np.log(paths["s = 5"].weights["depth"][0]) == pytest.approx(-2.5 + 0.005, abs=1e-3)
+    assert set(paths["from the data"].met.values()) == {1}
+
+
+def test_a_change_of_the_page_alone_does_not_train_anything_again():
+    """A run is defined by the files that it has imported: neither the command nor its workers import the page."""
+    code = "import sys, experiments.scenes.__main__, experiments.scenes.arms; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = set(ran.stdout.split())
+    assert "experiments.scenes.settings" in imported
+    assert not imported & {f"experiments.scenes.{name}" for name in ("page", "table", "figures", "pictures")}
+
+
+def test_an_interrupted_command_says_so(monkeypatch, tmp_path, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(arms, "compare", interrupt)
+    assert main(["--quick", "--output", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.strip() == "Interrupted."
 
 
 @pytest.mark.parametrize("option", ["--seeds", "--steps", "--workers"])
@@ -414,14 +339,6 @@ def test_a_number_below_one_gets_one_line(option, tmp_path, capsys):
     assert option in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.usefixtures("trained")
-def test_the_bar_says_how_much_is_left(tmp_path):
-    console = Console(force_terminal=True, width=120, record=True, file=(tmp_path / "out.txt").open("w"))
-    results = command._run(Store.open(tmp_path, TINY), 1, console)
-    assert f"{results.cells}/{results.cells}" in console.export_text()
-    console.file.close()
 
 
 def test_quick_is_smaller_than_full_in_every_number_that_costs_time():

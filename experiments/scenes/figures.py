@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.scenes.data.batch import TASKS
-from experiments.scenes.experiment.cells import grid_cell
-from experiments.scenes.experiment.grid import best_point, expected_best
-from experiments.scenes.experiment.results import Results
-from experiments.scenes.experiment.starts import StartPath
 from experiments.scenes.noise_check import NoiseResult
+from experiments.scenes.results import Results, StartPath, expected_best
 from lightning_uncertainty._arguments import require
 from lightning_uncertainty.reporting.figures import COLOURS
 
@@ -31,7 +28,7 @@ _WEIGHTS = {
 
 
 def save_starts(path: Path, paths: Sequence[StartPath]) -> Path:
-    """Effective weight of each task over the steps, a line per start; a dot where it has met that from the data."""
+    """Draw the weight of each task over the steps, a line per start; a dot where it has met that from the data."""
     figure = _figure(12.0, 3.6)
     for axis, task in zip(figure.subplots(1, 3), TASKS, strict=True):
         for start, colour in zip(paths, COLOURS, strict=False):
@@ -49,7 +46,7 @@ def save_starts(path: Path, paths: Sequence[StartPath]) -> Path:
 
 
 def save_effort(path: Path, results: Results) -> Path:
-    """Mean relative gain against the number of training runs: one that learns, and the best of n by hand.
+    """Draw the gain against the number of training runs: one that learns, and the best of n by hand.
 
     Bars are standard deviations over the seeds, of the learned weights and of the best ones by hand.
     """
@@ -58,7 +55,7 @@ def save_effort(path: Path, results: Results) -> Path:
     gains, learned = expected_best(list(results.grid.values())), results.gains("learned")
     runs = np.arange(1, len(gains) + 1)
     axis.plot(runs, gains, "o-", color=COLOURS[1], label="best of n weightings by hand (mean over choices of n)")
-    by_hand = results.gains(grid_cell(best_point(results.grid), 0, results.settings.grid_factor).row)
+    by_hand = results.gains(results.best_row)
     axis.errorbar([runs[-1]], [gains[-1]], [_spread(by_hand)], fmt="none", color=COLOURS[1], capsize=4)
     middle = float(np.mean(learned))
     axis.axhline(middle, color=COLOURS[0], linewidth=1.0, linestyle="--")
@@ -78,20 +75,21 @@ def _spread(gains: Sequence[float]) -> float:
 
 
 def save_grid(path: Path, results: Results) -> Path:
-    """The search by hand: gain of each weighting that was tried; the frame marks the best."""
+    """Draw the search by hand: the gain of each weighting that was tried; the frame marks the best."""
     from matplotlib.patches import Rectangle
 
     figure = _figure(6.4, 4.6)
     axis = figure.subplots()
-    xs, ys = (sorted({point[i] for point in results.grid}) for i in (0, 1))
-    gains = np.array([[results.grid.get((x, y), np.nan) for x in xs] for y in ys])
+    grid = results.grid
+    xs, ys = (sorted({point[i] for point in grid}) for i in (0, 1))
+    gains = np.array([[grid.get((x, y), np.nan) for x in xs] for y in ys])
     limit = np.nanmax(np.abs(gains))
     image = axis.imshow(gains, origin="lower", cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     for row, column in np.argwhere(~np.isnan(gains)):
         gain = gains[row, column]
         shade = "white" if abs(gain) > 0.6 * limit else "black"
         axis.text(column, row, f"{gain:+.1f}", ha="center", va="center", color=shade)
-    x, y = best_point(results.grid)
+    x, y = results.best_point
     axis.add_patch(Rectangle((xs.index(x) - 0.5, ys.index(y) - 0.5), 1, 1, fill=False, linewidth=2.5))
     factor = results.settings.grid_factor
     axis.set_xticks(range(len(xs)), [_power(factor, power) for power in xs])
@@ -104,7 +102,7 @@ def save_grid(path: Path, results: Results) -> Path:
 
 
 def save_noise(path: Path, found: Sequence[NoiseResult]) -> Path:
-    """Learned sigma against what the formula gives for the noise on the labels."""
+    """Draw learned sigma against what the formula gives for the noise on the labels."""
     figure = _figure(11.0, 3.8)
     panels = {
         "semantic": "share of mislabelled objects [%]",
