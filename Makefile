@@ -10,7 +10,7 @@ PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadgroup
 
 .PHONY: demo test test-lowest notebooks picture docs bench lint format clean
 
-demo: $(READY)  ## three runs on real data: plain sum, standardised by hand, learned weights
+demo: $(READY)  ## three runs on real data: equal weights, standardised by hand, learned weights
 	$(BIN)/lightning-uncertainty demo
 
 test: $(READY)  ## all tests, the doctests and the README's code
@@ -48,7 +48,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv $(LOWEST) demo_output docs_output
+	rm -rf .venv $(LOWEST) *_output
 
 # torch goes first and alone: asked for together with the rest, pip may look for another build of it.
 $(READY): pyproject.toml constraints.txt

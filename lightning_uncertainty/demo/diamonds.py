@@ -59,11 +59,7 @@ def _tensors(diamonds: pd.DataFrame) -> Batch:
 
 
 def read() -> pd.DataFrame:
-    """Return all diamonds without duplicates, and without stones of which a size was entered as zero.
-
-    Raises:
-        MissingExtraError: without plotnine.
-    """
+    """Return all diamonds without duplicates, and without stones of which a size was entered as zero."""
     import pandas as pd
 
     diamonds = pd.read_csv(packaged_file("plotnine", "data/diamonds.csv")).drop_duplicates()
@@ -72,11 +68,7 @@ def read() -> pd.DataFrame:
 
 
 def packaged_file(package: str, name: str, *, extra: str = "demo") -> Path:
-    """Return the path of a data file inside an installed package, which is only located: importing it takes seconds.
-
-    Raises:
-        MissingExtraError: if the package is not installed, or has no such file.
-    """
+    """Return the path of a data file inside an installed package, which is only located: importing it takes seconds."""
     require(extra, package)
     spec = find_spec(package)
     for folder in (spec.submodule_search_locations if spec else None) or ():

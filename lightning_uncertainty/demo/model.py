@@ -28,14 +28,12 @@ _LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 class MultiTaskNet(UncertaintyMixin, L.LightningModule):
     """A perceptron with a head per task.
 
-    The head of a task with scales is a linear layer followed by a fixed ``mean + std * output``. A plain linear head in
-    dollars has to grow to thousands first, which a weight of the loss does not help it to do: in 20 epochs on diamonds
-    its mean absolute error of the price was 828 $ with equal weights and 3835 $ with learned ones, with scaled heads
-    788 $ and 790 $.
+    The head of a task with scales is a linear layer followed by a fixed ``mean + std * output``. A plain head in
+    dollars has to grow to thousands first, and a weight of the loss does not help it: in 20 epochs on diamonds, its
+    mean absolute error of the price was 828 $ with equal weights and 3835 $ with learned ones (scaled: 788 $, 790 $).
 
-    It logs ``test/<task>``: mean absolute error of a regression, accuracy of a softmax, and of a yes or no the area
-    under the ROC curve, since most answers may be no. Its hyperparameters are plain values, so that
-    ``MultiTaskNet.load_from_checkpoint(path)`` needs nothing else.
+    It logs ``test/<task>``: the mean absolute error of a regression, the accuracy of a softmax, and for a yes or no the
+    area under the ROC curve. Its hyperparameters are plain values, as ``load_from_checkpoint`` needs them.
 
     Args:
         tasks: Options of each task, with its likelihood.

@@ -41,8 +41,8 @@ def compare_weights(
 
     Args:
         name: Name of the data set, for people.
-        make_net: Makes a network with the scales of :meth:`TensorData.label_scales`.
-        make_data: Makes the data.
+        make_net: A function that makes a network with the scales of :meth:`TensorData.label_scales`.
+        make_data: A function that makes the data.
         output: Folder of runs and tables.
         epochs: Number of times that each run goes through the training rows.
         seeds: Seeds of the runs.
@@ -67,9 +67,9 @@ def compare_weights(
         evaluate="test",
         folder=output,
     )
-    result.print(console)
-    console.print(f"\nCheckpoints, CSV files and pictures of the runs: {output}", soft_wrap=True, highlight=False)
-    console.print(f"TensorBoard: tensorboard --logdir {output}", soft_wrap=True, highlight=False)
+    console.print("\nOn held-out rows, in natural units:\n", result.table.rich(), f"\n{result.origin}", highlight=False)
+    where = f"Checkpoints, CSV files and pictures of the runs: {output}\nTensorBoard: tensorboard --logdir {output}"
+    console.print(where, soft_wrap=True, highlight=False)
     return result
 
 
