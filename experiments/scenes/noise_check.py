@@ -1,4 +1,4 @@
-"""Whether sigma is the noise of the labels: a decoder that can fit the signal, on labels of known noise."""
+"""A check that sigma is the noise of the labels: a decoder that can fit the signal, on labels of known noise."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _SCENES, _BATCH = 64, 2
 
 @dataclass(frozen=True)
 class NoiseResult:
-    """One task at one level.
+    """The result for one task at one level of noise.
 
     Attributes:
-        task: its name.
-        likelihood: of the loss.
-        noise: that was put on the labels, as in :class:`LabelNoise`.
-        expected: sigma that the formula gives for that noise.
-        learned: sigma.
+        task: Name of the task.
+        likelihood: Likelihood of the loss.
+        noise: Noise that was put on the labels, as in :class:`LabelNoise`.
+        expected: Sigma that the formula gives for that noise.
+        learned: Sigma that was learned.
     """
 
     task: str
@@ -65,7 +65,7 @@ class _Decoder(nn.Module):
 
 
 def check_noise(levels: Sequence[LabelNoise] = LEVELS, *, steps: int = 1200, seed: int = 0) -> list[NoiseResult]:
-    """Sigma as learned beside what it should be, for each task and level, with L1 and with squared errors.
+    """Return sigma as learned beside what it should be, for each task and level, with L1 and with squared errors.
 
     Expected, for Gaussian noise of standard deviation d: sigma = b = E|noise| = sqrt(2 / pi) d with an L1 loss
     (Laplace), sigma = d with a squared one. For the cross entropy sigma^2 = 2 L is a temperature and no share of wrong
@@ -73,9 +73,9 @@ def check_noise(levels: Sequence[LabelNoise] = LEVELS, *, steps: int = 1200, see
     objects are of different sizes, so that the share of wrong pixels is not that of wrong objects.
 
     Args:
-        levels: of the noise.
-        steps: of the optimizer.
-        seed: of scenes, noise, network and batches.
+        levels: Levels of the noise.
+        steps: Number of optimizer steps.
+        seed: Seed of scenes, noise, network and batches.
     """
     return [result for level in levels for result in _check(level, steps, seed)]
 
@@ -122,7 +122,7 @@ def _results(level: LabelNoise, entropy: float, sigmas: dict[str, float]) -> lis
 
 
 def _label_entropy(truth: Tensor, label: Tensor) -> float:
-    """Of a pixel's label given its true class, in nats."""
+    """Return the entropy of a pixel's label given its true class, in nats."""
     classes = len(CLASS_NAMES)
     counts = (truth * classes + label).flatten().bincount(minlength=classes**2).view(classes, classes).double()
     chances = counts / counts.sum(1, keepdim=True).clamp(min=1.0)

@@ -137,7 +137,7 @@ def prediction_figure(
 
 
 def _grid(columns: Sequence[str], images: Tensor) -> tuple[Figure, Any]:
-    """A figure with a row of axes per image."""
+    """Return a figure with a row of axes per image."""
     require("experiments", "matplotlib")
     from matplotlib.figure import Figure  # not pyplot, which would choose a window system for everyone
 
@@ -182,7 +182,7 @@ def _known_depth(scene: SceneBatch) -> Tensor:
 
 
 def _limits(scene: SceneBatch) -> dict[str, Any]:
-    """The scale of all depths of a scene."""
+    """Return the scale of all depths of a scene."""
     known = scene["inverse_depth"][0][scene["depth_mask"]]
     return {"vmin": 0.0, "vmax": float(known.max()) if len(known) else None, "cmap": "magma"}
 
@@ -192,14 +192,14 @@ def _numbers(instances: Tensor) -> list[int]:
 
 
 def _painted_classes(classes: Tensor, palette: Palette) -> Tensor:
-    """Colours (H, W, 3) from 0 to 1; black where there is no label."""
+    """Return colours (H, W, 3) from 0 to 1; black where there is no label."""
     colours = torch.zeros(IGNORE + 1, 3)
     colours[: len(palette.colours)] = torch.tensor(palette.colours) / 255.0
     return colours[classes]
 
 
 def _painted_numbers(numbers: Tensor) -> Tensor:
-    """Colours (H, W, 3), another for each object of the picture, from left to right."""
+    """Return colours (H, W, 3), another for each object of the picture, from left to right."""
     from matplotlib import colormaps
 
     colours = torch.tensor(colormaps["tab20"](range(20)))[:, :3].float()[list(range(0, 20, 2)) + list(range(1, 20, 2))]
@@ -211,7 +211,7 @@ def _painted_numbers(numbers: Tensor) -> Tensor:
 
 
 def _painted_offsets(offsets: Tensor, mask: Tensor) -> Tensor:
-    """Colours (H, W, 3): the hue is the direction, the strength the length; white off the mask."""
+    """Return colours (H, W, 3): the hue is the direction, the strength the length; white off the mask."""
     from matplotlib.colors import hsv_to_rgb
 
     x, y = offsets.numpy()

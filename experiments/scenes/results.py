@@ -1,4 +1,4 @@
-"""All runs by row and seed, and what follows from them: gains, the search by hand, and the paths of the weights."""
+"""The runs by row and seed, and what follows from them: gains, the search by hand, and the paths of the weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TOLERANCE = 0.05
 
 @dataclass
 class Results:
-    """All that is known so far.
+    """The runs that are known so far.
 
     Attributes:
         settings: Settings of all runs.

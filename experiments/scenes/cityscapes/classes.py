@@ -22,10 +22,10 @@ class CityscapesClass:
     """A class; its place in :data:`CLASSES` is the number that networks are trained on (the "train id").
 
     Attributes:
-        id: the number in the files.
-        name: for people.
-        colour: red, green, blue from 0 to 255, in pictures.
-        has_instances: whether single objects of it are told apart.
+        id: The number in the files.
+        name: Name for people.
+        colour: Red, green, blue from 0 to 255, in pictures.
+        has_instances: True if its single objects are told apart.
     """
 
     id: int
@@ -68,7 +68,7 @@ _CLASS_OF_ID[[each.id for each in CLASSES]] = np.arange(len(CLASSES))
 
 
 def class_of_ids(ids: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The class of each id of a file, 0 to 18, or 255 for an id that is not trained; ids are from 0 to 255.
+    """Return the class of each id of a file, 0 to 18, or 255 for an id that is not trained; ids are from 0 to 255.
 
     >>> class_of_ids(np.array([7, 33, 0, 29])).tolist()
     [0, 18, 255, 255]

@@ -24,14 +24,14 @@ class CityscapesDataset(Dataset[SceneBatch]):
     """The scenes of one split, each a :class:`~experiments.scenes.data.batch.SceneBatch` without first dimension.
 
     Args:
-        root: the folder that holds ``leftImg8bit``, ``gtFine`` and ``disparity``.
+        root: The folder that holds ``leftImg8bit``, ``gtFine`` and ``disparity``.
         split: ``"train"`` or ``"val"``; the labels of the test set are not public.
-        size: see :class:`CityscapesDataModule`.
-        flip: mirror each scene with a probability of 1/2.
-        sky_at_infinity: see :class:`CityscapesDataModule`.
+        size: Height and width, see :class:`CityscapesDataModule`.
+        flip: True mirrors each scene with a probability of 1/2.
+        sky_at_infinity: Treatment of the sky, see :class:`CityscapesDataModule`.
 
     Attributes:
-        frames: where the scenes come from.
+        frames: Files of each scene.
 
     Raises:
         CityscapesError: if a file is missing or not named as it should be.
@@ -67,13 +67,13 @@ class CityscapesDataModule(L.LightningDataModule):
     leaves open is in :mod:`~experiments.scenes.cityscapes.scene`.
 
     Args:
-        root: the folder in which ``leftImg8bit_trainvaltest.zip``, ``gtFine_trainvaltest.zip`` and
+        root: The folder in which ``leftImg8bit_trainvaltest.zip``, ``gtFine_trainvaltest.zip`` and
             ``disparity_trainvaltest.zip`` were extracted.
-        size: height and width to sub-sample to; None keeps 1024 x 2048.
-        batch_size: scenes in a batch; 8 in the article.
-        num_workers: processes that read.
-        flip: mirror half of the training scenes, chosen at random, as the article does.
-        sky_at_infinity: give sky an inverse depth of 0 that counts, as the article does; else sky is unknown.
+        size: Height and width to sub-sample to; None keeps 1024 x 2048.
+        batch_size: Scenes in a batch; 8 in the article.
+        num_workers: Number of processes that read.
+        flip: True mirrors half of the training scenes, chosen at random, as the article does.
+        sky_at_infinity: True gives sky an inverse depth of 0 that counts, as the article does; else sky is unknown.
 
     Raises:
         MissingExtraError: without Pillow.

@@ -31,10 +31,10 @@ class Kind:
     """One of the four files of a frame.
 
     Attributes:
-        folder: the first folder below the root.
-        suffix: how its names end.
-        modes: the pixel formats, as Pillow calls them.
-        content: for people.
+        folder: The first folder below the root.
+        suffix: End of its names.
+        modes: The pixel formats, as Pillow calls them.
+        content: Description for people.
     """
 
     folder: str
@@ -44,7 +44,7 @@ class Kind:
 
     @property
     def archive(self) -> str:
-        """What it is downloaded in."""
+        """The archive that it is downloaded in."""
         return f"{self.folder}_trainvaltest.zip"
 
 
@@ -64,10 +64,10 @@ class Frame:
     """One picture with its labels.
 
     Attributes:
-        root: the folder of the data set.
-        split: ``"train"`` or ``"val"``.
-        city: where it was taken.
-        name: ``<city>_<sequence>_<frame>``.
+        root: The folder of the data set.
+        split: Name of the split, ``"train"`` or ``"val"``.
+        city: City where it was taken.
+        name: Name of the frame, ``<city>_<sequence>_<frame>``.
     """
 
     root: Path
@@ -76,7 +76,7 @@ class Frame:
     name: str
 
     def path(self, kind: str) -> Path:
-        """Where one of its files stands.
+        """Return the path of one of its files.
 
         >>> Frame(Path("root"), "train", "ulm", "ulm_000000_000019").path("disparity").as_posix()
         'root/disparity/train/ulm/ulm_000000_000019_disparity.png'
@@ -85,7 +85,7 @@ class Frame:
 
 
 def find_frames(root: Path, split: str) -> list[Frame]:
-    """All frames of a split, sorted, each with all its files.
+    """Return all frames of a split, sorted, each with all its files.
 
     Raises:
         CityscapesError: if a folder or a file is missing, or a PNG file is not named as it should be.
@@ -133,7 +133,7 @@ def check_sizes(frame: Frame, sizes: dict[str, tuple[int, int]]) -> None:
 
 
 def read_frame(frame: Frame) -> dict[str, NDArray[Any]]:
-    """The pixels of its four files by kind, all (height, width), the image (height, width, 3).
+    """Return the pixels of its four files by kind, all (height, width), the image (height, width, 3).
 
     Raises:
         CityscapesError: if one cannot be decoded, or their formats or sizes are not what they should be.
@@ -144,7 +144,7 @@ def read_frame(frame: Frame) -> dict[str, NDArray[Any]]:
 
 
 def open_png(frame: Frame, kind: str) -> Image:
-    """The file, its pixels not read yet.
+    """Return the file, its pixels not read yet.
 
     Raises:
         CityscapesError: if it is no PNG, or has another pixel format.
@@ -180,7 +180,7 @@ def _pixels(frame: Frame, kind: str) -> NDArray[Any]:
 
 
 def _frames_of(root: Path, split: str, kind: str) -> set[Frame]:
-    """Those that have a file of that kind."""
+    """Return the frames that have a file of that kind."""
     suffix = KINDS[kind].suffix
     files = (root / KINDS[kind].folder / split).glob(f"*/*{suffix if kind != 'image' else '.png'}")
     frames = set()

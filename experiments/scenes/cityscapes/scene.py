@@ -1,4 +1,4 @@
-r"""From the files of a frame to a scene: classes, instances, offsets and inverse depth at a smaller size.
+r"""A scene from the files of a frame: classes, instances, offsets and inverse depth at a smaller size.
 
 What the article says [Kendall, Gal, Cipolla, CVPR 2018, section 5]: Tiny Cityscapes is "sub-sampled to a resolution of
 128 x 256", "we also need to scale the disparity labels accordingly", and "we assign zero inverse depth to pixels
@@ -32,12 +32,12 @@ _NO_ID = 255
 
 
 def read_scene(frame: Frame, size: tuple[int, int] | None, *, sky_at_infinity: bool = True) -> SceneBatch:
-    """The scene of a frame, without a batch dimension.
+    """Return the scene of a frame, without a batch dimension.
 
     Args:
-        frame: which one.
-        size: height and width; None keeps those of the files.
-        sky_at_infinity: give sky an inverse depth of 0 that counts, as the article does; else only what stereo
+        frame: The frame to read.
+        size: Height and width; None keeps those of the files.
+        sky_at_infinity: True gives sky an inverse depth of 0 that counts, as the article does; else only what stereo
             measured counts.
 
     Raises:
@@ -71,7 +71,7 @@ def read_scene(frame: Frame, size: tuple[int, int] | None, *, sky_at_infinity: b
 
 
 def flipped(scene: SceneBatch) -> SceneBatch:
-    """The mirror image: left is right. Works on scenes and on batches.
+    """Return the mirror image: left is right. Works on scenes and on batches.
 
     >>> flipped({"offsets": torch.tensor([[[1.0, 0.0, -1.0]], [[2.0, 3.0, 4.0]]])})["offsets"].tolist()
     [[[1.0, -0.0, -1.0]], [[4.0, 3.0, 2.0]]]
@@ -83,20 +83,20 @@ def flipped(scene: SceneBatch) -> SceneBatch:
 
 
 def _instances(ids: Tensor, classes: Tensor) -> Tensor:
-    """``class id * 1000 + number`` on single objects of trained classes, else 0: a group of cars has no centre."""
+    """Return ``class id * 1000 + number`` on objects of trained classes, else 0: a group of cars has no centre."""
     has_instances = torch.isin(classes, torch.tensor(INSTANCE_CLASSES))
     return torch.where((ids >= _FIRST_INSTANCE) & has_instances, ids, 0)
 
 
 def _inverse_depth(disparity: NDArray[Any], scale: float) -> tuple[Tensor, Tensor]:
-    """Disparities in pixels of the small image, and where they were measured; ``p = 0`` says that they were not."""
+    """Return disparities in pixels of the small image, and where they were measured; ``p = 0``: they were not."""
     raw = torch.from_numpy(disparity.astype(np.float32))
     known = raw > 0.0
     return torch.where(known, (raw - 1.0) / 256.0 * scale, 0.0), known
 
 
 def _sub_sampled(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """The pixel in the middle of each block."""
+    """Return the pixel in the middle of each block."""
     rows, columns = (
         ((np.arange(few) + 0.5) * many / few).astype(int)
         for few, many in zip((height, width), array.shape, strict=True)
@@ -105,7 +105,7 @@ def _sub_sampled(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 
 
 def _mean_over_blocks(image: NDArray[np.uint8], height: int, width: int) -> Tensor:
-    """The image, (3, height, width) from 0 to 1; where blocks do not divide it, their edges overlap by a pixel."""
+    """Return the image, (3, height, width) from 0 to 1; where blocks do not divide it, they overlap by a pixel."""
     full = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255.0
     return torch.nn.functional.adaptive_avg_pool2d(full, (height, width))
 

@@ -1,4 +1,4 @@
-"""What every data set of scenes yields: images with the labels of three tasks and what of them is known."""
+"""The batches of every data set of scenes: images with the labels of three tasks, and masks of what is known."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ TASKS = ("semantic", "instance", "depth")
 
 
 class SceneBatch(TypedDict):
-    """B scenes of H by W pixels.
+    """A batch of B scenes of H by W pixels.
 
     Attributes:
         image: RGB from 0 to 1, float32, of shape (B, 3, H, W).
-        classes: class of each pixel, int64, of shape (B, H, W); 255 where there is none.
-        instances: number of the instance within its image, int64, of shape (B, H, W); 0 where there is none.
-        offsets: vector (x, y) in pixels from the pixel to the centre of its instance, which is the mean position of
+        classes: Class of each pixel, int64, of shape (B, H, W); 255 where there is none.
+        instances: Number of the instance within its image, int64, of shape (B, H, W); 0 where there is none.
+        offsets: Vector (x, y) in pixels from the pixel to the centre of its instance, which is the mean position of
             the instance's visible pixels; float32, of shape (B, 2, H, W), 0 off instances.
-        inverse_depth: float32, of shape (B, 1, H, W), 0 where it is not known.
-        instance_mask: where ``offsets`` is known, bool, of shape (B, H, W).
-        depth_mask: where ``inverse_depth`` is known, bool, of shape (B, H, W).
+        inverse_depth: Inverse depth, float32, of shape (B, 1, H, W), 0 where it is not known.
+        instance_mask: True where ``offsets`` is known, bool, of shape (B, H, W).
+        depth_mask: True where ``inverse_depth`` is known, bool, of shape (B, H, W).
     """
 
     image: Tensor
@@ -39,6 +39,6 @@ class SceneBatch(TypedDict):
 
 
 def pick(scenes: SceneBatch, index: int | slice | list[int] | Tensor) -> SceneBatch:
-    """Those of the scenes; a single one has no dimension for the batch."""
+    """Return some of the scenes; a single one has no dimension for the batch."""
     # A TypedDict's keys are literals to type checkers, and its values are objects.
     return cast(SceneBatch, {key: cast(Tensor, values)[index] for key, values in scenes.items()})

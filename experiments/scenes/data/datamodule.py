@@ -20,7 +20,7 @@ class Scenes(Dataset[SceneBatch]):
     """Scenes in memory, fetched a batch at a time.
 
     Args:
-        scenes: all of them.
+        scenes: The scenes.
     """
 
     def __init__(self, scenes: SceneBatch) -> None:
@@ -33,7 +33,7 @@ class Scenes(Dataset[SceneBatch]):
         return pick(self.scenes, index)
 
     def __getitems__(self, indices: list[int]) -> SceneBatch:
-        """What a DataLoader asks for instead of one by one."""
+        """Return a batch, which a DataLoader asks for instead of scene after scene."""
         return pick(self.scenes, indices)
 
 
@@ -43,14 +43,14 @@ class ScenesDataModule(L.LightningDataModule):
     The training scenes and their labels are drawn once; those to measure on are the same for every seed.
 
     Args:
-        train: number of training scenes.
-        validation: number of validation scenes, with exact labels.
-        test: number of test scenes.
-        seed: of the training scenes.
-        batch_size: in scenes.
-        noise: of the training labels.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
+        train: Number of training scenes.
+        validation: Number of validation scenes, with exact labels.
+        test: Number of test scenes.
+        seed: Seed of the training scenes.
+        batch_size: Number of scenes in a batch.
+        noise: Noise of the training labels.
+        height: Height of the images, in pixels.
+        width: Width of the images, in pixels.
     """
 
     def __init__(

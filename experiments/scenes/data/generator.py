@@ -1,4 +1,4 @@
-"""Street scenes out of random numbers: images with exact labels, and labels with a known noise."""
+"""Street scenes made of random numbers: images with exact labels, and labels with a known noise."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _CHUNK = 32  # scenes rendered at once: their buffers fit into the cache of a co
 
 @dataclass(frozen=True)
 class SceneGenerator:
-    """Street-like scenes: a road, sky, and boxes, cylinders and spheres of six classes, that hide each other.
+    """A generator of street scenes: a road, sky, and boxes, cylinders and spheres of six classes, that hide each other.
 
     Inverse depth is in pixels of disparity, as in the article: that of a stereo pair whose baseline is a tenth of
     the camera's height (16 cm). Equal seeds give equal bits: the first of eighty scenes are those of eight.
 
     Args:
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        objects: thrown into each scene; some of them hide others or lie outside.
-        noise: of the labels; none by default.
+        height: Height of the images, in pixels.
+        width: Width of the images, in pixels.
+        objects: Number of objects thrown into each scene; some hide others or lie outside.
+        noise: Noise of the labels; none by default.
 
     Raises:
         ValueError: if an argument is not valid.
@@ -56,11 +56,11 @@ class SceneGenerator:
                 raise ValueError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
 
     def make(self, count: int, *, seed: int) -> SceneBatch:
-        """So many scenes.
+        """Return so many scenes.
 
         Args:
-            count: how many.
-            seed: of all random numbers: objects, colours and noise.
+            count: Number of scenes.
+            seed: Seed of all random numbers: objects, colours and noise.
 
         Raises:
             ValueError: if ``count`` is less than 1.
@@ -76,7 +76,7 @@ class SceneGenerator:
         return cast(SceneBatch, {key: torch.cat([chunk[key] for chunk in chunks])[:count] for key in keys})  # type: ignore[literal-required]
 
     def _render(self, generator: torch.Generator) -> SceneBatch:
-        """One chunk, always of the same size, so that scene 7 is the same whether 8 or 80 are asked for."""
+        """Return one chunk, always of the same size, so that scene 7 is the same whether 8 or 80 are asked for."""
         view: dict[str, Any] = {"disparity_per_row": DISPARITY_PER_ROW}
         size: dict[str, Any] = {"height": self.height, "width": self.width}
         horizon = self.height * (0.34 + 0.14 * torch.rand(_CHUNK, generator=generator))

@@ -15,15 +15,15 @@ __all__ = ["EXACT", "LabelNoise"]
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """How wrong labels are; the defaults differ between the tasks. To be used on training labels only.
+    """The noise of labels; the defaults differ between the tasks. Use it on training labels only.
 
     Semantics are wrong by object, as annotators are: all its pixels get the class of another object. The noise of the
     two regressions is Gaussian, independent from pixel to pixel and of one size everywhere: homoscedastic.
 
     Args:
-        semantic: share of the objects that have the label of another class, drawn evenly.
-        instance: standard deviation of each component of an offset, in pixels.
-        depth: standard deviation of inverse depth, in pixels of disparity.
+        semantic: Share of the objects that have the label of another class, drawn evenly.
+        instance: Standard deviation of each component of an offset, in pixels.
+        depth: Standard deviation of inverse depth, in pixels of disparity.
 
     Raises:
         ValueError: if a share is not within 0 to 1, or a standard deviation is negative.
@@ -41,7 +41,7 @@ class LabelNoise:
                 raise ValueError(f"`{name}` is a standard deviation and cannot be negative; got {getattr(self, name)}.")
 
     def add_to(self, scenes: SceneBatch, *, generator: torch.Generator) -> SceneBatch:
-        """The same scenes with noisy labels; what is masked stays 0. The scenes given stay as they are."""
+        """Return the same scenes with noisy labels; what is masked stays 0. The scenes given stay as they are."""
         noisy = SceneBatch(**scenes)
         if self.semantic:
             noisy["classes"] = self._relabelled(scenes, generator)
@@ -56,7 +56,7 @@ class LabelNoise:
         return noisy
 
     def _relabelled(self, scenes: SceneBatch, generator: torch.Generator) -> Tensor:
-        """Classes in which some objects have that of another: 1 to 5 places further, around the circle of kinds."""
+        """Return classes in which some objects have that of another: 1 to 5 places on, around the circle of kinds."""
         instances = scenes["instances"]
         slots = (len(instances), int(instances.max()) + 1)
         wrong = torch.rand(slots, generator=generator) < self.semantic

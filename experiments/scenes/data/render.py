@@ -1,4 +1,4 @@
-"""From objects to pixels: which object each pixel shows, how near it is, and what colour it has."""
+"""Pixels from objects: which object each pixel shows, how near it is, and what colour it has."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _RIM = 0.2  # by how much of its half height a cylinder's rim is bent
 
 @dataclass(frozen=True)
 class Visible:
-    """What each pixel shows; tensors of shape (B, H, W).
+    """The surface that each pixel shows; tensors of shape (B, H, W).
 
     Attributes:
-        owner: index of the object, -1 for road or sky.
-        disparity: in pixels; 0 in the sky.
-        sky: where nothing else is.
+        owner: Index of the object, -1 for road or sky.
+        disparity: Disparity in pixels; 0 in the sky.
+        sky: True where nothing else is.
     """
 
     owner: Tensor
@@ -34,7 +34,7 @@ class Visible:
 def visible_surfaces(
     objects: Objects, horizon: Tensor, *, height: int, width: int, disparity_per_row: float
 ) -> Visible:
-    """The nearest surface in each pixel, by a buffer of disparities."""
+    """Return the nearest surface in each pixel, by a buffer of disparities."""
     rows, columns = torch.arange(height) + 0.5, torch.arange(width) + 0.5
     ground = (disparity_per_row * (rows - horizon[:, None])).clamp_(min=0.0)
     disparity = ground[:, :, None].repeat(1, 1, width)
@@ -61,7 +61,7 @@ def visible_surfaces(
 def paint(
     objects: Objects, visible: Visible, horizon: Tensor, *, disparity_per_row: float, generator: torch.Generator
 ) -> Tensor:
-    """RGB images from 0 to 1, float32, of shape (B, 3, H, W): textures, one light, haze and noise of the sensor."""
+    """Return RGB images from 0 to 1, (B, 3, H, W) float32: textures, one light, haze and noise of the sensor."""
     batch, height, width = visible.owner.shape
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -82,7 +82,7 @@ def paint(
 
 
 def _road(visible: Visible, horizon: Tensor, noise: Tensor, grey: Tensor) -> Tensor:
-    """Brightness of asphalt with dashed lanes, of shape (B, H, W)."""
+    """Return the brightness of asphalt with dashed lanes, of shape (B, H, W)."""
     _, height, width = visible.owner.shape
     below = (torch.arange(height) + 0.5 - horizon[:, None]).clamp_(min=0.5)[:, :, None]
     metres_per_pixel = CAMERA_HEIGHT / below
@@ -94,7 +94,7 @@ def _road(visible: Visible, horizon: Tensor, noise: Tensor, grey: Tensor) -> Ten
 
 
 def _surfaces(objects: Objects, visible: Visible, noise: Tensor, *, light: tuple[Tensor, Tensor]) -> Tensor:
-    """Colours of the objects as if every pixel showed one, of shape (B, 3, H, W)."""
+    """Return the colours of the objects as if every pixel showed one, of shape (B, 3, H, W)."""
     batch, height, width = visible.owner.shape
     index = visible.owner.clamp(min=0).view(batch, -1)
 
@@ -117,5 +117,5 @@ def _surfaces(objects: Objects, visible: Visible, noise: Tensor, *, light: tuple
 
 
 def _alternating(position: Tensor) -> Tensor:
-    """1 on every other stripe, 0 between; for an object without stripes the same all over."""
+    """Return 1 on every other stripe and 0 between; for an object without stripes the same all over."""
     return ((position % 1.0) < 0.5).to(torch.float32)

@@ -1,4 +1,4 @@
-"""What stands in a street: the classes, and objects thrown at random onto a ground plane."""
+"""The objects of a street: their classes, and objects thrown at random onto a ground plane."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ CAMERA_HEIGHT = 1.6  # metres
 
 @dataclass(frozen=True)
 class Kind:
-    """One class of objects.
+    """A class of objects.
 
     Attributes:
-        name: of the class.
-        shape: ``"box"``, ``"cylinder"`` or ``"sphere"``.
-        width: least and greatest, in metres.
-        height: least and greatest, in metres; a sphere is as high as it is wide.
-        nearest: how near its foot may come, as a part of the way from the horizon to the lower edge of the image.
-        colour: mean RGB.
-        stripes: along x and y per half of the object's width and height; (0, 0) is plain.
-        roughness: standard deviation of the brightness from pixel to pixel.
-        frequency: how often it is thrown, against the others.
+        name: Name of the class.
+        shape: Shape, ``"box"``, ``"cylinder"`` or ``"sphere"``.
+        width: Least and greatest, in metres.
+        height: Least and greatest, in metres; a sphere is as high as it is wide.
+        nearest: Lowest place of its foot, as a part of the way from the horizon to the lower edge of the image.
+        colour: Mean RGB.
+        stripes: Number of stripes along x and y per half of the object's width and height; (0, 0) is plain.
+        roughness: Standard deviation of the brightness from pixel to pixel.
+        frequency: Frequency with which it is thrown, relative to the others.
     """
 
     name: str
@@ -58,15 +58,15 @@ class Objects:
     """K objects in each of B scenes; tensors of shape (B, K), lengths in pixels, unless said otherwise.
 
     Attributes:
-        kind: index into :data:`KINDS`.
-        left_right: column of the centre.
-        foot: row where the object stands on the ground.
-        half_width: half of the width.
-        half_height: half of the height.
-        disparity: inverse depth of the plane through the object's axis.
-        relief: how much nearer its nearest point is, as a part of its depth; 0 for a box.
+        kind: Index into :data:`KINDS`.
+        left_right: Column of the centre.
+        foot: Row where the object stands on the ground.
+        half_width: Half of the width.
+        half_height: Half of the height.
+        disparity: Inverse depth of the plane through the object's axis.
+        relief: Distance by which its nearest point is nearer, as a part of its depth; 0 for a box.
         colour: RGB, of shape (B, K, 3).
-        phase: where its stripes begin.
+        phase: Place where its stripes begin.
     """
 
     kind: Tensor
@@ -83,15 +83,15 @@ class Objects:
 def throw_objects(
     horizon: Tensor, *, count: int, height: int, width: int, disparity_per_row: float, generator: torch.Generator
 ) -> Objects:
-    """Objects on the ground plane, of random kind, place, size and colour.
+    """Return objects on the ground plane, of random kind, place, size and colour.
 
     Args:
-        horizon: its row in each scene, of shape (B,).
-        count: K.
-        height: of the image.
-        width: of the image.
-        disparity_per_row: disparity of the ground by row below the horizon.
-        generator: of the random numbers.
+        horizon: Row of the horizon in each scene, of shape (B,).
+        count: Number of objects, K.
+        height: Height of the image.
+        width: Width of the image.
+        disparity_per_row: Disparity of the ground by row below the horizon.
+        generator: Generator of the random numbers.
     """
     shape = (len(horizon), count)
 
@@ -124,7 +124,7 @@ def throw_objects(
 
 
 def focal_length(width: int) -> float:
-    """In pixels: the field of view is 60 degrees."""
+    """Return the focal length in pixels: the field of view is 60 degrees."""
     return 0.866 * width
 
 

@@ -1,4 +1,4 @@
-"""How many of the objects are found, and how well: the average precision of Cityscapes."""
+"""The average precision of Cityscapes: how many of the objects are found, and how well."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class InstanceAveragePrecision(Metric):
     is found in a caravan is an error. No averages by distance.
 
     Args:
-        instance_classes: the classes that are judged.
-        min_pixels: smaller objects are not judged.
+        instance_classes: The classes that are judged.
+        min_pixels: Size of the smallest objects that are judged.
 
     Example:
         >>> metric = InstanceAveragePrecision([1])
@@ -65,20 +65,20 @@ class InstanceAveragePrecision(Metric):
         """Compare the objects found in each picture with the true ones.
 
         Args:
-            found: of each picture of the batch.
-            classes: (B, H, W), the true class of each pixel, 255 where there is no label.
-            instances: (B, H, W), the number of the object that each pixel belongs to, 0 for none.
+            found: Objects found in each picture of the batch.
+            classes: The true class of each pixel, 255 where there is no label.
+            instances: The number of the object that each pixel belongs to, 0 for none.
         """
         for one, *truth in zip(found, classes.cpu(), instances.cpu(), strict=True):
             self._update_one(one, *truth)
 
     def compute(self) -> dict[str, Tensor]:
-        """``ap``, over all overlaps, and ``ap50``; from 0 to 1, NaN if there was no object at all."""
+        """Return ``ap``, over all overlaps, and ``ap50``; from 0 to 1, NaN if there was no object at all."""
         by_class = self.by_class()
         return {"ap": by_class.mean(1).nanmean(), "ap50": by_class[:, 0].nanmean()}
 
     def by_class(self) -> Tensor:
-        """The average precision of each class at each overlap, (classes, 10); NaN for a class without objects."""
+        """Return the average precision of each class at each overlap, (classes, 10); NaN without objects."""
         rows = (
             self.found if isinstance(self.found, Tensor) else torch.cat([self.num_objects.new_zeros(0, 6), *self.found])
         )
@@ -106,7 +106,7 @@ class InstanceAveragePrecision(Metric):
 
 
 def _best_overlap(mask: Tensor, objects: Tensor) -> tuple[int, int]:
-    """Pixels in common with the object that overlaps most, and pixels of both together; (0, 1) if none does."""
+    """Return the pixels in common with the object that overlaps most, and those of both; (0, 1) if none does."""
     common, union = (mask & objects).sum((1, 2)), (mask | objects).sum((1, 2))
     if not common.any():
         return 0, 1
@@ -115,7 +115,7 @@ def _best_overlap(mask: Tensor, objects: Tensor) -> tuple[int, int]:
 
 
 def _average_precision(rows: Tensor, num_objects: Tensor, limit: float) -> Tensor:
-    """The area under precision over recall."""
+    """Return the area under precision over recall."""
     _, score, common, union, unjudged, size = rows.cpu().double().unbind(1)
     hit = common / union > limit
     counted = hit | (unjudged / size <= limit)

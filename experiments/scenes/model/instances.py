@@ -1,4 +1,4 @@
-"""From vectors to objects: pixels that vote for the same centre are one instance."""
+"""Objects from vectors: pixels that vote for the same centre are one instance."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Instances:
     """The objects found in one picture; the first has the number 1 in ``map``.
 
     Attributes:
-        map: (H, W) int64, the number of the object that each pixel belongs to, 0 for none.
-        classes: (N,) int64, the class of each object.
-        scores: (N,) float32, how sure the network is of each, from 0 to 1.
-        centres: (N, 2) float32, x and y of each in pixels.
+        map: Number of the object that each pixel belongs to, 0 for none; (H, W) int64.
+        classes: Class of each object, (N,) int64.
+        scores: Confidence of the network in each, from 0 to 1; (N,) float32.
+        centres: Position (x, y) of each in pixels, (N, 2) float32.
     """
 
     map: Tensor
@@ -54,19 +54,19 @@ def group_instances(
     noise where they nearly do.
 
     Args:
-        classes: (H, W), the predicted class of each pixel.
-        offsets: (2, H, W), the predicted vector (x, y) to the centre, in pixels.
-        instance_classes: the classes whose objects are told apart.
-        confidence: (H, W), the probability of the predicted class; the score of an object is its mean. By default 1.
-        by_class: cluster the votes of each class alone: a rider and the bicycle share a centre. If false, cluster all
-            votes together and name each object after the class of most of its pixels: better where the network takes
-            parts of a truck for a car.
-        radius: votes nearer than this, in pixels, belong together.
-        min_samples: so many votes make a cluster.
-        min_pixels: objects with fewer pixels are dropped; their pixels belong to no object.
-        max_points: of more votes, only so many are clustered (every second, third...; OPTICS takes about a millisecond
-            per vote); all pixels are still given to a cluster. Objects that keep fewer than ``min_samples`` votes are
-            lost.
+        classes: Predicted class of each pixel, (H, W).
+        offsets: Predicted vector (x, y) to the centre, in pixels, (2, H, W).
+        instance_classes: The classes whose objects are told apart.
+        confidence: Probability of the predicted class, (H, W); the score of an object is its mean. By default 1.
+        by_class: True clusters the votes of each class alone: a rider and the bicycle share a centre. False clusters
+            all votes together and names each object after the class of most of its pixels: better where the network
+            takes parts of a truck for a car.
+        radius: Distance in pixels within which votes belong together.
+        min_samples: Number of votes that make a cluster.
+        min_pixels: Size of the smallest objects; the pixels of smaller ones belong to no object.
+        max_points: Largest number of votes that are clustered; of more, every second, third... is (OPTICS takes about a
+            millisecond per vote). All pixels are still given to a cluster. Objects that keep fewer than ``min_samples``
+            votes are lost.
 
     Raises:
         MissingExtraError: without scikit-learn.
@@ -101,14 +101,14 @@ def group_instances(
 
 
 def _masks(classes: Tensor, instance_classes: Collection[int], *, by_class: bool) -> list[Tensor]:
-    """The pixels to cluster together."""
+    """Return the pixels to cluster together."""
     if by_class:
         return [classes == number for number in sorted(instance_classes)]
     return [torch.isin(classes, torch.tensor(sorted(instance_classes)))]
 
 
 def _cluster(votes: Tensor, *, radius: float, min_samples: int, max_points: int) -> Tensor:
-    """The centres of the clusters, (N, 2)."""
+    """Return the centres of the clusters, (N, 2)."""
     from sklearn.cluster import OPTICS  # type: ignore[import-untyped]  # scikit-learn has no types
 
     chosen = votes[:: -(-len(votes) // max_points)] if len(votes) else votes

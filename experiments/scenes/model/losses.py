@@ -14,7 +14,7 @@ __all__ = ["masked_errors", "scene_losses"]
 
 
 def scene_losses(outputs: Mapping[str, Tensor], batch: SceneBatch) -> dict[str, Tensor]:
-    """Scalar loss by task: cross entropy in nats, mean absolute error of offsets, and of inverse depth.
+    """Return a scalar loss by task: cross entropy in nats, mean absolute error of offsets, and of inverse depth.
 
     Averaged over labelled pixels, pixels of instances (and both components), and pixels of known depth. A task of
     which the batch has no pixel gets NaN, with finite gradients, and so sits out that step.
@@ -27,7 +27,7 @@ def scene_losses(outputs: Mapping[str, Tensor], batch: SceneBatch) -> dict[str, 
 
 
 def masked_errors(output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Absolute errors where ``mask`` (B, H, W) is True, of all channels, flat.
+    """Return absolute errors where ``mask`` (B, H, W) is True, of all channels, flat.
 
     >>> output, target = torch.zeros(1, 1, 1, 3), torch.tensor([[[[1.0, -2.0, 9.0]]]])
     >>> masked_errors(output, target, torch.tensor([[[True, True, False]]]))

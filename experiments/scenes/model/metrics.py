@@ -1,4 +1,4 @@
-"""How good a network is at each task: the three columns of the article's Table 1."""
+"""The metrics of the three tasks: the columns of the article's Table 1."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["METRICS", "SceneMetric", "SceneMetrics"]
 
 @dataclass(frozen=True)
 class SceneMetric:
-    """What is measured of one task.
+    """The metric of one task.
 
     Attributes:
-        title: for people.
-        unit: of the value.
-        higher_is_better: whether more is better.
-        factor: what the logged value is multiplied by to be in that unit.
-        decimals: to print.
+        title: Name for people.
+        unit: Unit of the value.
+        higher_is_better: True if more is better.
+        factor: Factor that brings the logged value to that unit.
+        decimals: Number of decimals to print.
     """
 
     title: str
@@ -44,10 +44,10 @@ METRICS = {
 
 
 class SceneMetrics(nn.Module):
-    """All of them, by torchmetrics, as a module so that they move with the network.
+    """The metrics of all tasks, by torchmetrics, as a module so that they move with the network.
 
     Args:
-        num_classes: of the semantic task.
+        num_classes: Number of classes of the semantic task.
     """
 
     def __init__(self, num_classes: int) -> None:

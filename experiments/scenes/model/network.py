@@ -12,15 +12,15 @@ OFFSET_SCALE = 10.0
 
 
 class SceneNet(nn.Module):
-    """Classes, offsets and inverse depth of each pixel, from one image.
+    """A network that gives classes, offsets and inverse depth of each pixel of an image.
 
     After the article: a shared encoder whose later layers are dilated instead of strided, and a shallow decoder per
     task. Departures: the encoder is 7 convolutions with residual dilated blocks instead of ResNet-101 with atrous
     pyramid pooling, its stride is 4 instead of 8, and the decoders have 32 channels instead of 256.
 
     Args:
-        num_classes: of the semantic decoder.
-        width: channels of the encoder.
+        num_classes: Number of classes of the semantic decoder.
+        width: Channels of the encoder.
 
     Example:
         >>> outputs = SceneNet(num_classes=8)(torch.zeros(2, 3, 64, 128))
@@ -39,7 +39,7 @@ class SceneNet(nn.Module):
         self.decoders = nn.ModuleDict({task: _decoder(width, channels) for task, channels in outputs.items()})
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Logits (B, C, H, W), offsets in pixels (B, 2, H, W) and inverse depth (B, 1, H, W), by task."""
+        """Return logits (B, C, H, W), offsets in pixels (B, 2, H, W) and inverse depth (B, 1, H, W), by task."""
         features = self.encoder(image - 0.5)
         outputs = {task: self._full_size(decoder(features), image) for task, decoder in self.decoders.items()}
         outputs["instance"] = OFFSET_SCALE * outputs["instance"]

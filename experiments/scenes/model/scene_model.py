@@ -24,14 +24,14 @@ LIKELIHOODS = MappingProxyType({"semantic": "softmax", "instance": "laplace", "d
 
 
 class SceneModel(UncertaintyMixin, L.LightningModule):
-    """Semantics, instances and depth from one network.
+    """A module that learns semantics, instances and depth with one network.
 
     Args:
-        num_classes: of the semantic task.
-        tasks: which tasks to train, and how each is weighed: a likelihood (learned) or a number (a fixed weight);
+        num_classes: Number of classes of the semantic task.
+        tasks: Tasks to train, and how each is weighed: by a likelihood (learned) or a number (a fixed weight);
             a task left out is not trained. By default all three, learned.
-        lr: highest learning rate of AdamW, on a one-cycle schedule over the whole training.
-        width: channels of the encoder.
+        lr: Highest learning rate of AdamW, on a one-cycle schedule over the whole training.
+        width: Channels of the encoder.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class SceneModel(UncertaintyMixin, L.LightningModule):
         self.validation_metrics, self.test_metrics = SceneMetrics(num_classes), SceneMetrics(num_classes)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """See :meth:`SceneNet.forward`."""
+        """Return what :meth:`SceneNet.forward` returns."""
         outputs: dict[str, Tensor] = self.net(image)
         return outputs
 
