@@ -25,9 +25,9 @@ __all__ = [
     "StartPath",
     "expected_best",
     "first_step_within",
+    "gain_over_singles",
     "grid_point",
     "grid_row",
-    "mean_relative_gain",
     "missing_neighbours",
 ]
 
@@ -72,7 +72,7 @@ class Results:
 
     def gains(self, row: str) -> list[float]:
         """Return the mean relative gain over the single-task nets of the same seed, for each seed, in percent."""
-        return [mean_relative_gain(self.metrics(run), self._single(run.seed)) for run in self.of(row)]
+        return [gain_over_singles(self.metrics(run), self._single(run.seed)) for run in self.of(row)]
 
     def _single(self, seed: int) -> dict[str, float]:
         return {task: self.metrics(self.runs[f"single-{task}", seed])[task] for task in TASKS}
@@ -137,11 +137,11 @@ class StartPath:
     met: Mapping[str, float | None]
 
 
-def mean_relative_gain(metrics: Mapping[str, float], single: Mapping[str, float]) -> float:
+def gain_over_singles(metrics: Mapping[str, float], single: Mapping[str, float]) -> float:
     """Return the mean over the tasks of the change against their single-task nets, in percent, positive if better.
 
     >>> single = {"semantic": 60.0, "instance": 2.0, "depth": 0.5}
-    >>> round(mean_relative_gain({"semantic": 66.0, "depth": 0.4}, single), 6)
+    >>> round(gain_over_singles({"semantic": 66.0, "depth": 0.4}, single), 6)
     15.0
     """
     directions: dict[str, Direction] = {t: "max" if METRICS[t].higher_is_better else "min" for t in metrics}

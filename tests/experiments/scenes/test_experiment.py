@@ -15,7 +15,7 @@ from experiments.scenes.__main__ import main
 from experiments.scenes.arms import LR_FACTORS, Laboratory, first_arms, grid_weights, run_experiment
 from experiments.scenes.data.batch import TASKS
 from experiments.scenes.model.scene_model import LIKELIHOODS
-from experiments.scenes.results import Results, expected_best, first_step_within, mean_relative_gain, missing_neighbours
+from experiments.scenes.results import Results, expected_best, first_step_within, gain_over_singles, missing_neighbours
 from experiments.scenes.settings import FULL, QUICK, ScaledModel, Settings
 from experiments.scenes.table import control_rows, lr_table, main_rows, rows_csv, rows_table
 from lightning_uncertainty.comparison import FinishedRun
@@ -198,16 +198,16 @@ def test_the_expected_best_is_the_mean_over_all_choices():
 
 def test_the_gain_is_the_mean_of_relative_changes_with_the_sign_of_better():
     single = {"semantic": 60.0, "instance": 4.0, "depth": 0.5}
-    assert mean_relative_gain({"semantic": 63.0, "instance": 3.0, "depth": 0.6}, single) == pytest.approx(
+    assert gain_over_singles({"semantic": 63.0, "instance": 3.0, "depth": 0.6}, single) == pytest.approx(
         (5 + 25 - 20) / 3
     )
-    assert mean_relative_gain(single, single) == 0.0
+    assert gain_over_singles(single, single) == 0.0
 
 
 def test_the_gain_of_the_article_s_own_table():
     single = {"semantic": 59.4, "instance": 4.61, "depth": 0.640}
-    learned = mean_relative_gain({"semantic": 63.4, "instance": 3.50, "depth": 0.522}, single)
-    equal = mean_relative_gain({"semantic": 50.1, "instance": 3.79, "depth": 0.592}, single)
+    learned = gain_over_singles({"semantic": 63.4, "instance": 3.50, "depth": 0.522}, single)
+    equal = gain_over_singles({"semantic": 50.1, "instance": 3.79, "depth": 0.592}, single)
     assert (learned, equal) == pytest.approx((16.4, 3.2), abs=0.1)
 
 
