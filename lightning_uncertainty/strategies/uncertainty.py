@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -64,6 +64,10 @@ class UncertaintyState(TaskTensors):
     def __post_init__(self) -> None:
         self.moments = torch.stack((self.exp_avg, self.exp_avg_sq))
         self.exp_avg, self.exp_avg_sq = self.moments
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.__post_init__()  # a pickle holds no views
 
     def to(self, device: torch.device) -> None:
         """Move all tensors to ``device``, as copies."""

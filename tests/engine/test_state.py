@@ -1,5 +1,7 @@
+import copy
 import io
 import math
+import pickle
 import warnings
 
 import pytest
@@ -49,6 +51,21 @@ def test_resumed_equals_uninterrupted_bit_for_bit_through_a_safe_load(trained, v
         run(weighting, values[30:])
     assert same(trained.state_dict(), resumed.state_dict())
     assert trained.snapshot() == resumed.snapshot()
+
+
+@pytest.mark.parametrize(
+    "way", [copy.deepcopy, lambda engine: pickle.loads(pickle.dumps(engine))], ids=["copy", "pickle"]
+)
+def test_a_copy_goes_on_as_the_original_and_is_saved_as_it(trained, values, way):
+    twin = way(trained)
+    for weighting in (trained, twin):
+        run(weighting, values[30:])
+    assert same(trained.state_dict(), twin.state_dict())
+    fresh = UncertaintyWeighting(TASKS)
+    fresh.load_state_dict(twin.state_dict())
+    for weighting in (trained, fresh):
+        run(weighting, values[:5])
+    assert same(trained.state_dict(), fresh.state_dict())
 
 
 def test_warmup_freezing_and_counts_are_resumed():
