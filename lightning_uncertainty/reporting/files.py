@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lightning_uncertainty._arguments import file_stem
 from lightning_uncertainty.reporting.gradients import GradientSnapshot
 from lightning_uncertainty.reporting.history import History
-from lightning_uncertainty.reporting.run_file import ComparisonFile, RunFile, UnusableFileError
+from lightning_uncertainty.reporting.run_file import ComparisonFile, NothingToReportError, RunFile
 
-__all__ = ["COMPARISON_FILE", "NothingToReportError", "ReportContent", "history_file", "read_report", "write_whole"]
+__all__ = ["NothingToReportError", "ReportContent", "history_file", "read_report", "write_whole"]
 
 COMPARISON_FILE = "comparison.json"
-LISTED = 5  # other runs
 LEARNED = "learned"  # the arm of a comparison that is shown first
 _ENDING = "_history.json"
 
@@ -38,10 +35,6 @@ def history_file(prefix: str) -> str:
     return f"{file_stem(prefix)}{_ENDING}"
 
 
-class NothingToReportError(ValueError):
-    """A folder or file has nothing that could be shown. The message says what it has."""
-
-
 @dataclass
 class ReportContent:
     """The content of a page.
@@ -58,7 +51,7 @@ class ReportContent:
     title: str
     prefix: str
     history: History | None = None
-    gradients: dict[str, list[GradientSnapshot]] = field(default_factory=dict)
+    gradients: Mapping[str, Sequence[GradientSnapshot]] = field(default_factory=dict)
     comparison: ComparisonFile | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -72,144 +65,62 @@ def read_report(path: Path | str, prefix: str = "uncertainty") -> ReportContent:
 
     Raises:
         FileNotFoundError: If there is nothing at ``path``.
-        NothingToReportError: If nothing there is of this package, or can be read.
+        NothingToReportError: If nothing there is of this package, or it is damaged.
     """
-    path = Path(path)
+    path, name = Path(path), history_file(prefix)
     if not path.exists():
-        raise FileNotFoundError(f"There is no folder or file {path}. Pass the folder of a run, {_EXAMPLE}.")
-    if path.is_dir():
-        return _Search(path, prefix).content()
-    if path.name == COMPARISON_FILE:
-        return _Search(path.parent, prefix).content()
-    search = _Search(path.parent, prefix)
-    run = search.tried(RunFile, path)
-    if run is None:
-        reason = search.damaged.get(path, "it is not written by this package")
-        raise NothingToReportError(
-            f"{path} is no history of a run: {reason}. Pass the folder of a run, {_EXAMPLE}, or the *{_ENDING} in it."
-        )
-    return search.of_run(path, run)
+        raise FileNotFoundError(f"There is no folder or file {path}. Pass the folder of a run: {_EXAMPLE}.")
+    if path.is_file():
+        return _of_comparison(path.parent, prefix) if path.name == COMPARISON_FILE else _of_run(path, path.parent)
+    if (path / name).is_file():
+        return _of_run(path / name, path)
+    if (path / COMPARISON_FILE).is_file():
+        return _of_comparison(path, prefix)
+    if found := sorted(path.rglob(name), key=_age):
+        several = f", the newest of {len(found)} runs. For another one, pass its own folder."
+        return _of_run(found[-1], path, several if len(found) > 1 else ".")
+    if others := sorted(other.name for other in path.rglob(f"*{_ENDING}")):
+        stem = others[0].removesuffix(_ENDING)
+        raise NothingToReportError(f"{path} has no {name}, but {others[0]}. To read that, pass --prefix {stem}.")
+    raise NothingToReportError(
+        f"{path} has no run in it: no {name} and no {COMPARISON_FILE}, there or below. A run writes its history beside "
+        "the files of its logger, first at the end of its first epoch, and not without a logger or with "
+        f"`report=False`. Pass the folder of its logger: {_EXAMPLE}."
+    )
 
 
 _EXAMPLE = "for example lightning_logs/version_0"
 
 
-class _Search:
-    """A search of a folder: it reads file after file until one can be shown, and remembers what it met.
-
-    Args:
-        root: The folder.
-        prefix: The ``log_prefix`` of the callback.
-    """
-
-    def __init__(self, root: Path, prefix: str) -> None:
-        self.root, self.prefix = root, prefix
-        self.damaged: dict[Path, str] = {}
-
-    def content(self) -> ReportContent:
-        """Return the content of the page.
-
-        Raises:
-            NothingToReportError: If there is none.
-        """
-        file = self.root / COMPARISON_FILE
-        comparison = self.tried(ComparisonFile, file) if file.is_file() else None
-        found = _histories(self.root)
-        content = self._of_runs([path for path in found if path.name == history_file(self.prefix)], comparison)
-        if content is None and comparison is None:
-            raise NothingToReportError(self._nothing(found))
-        content = content or ReportContent(_title(self.root), self.prefix, notes=[self._without_history(found)])
-        content.comparison = comparison
-        content.notes += [f"{self._name(path)} was passed over: {reason}." for path, reason in self.damaged.items()]
-        return content
-
-    def _of_runs(self, paths: list[Path], comparison: ComparisonFile | None) -> ReportContent | None:
-        """Return the first that can be read: the folder's own, else of a learned run, else the newest."""
-        folders = {self.root / Path(run.folder).name: run for run in comparison.runs} if comparison else {}
-        runs = {path: next((run for folder, run in folders.items() if folder in path.parents), None) for path in paths}
-        arms = {path: run.arm if run else "" for path, run in runs.items()}
-        order = sorted(paths, key=lambda path: (path.parent != self.root, arms[path] != LEARNED))
-        for place, path in enumerate(order):
-            if (file := self.tried(RunFile, path)) is None:
-                continue
-            content, run = self.of_run(path, file), runs[path]
-            if run is not None:
-                content.title = f"{_title(self.root)}, {run.arm}, seed {run.seed}"
-            rest = [other for other in order[place + 1 :] if arms[other] == arms[path]]
-            if path.parent != self.root and (rest or place or run):
-                content.notes.insert(0, self._choice(path, arms[path], rest))
-            return content
-        return None
-
-    def _choice(self, path: Path, arm: str, rest: list[Path]) -> str:
-        of_arm = f" of the arm {arm!r}" if arm else ""
-        text = f"Shown is the newest run{of_arm} with something to show, {self._name(path.parent)}."
-        if rest:
-            more = f" and {len(rest) - LISTED} more" if len(rest) > LISTED else ""
-            listed = ", ".join(self._name(other.parent) for other in rest[:LISTED])
-            text += f" For another one, pass its own folder: {listed}{more}."
-        return text
-
-    def of_run(self, path: Path, run: RunFile) -> ReportContent:
-        """Return what the file of a run has."""
-        notes = [f"Read from {self._name(path)}."]
-        if not run.finished:
-            notes.append(
-                "The run has not come to its end: it was killed, has failed or still goes on. What came after step "
-                f"{run.history.steps[-1]:,} is missing: its file was last written at {run.written}. A run writes it at "
-                "the end of an epoch, at a validation, and when it fails."
-            )
-        gradients = {f"of {module}": list(seen) for module, seen in run.gradients.items() if seen}
-        return ReportContent(_title(path.parent), run.prefix, run.history, gradients, notes=notes)
-
-    def tried(self, kind: Any, path: Path) -> Any:
-        """Return what a file has; of one that is damaged, None, and the reason is kept."""
-        try:
-            return kind.read(path)
-        except UnusableFileError as error:
-            self.damaged[path] = str(error)
-        return None
-
-    def _name(self, path: Path) -> str:
-        """Return what the page calls a file, which may go to another machine."""
-        return str(path.relative_to(self.root))
-
-    def _without_history(self, found: list[Path]) -> str:
-        other = f" {self._nothing(found)}" if found and not self.damaged else ""  # under another prefix
-        return f"No run has left a history yet.{other}"
-
-    def _nothing(self, found: Iterable[Path]) -> str:
-        """Return the reason why there is nothing to show, and what to do about it."""
-        if self.damaged:
-            reasons = "; ".join(f"{self._name(path)}: {reason}" for path, reason in self.damaged.items())
-            return f"Nothing in {self.root} can be read. {reasons}."
-        runs = (self.tried(RunFile, path) for path in found)
-        prefixes = list(dict.fromkeys(run.prefix for run in runs if run is not None))
-        if prefixes:
-            known = ", ".join(map(repr, prefixes))
-            missing = f"{self.root} has nothing under the prefix {self.prefix!r}"
-            return f"{missing}. Found: {known}. Pass --prefix {prefixes[0]}."
-        return (
-            f"{self.root} has no run in it: no *{_ENDING} of this package and no {COMPARISON_FILE}, there or below. A "
-            "run writes its history beside the files of its logger, first at the end of its first epoch, and not "
-            "without a logger or with `report=False`. Pass the folder of its logger."
+def _of_run(path: Path, root: Path, choice: str = ".") -> ReportContent:
+    """Read the file of a run; ``choice`` says why this one was taken."""
+    run = RunFile.read(path)
+    notes = [f"Read from {path.relative_to(root)}{choice}"]  # no absolute path: the page may go to another machine
+    if not run.finished:
+        notes.append(
+            "The run has not come to its end: it was killed, has failed or still goes on. What came after step "
+            f"{run.history.steps[-1]:,} is missing: its file was last written at {run.written}. A run writes it at "
+            "the end of an epoch, at a validation, and when it fails."
         )
+    return ReportContent(_title(path.parent), run.prefix, run.history, run.gradients, notes=notes)
 
 
-def _histories(root: Path) -> list[Path]:
-    """Return all files that have such a name, the newest first; hidden folders and links are not entered."""
+def _of_comparison(folder: Path, prefix: str) -> ReportContent:
+    """Read a comparison and the newest of its runs with learned weights, or of the others if there is none."""
+    comparison = ComparisonFile.read(folder / COMPARISON_FILE)
+    runs = {path: run for run in comparison.runs for path in Path(folder, run["folder"]).rglob(history_file(prefix))}
+    if not runs:
+        notes = [f"No run has left a history yet, {history_file(prefix)}."]
+        return ReportContent(_title(folder), prefix, comparison=comparison, notes=notes)
+    newest = max(runs, key=lambda path: (runs[path]["arm"] == LEARNED, _age(path)))
+    arm, seed = runs[newest]["arm"], runs[newest]["seed"]
+    content = _of_run(newest, folder, f", the newest run of the arm {arm!r}. For another one, pass its own folder.")
+    content.title, content.comparison = f"{_title(folder)}, {arm}, seed {seed}", comparison
+    return content
 
-    def walk() -> Iterator[Path]:
-        for name, folders, files in os.walk(root):
-            folders[:] = [folder for folder in folders if not folder.startswith(".")]
-            yield from (Path(name, file) for file in files if file.endswith(_ENDING))
 
-    return sorted(walk(), key=lambda path: (path.stat().st_mtime, _natural(path)), reverse=True)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Return a key to sort by, numbers as numbers: version_9 before version_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _title(folder: Path) -> str:

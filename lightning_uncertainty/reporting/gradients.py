@@ -194,15 +194,17 @@ def state_of(snapshots: Sequence[GradientSnapshot]) -> dict[str, Any]:
 
 def from_state(state: Any) -> list[GradientSnapshot]:
     """Return the snapshots that :func:`state_of` saved."""
-    names, size = state["tasks"], len(state["tasks"])
+    names = state["tasks"]
+    pairs, size = pairs_of(names), len(names)
+    rows = state["values"].reshape(len(state["at"]), 2 * size + len(pairs)).tolist()
     return [
         GradientSnapshot(
             step,
             dict(zip(names, row[:size], strict=True)),
             dict(zip(names, row[size : 2 * size], strict=True)),
-            dict(zip(pairs_of(names), row[2 * size :], strict=True)),
+            dict(zip(pairs, row[2 * size :], strict=True)),
         )
-        for step, row in zip(state["at"], state["values"].tolist(), strict=True)
+        for step, row in zip(state["at"], rows, strict=True)
     ]
 
 

@@ -5,27 +5,26 @@ from __future__ import annotations
 import copy
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 
-__all__ = ["QUANTITIES", "History", "TaskFacts"]
+__all__ = ["DAMAGE", "QUANTITIES", "History", "TaskFacts"]
 
 VERSION = 1
 CAPACITY = 1000  # points
 MOST_BYTES = 800_000  # of a saved history, so that with 300 tasks it stays under a megabyte
-
-_COLUMNS = ("log_var", "precision", "factor", "raw_loss")  # of each task and point; the rest follows from these
-_FACTS = ("likelihood", "unit", "learned", "nonfinite", "absent", "at_bound")
-
-_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)  # whatever was done to it
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)  # whatever was done to a file
 
 QUANTITIES = ("log_var", "sigma", "precision", "raw_loss", "share")
 """The quantities that :meth:`History.series` gives."""
+
+_COLUMNS = ("log_var", "precision", "factor", "raw_loss")  # of each task and point; the rest follows from these
+_UNKNOWN = array("f", [math.nan] * len(_COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,21 @@ class TaskFacts:
     absent: int
     at_bound: str
 
+    @classmethod
+    def of(cls, task: TaskSnapshot) -> TaskFacts:
+        """Return the facts that the snapshot of a task has."""
+        bound = task.at_bound if task.started else None
+        return cls(task.likelihood, task.unit, task.sigma is not None, task.nonfinite, task.absent, bound or "")
+
+
+_FACTS = tuple(each.name for each in fields(TaskFacts))
+
 
 @dataclass(frozen=True)
 class _Point:
     step: int
     total: float
-    values: array[float]  # the columns, each with one entry per task
+    values: dict[str, array[float]]  # the columns, by task; single precision
 
 
 class History:
@@ -102,8 +110,6 @@ class History:
             history.add(snapshot)
         return history
 
-    # ------------------------------------------------------------------------------------------------ growing
-
     def add(self, snapshot: Snapshot) -> None:
         """Record a snapshot. One of a step that is already recorded changes nothing."""
         if snapshot.step <= self.newest:
@@ -127,41 +133,15 @@ class History:
         return twin
 
     def _take(self, snapshot: Snapshot) -> _Point:
-        facts = {name: _facts(task) for name, task in snapshot.tasks.items()}
-        if list(facts) != list(self.facts):
-            self._realign(facts)
-        self.facts = facts
-        tasks = snapshot.tasks.values()
-        values = array("f", (_cell(task, column) for column in _COLUMNS for task in tasks))
-        return _Point(snapshot.step, snapshot.total, values)
-
-    def _realign(self, facts: Mapping[str, TaskFacts]) -> None:
-        """Follow a change of tasks: the columns of new ones begin with NaN, vanished ones are dropped."""
-        old = {name: index for index, name in enumerate(self.facts)}
-        size = len(old)
-
-        def moved(point: _Point) -> _Point:
-            cells = (
-                point.values[column * size + old[name]] if name in old else math.nan
-                for column in range(len(_COLUMNS))
-                for name in facts
-            )
-            return replace(point, values=array("f", cells))
-
-        self._kept = [moved(point) for point in self._kept]
-        self._latest = moved(self._latest) if self._latest else None
+        self.facts = {name: TaskFacts.of(task) for name, task in snapshot.tasks.items()}
+        return _Point(snapshot.step, snapshot.total, {name: _cells(task) for name, task in snapshot.tasks.items()})
 
     def _thin(self) -> None:
-        while len(self._kept) > self._room:
+        bytes_per_point = 4 * len(_COLUMNS) * max(len(self.facts), 1)
+        room = max(min(self.capacity, MOST_BYTES // bytes_per_point) - 1, 1)  # one more is the last
+        while len(self._kept) > room:
             self._kept = self._kept[::2]
             self._stride *= 2
-
-    @property
-    def _room(self) -> int:
-        bytes_per_point = 4 * len(_COLUMNS) * max(len(self.facts), 1)
-        return max(min(self.capacity, MOST_BYTES // bytes_per_point) - 1, 1)  # one more is the last
-
-    # ------------------------------------------------------------------------------------------------ reading
 
     @property
     def _points(self) -> list[_Point]:
@@ -197,46 +177,41 @@ class History:
             raise ValueError(f"There is no task {task!r} in this history. Known: {', '.join(map(repr, self.facts))}.")
         if quantity == "sigma":
             learned = self.facts[task].learned
-            return [math.exp(0.5 * s) if learned else math.nan for s in self._column("log_var", task)]
+            return [math.exp(0.5 * s) if learned else math.nan for s in self.series("log_var", task)]
         if quantity == "share":
             return self.shares()[task]
         if quantity not in _COLUMNS:
             raise ValueError(f"Unknown quantity {quantity!r}. Known: {', '.join(map(repr, QUANTITIES))}.")
-        return list(self._column(quantity, task))
-
-    def _column(self, column: str, task: str) -> Iterator[float]:
-        place = _COLUMNS.index(column) * len(self.facts) + self.tasks.index(task)
-        return (point.values[place] for point in self._points)
+        column = _COLUMNS.index(quantity)
+        return [point.values.get(task, _UNKNOWN)[column] for point in self._points]
 
     def shares(self) -> dict[str, list[float]]:
         """Return each task's part of the weighted sum of losses at each point; NaN for a task not seen yet."""
-        size = len(self.facts)
-        rows = []
-        for point in self._points:
-            pairs = zip(point.values[2 * size : 3 * size], point.values[3 * size :], strict=True)
-            terms = [factor * loss for factor, loss in pairs]
-            total = math.fsum(term for term in terms if math.isfinite(term))
-            rows.append([term / total if total else math.nan for term in terms])
-        return {name: [row[index] for row in rows] for index, name in enumerate(self.facts)}
-
-    # ------------------------------------------------------------------------------------------------ saving
+        columns = {name: (self.series("factor", name), self.series("raw_loss", name)) for name in self.facts}
+        terms = {name: [x * y for x, y in zip(*pair, strict=True)] for name, pair in columns.items()}
+        totals = [math.fsum(filter(math.isfinite, point)) for point in zip(*terms.values(), strict=True)]
+        return {
+            name: [term / total if total else math.nan for term, total in zip(row, totals, strict=True)]
+            for name, row in terms.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values and tensors, which load with ``weights_only=True``; under a megabyte."""
-        points = self._points
-        flat = array("f", (value for point in points for value in point.values))
-        values = torch.frombuffer(flat, dtype=torch.float32).clone() if flat else torch.empty(0)
+        values = torch.tensor(
+            [[self.series(column, name) for name in self.facts] for column in _COLUMNS], dtype=torch.float32
+        )
+        shape = len(_COLUMNS), len(self.facts), len(self)
         return {
             "version": VERSION,
             "tasks": list(self.facts),
-            "facts": {key: [getattr(fact, key) for fact in self.facts.values()] for key in _FACTS},
+            "facts": {name: [getattr(fact, name) for fact in self.facts.values()] for name in _FACTS},
             "stride": self._stride,
             "seen": self._seen,
             "newest": self.newest,
             "kept": len(self._kept),
-            "steps": torch.tensor([point.step for point in points], dtype=torch.long),
-            "totals": torch.tensor([point.total for point in points], dtype=torch.float64),
-            "values": values.reshape(len(points), len(_COLUMNS), len(self.facts)),
+            "steps": torch.tensor(self.steps, dtype=torch.long),
+            "totals": torch.tensor(self.totals, dtype=torch.float64),
+            "values": values.reshape(shape).permute(2, 0, 1).contiguous(),
         }
 
     @classmethod
@@ -246,37 +221,34 @@ class History:
         Raises:
             ValueError: If ``state`` is not usable.
         """
+        history = cls(capacity)
         try:
-            return cls(capacity)._filled(state)
-        except _DAMAGE as error:
+            history._fill(state)
+        except DAMAGE as error:
             raise ValueError(f"This is no usable history ({type(error).__name__}: {error}).") from None
+        return history
 
-    def _filled(self, state: Any) -> History:
+    def _fill(self, state: Any) -> None:
         if state["version"] != VERSION:
             raise ValueError(f"version {state['version']!r}, and this package reads {VERSION}")
-        names, facts = list(state["tasks"]), state["facts"]
-        rows = zip(*(facts[key] for key in _FACTS), strict=True)
+        names, facts = state["tasks"], state["facts"]
+        rows = zip(*(facts[name] for name in _FACTS), strict=True)
         self.facts = {name: TaskFacts(*row) for name, row in zip(names, rows, strict=True)}
         steps, totals = state["steps"].tolist(), state["totals"].tolist()
-        values = state["values"].reshape(len(steps), len(_COLUMNS) * len(names)).tolist()
-        points = [_Point(*row[:2], array("f", row[2])) for row in zip(steps, totals, values, strict=True)]
+        if state["stride"] < 1 or steps != sorted(set(steps)):
+            raise ValueError("its steps are out of order")
+        shape = len(steps), len(_COLUMNS), len(names)
+        values = state["values"].reshape(shape).transpose(1, 2).tolist()
+        tables = ({name: array("f", cells) for name, cells in zip(names, row, strict=True)} for row in values)
+        points = [_Point(*point) for point in zip(steps, totals, tables, strict=True)]
         self._stride, self._seen = int(state["stride"]), int(state["seen"])
         self.newest, self._kept = int(state["newest"]), points[: int(state["kept"])]
         self._latest = points[-1] if points else None
-        if self._stride < 1 or steps != sorted(set(steps)):
-            raise ValueError("its steps are out of order")
-        return self
 
 
-def _facts(task: TaskSnapshot) -> TaskFacts:
-    learned = task.sigma is not None
-    bound = task.at_bound if task.started else None
-    return TaskFacts(task.likelihood, task.unit, learned, task.nonfinite, task.absent, bound or "")
-
-
-def _cell(task: TaskSnapshot, column: str) -> float:
-    if not task.started and column in ("log_var", "precision"):
-        return math.nan  # what stands there is a placeholder
-    value: float = getattr(task, column)
+def _cells(task: TaskSnapshot) -> array[float]:
+    values = [getattr(task, column) for column in _COLUMNS]
+    if not task.started:
+        values[:2] = _UNKNOWN[:2]  # what stands there is a placeholder
     # Beyond the range of single precision, infinity: ``array`` would refuse.
-    return value if abs(value) < 3.4e38 or math.isnan(value) else math.copysign(math.inf, value)
+    return array("f", (x if abs(x) < 3.4e38 or math.isnan(x) else math.copysign(math.inf, x) for x in values))

@@ -56,7 +56,7 @@ def build_page(
         history: History of the run; None if there is only a comparison.
         title: Title of the page.
         notes: Sentences that a reader should know besides, for example what could not be read.
-        gradients: Snapshots of each GradientView, by the words that its heading ends with: "of encoder".
+        gradients: Snapshots of each GradientView, by the name of its module.
         comparison: The comparison that the run is part of, if any.
 
     Raises:
@@ -153,7 +153,7 @@ def _comparison(comparison: ComparisonFile) -> Iterator[str]:
 
 def _gradients(name: str, snapshots: Sequence[GradientSnapshot]) -> Iterator[str]:
     steps = f"{len(snapshots)} steps" if len(snapshots) > 1 else "1 step"
-    yield f"<h2>Gradients {_text(name)}</h2>"
+    yield f"<h2>Gradients of {_text(name)}</h2>"
     yield (
         f"<p>What each task does to the shared part of the network, as GradientView saw it in {steps}. "
         "Weights change the norms, and leave the angles as they are.</p>"

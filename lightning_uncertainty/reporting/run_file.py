@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lightning_uncertainty.reporting.gradients import GradientSnapshot, from_state, state_of
-from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.history import DAMAGE, History
 
-__all__ = ["ComparedRun", "ComparisonFile", "RunFile", "UnusableFileError"]
+__all__ = ["ComparisonFile", "NothingToReportError", "RunFile"]
 
 RUN, COMPARISON = "lightning_uncertainty history", "lightning_uncertainty comparison"
 VERSION = 1
 
 _KINDS = {"steps": torch.long, "totals": torch.float64, "values": torch.float32}  # tensors among what is saved
-_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)  # whatever was done to a file
 
 
-class UnusableFileError(ValueError):
-    """A file cannot be read. The message is the reason in a few words."""
+class NothingToReportError(ValueError):
+    """A folder or file has nothing that could be shown. The message says what it has, and what to pass instead."""
 
 
 @dataclass(frozen=True)
@@ -56,122 +57,81 @@ class RunFile:
             "history": self.history.state_dict(),
             "gradients": {name: state_of(seen) for name, seen in self.gradients.items()},
         }
-        return json.dumps(_plain(content), allow_nan=False)
+        return json.dumps(content, allow_nan=False, default=_numbers)
 
     @classmethod
-    def read(cls, path: Path) -> RunFile | None:
-        """Return what a run has written to ``path``; None for a file of something else.
+    def read(cls, path: Path) -> RunFile:
+        """Return what a run has written to ``path``.
 
         Raises:
-            UnusableFileError: If it is not whole, or damaged.
+            NothingToReportError: If it is of something else, not whole, or damaged.
         """
-        content = _content(path, RUN)
-        if content is None:
-            return None
-        try:
+        with _content(path, RUN) as content:
             gradients = {name: from_state(_tensors(state)) for name, state in content["gradients"].items()}
             history = History.from_state_dict(_tensors(content["history"]))
             return cls(content["prefix"], history, gradients, content["finished"], content["written"])
-        except _DAMAGE as error:
-            raise UnusableFileError(_short(error)) from None
-
-
-@dataclass(frozen=True)
-class ComparedRun:
-    """A finished run of a comparison.
-
-    Attributes:
-        arm: Name of the arm.
-        seed: Seed of everything random.
-        folder: The run's folder, relative to that of the comparison.
-    """
-
-    arm: str
-    seed: int
-    folder: str
 
 
 @dataclass(frozen=True)
 class ComparisonFile:
-    """The content of ``comparison.json``.
+    """The part of ``comparison.json`` that a page shows.
 
     Attributes:
         table: Rows of cells, the heading first.
         caption: Explanation of the cells.
         sentences: The verdicts: whether the differences are larger than the noise.
         notes: Further sentences for a reader, for example about runs that have not finished.
-        runs: The finished runs.
+        runs: The ``arm``, ``seed`` and ``folder`` of each finished run, the folder relative to that of the comparison.
     """
 
     table: list[list[str]]
-    caption: str = ""
-    sentences: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    runs: list[ComparedRun] = field(default_factory=list)
+    caption: str
+    sentences: list[str]
+    notes: list[str]
+    runs: list[dict[str, Any]]
 
     @classmethod
-    def read(cls, path: Path) -> ComparisonFile | None:
-        """Return what ``compare`` has written to ``path``; None for a file of something else.
+    def read(cls, path: Path) -> ComparisonFile:
+        """Return what ``compare`` has written to ``path``.
 
         Raises:
-            UnusableFileError: If it is not whole, or damaged.
+            NothingToReportError: If it is of something else, not whole, or damaged.
         """
-        content = _content(path, COMPARISON)
-        if content is None:
-            return None
-        try:
-            runs = [ComparedRun(run["arm"], run["seed"], run["folder"]) for run in content["runs"]]
-            return cls(content["table"], content["caption"], content["sentences"], content["notes"], runs)
-        except _DAMAGE as error:
-            raise UnusableFileError(_short(error)) from None
+        with _content(path, COMPARISON) as content:
+            return cls(**{each.name: content[each.name] for each in fields(cls)})
 
 
-def _content(path: Path, kind: str) -> Any:
+@contextmanager
+def _content(path: Path, kind: str) -> Iterator[Any]:
+    """Give what a file holds, and refuse the file if that turns out to be unusable."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnusableFileError(f"it is not whole ({_short(error)})") from None
-    if not isinstance(content, dict) or content.get("format") != kind:
-        return None
-    if content.get("version") != VERSION:
-        raise UnusableFileError(f"it has version {content.get('version')!r}, and this package reads {VERSION}")
-    return content
+        if not isinstance(content, dict) or content.get("format") != kind:
+            raise ValueError("it is not written by this package")
+        if content["version"] != VERSION:
+            raise ValueError(f"it has version {content['version']!r}, and this package reads {VERSION}")
+        yield content
+    except (OSError, *DAMAGE) as error:
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 150, placeholder=" …")
+        raise NothingToReportError(
+            f"{path} cannot be read ({reason}). It must be a whole file that a run or `compare` has written. Pass the "
+            "folder of another run, for example lightning_logs/version_0, or write the file again by training."
+        ) from None
 
 
-def _plain(value: Any) -> Any:
-    """Return a saved state with lists in place of its tensors; what is not finite is None."""
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if not isinstance(value, torch.Tensor):
-        return value
-    flat = value.flatten().tolist()
-    if value.dtype == torch.float32:  # nine digits tell all numbers of single precision apart
-        flat = [float(f"{number:.9g}") for number in flat]
-    return _nested([number if math.isfinite(number) else None for number in flat], value.shape)
-
-
-def _nested(flat: list[Any], shape: Sequence[int]) -> list[Any]:
-    if len(shape) < 2:
-        return flat
-    size = len(flat) // max(shape[0], 1)
-    return [_nested(flat[start : start + size], shape[1:]) for start in range(0, len(flat), max(size, 1))]
+def _numbers(tensor: torch.Tensor) -> list[float | None]:
+    """Return all numbers of a tensor in one row; what is not finite is None."""
+    numbers = tensor.flatten().tolist()
+    if tensor.dtype == torch.float32:  # nine digits tell all numbers of single precision apart
+        numbers = [float(f"{number:.9g}") for number in numbers]
+    return [number if math.isfinite(number) else None for number in numbers]
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a saved state with its tensors, as :func:`_plain` found it; what is not finite comes back as NaN."""
+    """Return a saved state with its tensors, in one row each; what was not finite comes back as NaN."""
     return {
-        key: torch.tensor(_numbers(value), dtype=_KINDS[key]) if key in _KINDS else value
+        key: torch.tensor([math.nan if number is None else number for number in value], dtype=_KINDS[key])
+        if key in _KINDS
+        else value
         for key, value in state.items()
     }
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_numbers(each) for each in value]
-    return math.nan if value is None else value
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    text = text if len(text) <= 120 else f"{text[:119].rsplit(' ', 1)[0]} …"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -135,7 +135,7 @@ def test_a_killed_run_shows_its_last_epoch_and_says_what_it_may_lack(killed, cop
 def test_a_run_that_was_killed_before_it_wrote_anything_says_so(tmp_path, capsys):
     (tmp_path / "hparams.yaml").write_text("lr: 1\n")
     assert report(tmp_path) == 2
-    assert "has no run in it: no *_history.json of this package and no comparison.json" in capsys.readouterr().err
+    assert "has no run in it: no uncertainty_history.json and no comparison.json" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------- half-written
@@ -155,7 +155,8 @@ def test_a_half_written_file_is_refused_with_the_reason_in_one_line(whole, copie
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert "uncertainty_history.json" in error
-        assert "it is not whole (JSONDecodeError" in error
+        assert "cannot be read (JSONDecodeError" in error
+        assert "Pass the folder of another run" in error
     assert files(folder) == before
 
 
@@ -168,9 +169,14 @@ def other_tool(folder):
     (folder / "uncertainty_history.json").write_text("[1, 2]")
 
 
+def of_another_prefix(folder):
+    (folder / "train_history.json").write_text('{"loss": [1.0]}')
+
+
 FOLDERS = {
     "empty": (files, "has no run in it"),
-    "of another tool": (other_tool, "has no run in it"),
+    "of another tool": (other_tool, "it is not written by this package"),
+    "of another tool, under another name": (of_another_prefix, "To read that, pass --prefix train."),
     "with other files": (lambda folder: (folder / "notes.txt").write_text("mine"), "has no run in it"),
 }
 
@@ -191,7 +197,7 @@ def test_a_missing_folder_and_a_file_in_its_place_get_one_line(tmp_path, capsys)
     (tmp_path / "notes.txt").write_text("mine")
     for name, said in (
         ("nowhere", "There is no folder or file"),
-        ("notes.txt", "is no history of a run: it is not whole"),
+        ("notes.txt", "notes.txt cannot be read (JSONDecodeError"),
     ):
         assert report(tmp_path / name) == 2
         error = capsys.readouterr().err
@@ -261,8 +267,10 @@ def test_a_prefix_that_is_not_there_is_answered_with_those_that_are(tmp_path, ca
     (tmp_path / "run" / "train_mtl.html").unlink()
     assert report(tmp_path / "run") == 2
     error = capsys.readouterr().err
-    assert "nothing under the prefix 'uncertainty'. Found: 'train/mtl'. Pass --prefix train/mtl." in error
-    for arguments in (["--prefix", "train/mtl"], []):
+    assert (
+        "has no uncertainty_history.json, but train_mtl_history.json. To read that, pass --prefix train_mtl." in error
+    )
+    for arguments in (["--prefix", "train/mtl"], ["--prefix", "train_mtl"], []):
         file = [] if arguments else ["train_mtl_history.json"]  # which has its own prefix
         assert report(tmp_path.joinpath("run", *file), *arguments) == 0
         Page((tmp_path / "run" / "train_mtl.html").read_text())
@@ -278,34 +286,19 @@ def made_at(folder, hour):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_of_several_runs_the_newest_is_taken_and_the_others_are_named(whole, killed, copied, tmp_path, capsys):
-    names = {"version_9": whole[0], "version_10": killed, "version_11": whole[0]}  # numbers are compared as numbers
-    for hour, (name, source) in enumerate(names.items()):
+def test_of_several_runs_the_newest_is_taken_and_a_note_says_which(whole, killed, copied, tmp_path, capsys):
+    for hour, (name, source) in enumerate(
+        {"version_9": whole[0], "version_10": killed, "version_11": whole[0]}.items()
+    ):
         made_at(copied(source, f"lightning_logs/{name}"), hour)
-    other = tmp_path / "lightning_logs" / "version_12"
-    other.mkdir()
-    (other / "train_history.json").write_text('{"loss": [1.0]}')
     assert report(tmp_path) == 0
-    printed = capsys.readouterr().out
-    assert (
-        "Shown is the newest run with something to show, lightning_logs/version_11. For another one, pass its own "
-        "folder: lightning_logs/version_10, lightning_logs/version_9."
-    ) in printed
-    assert (tmp_path / "uncertainty.html").exists()
+    note = "Read from {}/uncertainty_history.json, the newest of 3 runs. For another one, pass its own folder."
+    assert note.format("lightning_logs/version_11") in capsys.readouterr().out
+    assert note.format("lightning_logs/version_11") in Page((tmp_path / "uncertainty.html").read_text()).text
     made_at(tmp_path / "lightning_logs" / "version_10", 10)
-    assert read_report(tmp_path).title == "Uncertainty weighting: version_10"
-    for name in names:  # as after a copy: then the last by name
-        made_at(tmp_path / "lightning_logs" / name, 1)
-    assert read_report(tmp_path).title == "Uncertainty weighting: version_11"
-
-
-def test_a_newer_run_that_is_damaged_is_passed_over_with_its_reason(whole, copied, tmp_path):
-    made_at(copied(whole[0], "version_0"), 1)
-    cut(copied(whole[0], "version_1") / "uncertainty_history.json")
-    notes = read_report(tmp_path).notes
-    assert notes[0] == "Shown is the newest run with something to show, version_0."
-    assert notes[1] == "Read from version_0/uncertainty_history.json."
-    assert "version_1/uncertainty_history.json was passed over: it is not whole (JSONDecodeError" in notes[2]
+    content = read_report(tmp_path)
+    assert content.title == "Uncertainty weighting: version_10"
+    assert content.notes[0] == note.format("lightning_logs/version_10")
 
 
 def test_a_run_in_the_folder_itself_comes_before_those_below(whole, killed, copied):
@@ -343,9 +336,9 @@ def test_a_comparison_shows_its_table_its_sentence_and_a_learned_run(compared, c
     assert [row[0] for row in table][1:3] == ["\u2193 val/a", "\u2193 val/b"]
     for row in table:
         assert all(cell in shown.words for cell in row if cell)
-    assert "Shown is the newest run of the arm 'learned' with something to show, learned-seed" in shown.text
+    assert "uncertainty_history.json, the newest run of the arm 'learned'. For another one, pass its own" in shown.text
     assert "comparison, learned, seed" in shown.text
-    assert shown.text.count("learned-seed") == 3  # the folder of the one, and of the other, and the file
+    assert shown.text.count("learned-seed") == 1
     assert "equal-seed" not in shown.text
     assert shown.count("svg") == 4
 
@@ -370,18 +363,15 @@ def test_a_comparison_without_a_history_shows_its_table(compared, copied, capsys
     for path in folder.rglob("*_history.json"):
         path.unlink()
     assert report(folder) == 0
-    assert "No run has left a history yet." in capsys.readouterr().out
+    assert "No run has left a history yet, uncertainty_history.json." in capsys.readouterr().out
     assert Page((folder / "uncertainty.html").read_text()).titles == ["Does it help?"]
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_of_a_comparison_that_is_damaged_the_runs_are_shown(compared, copied, capsys):
+def test_a_comparison_that_is_damaged_is_refused_with_the_reason(compared, copied, capsys):
     folder = copied(compared[0], "comparison")
     cut(folder / "comparison.json")
-    assert report(folder) == 0
-    printed = capsys.readouterr().out
-    assert "Shown is the newest run with something to show, " in printed
-    assert "comparison.json was passed over: it is not whole" in printed
+    assert report(folder) == 2
+    assert "comparison.json cannot be read (JSONDecodeError" in capsys.readouterr().err
 
 
 def test_one_run_of_a_comparison_is_a_run_like_any_other(compared, copied):
@@ -412,7 +402,7 @@ def test_on_a_phone_and_on_a_desktop_in_light_and_in_dark_everything_has_its_pla
         History.of(weights_of(120, named(count))),
         title="A run",
         notes=["A note with `code`, and a_name_that_is_rather_long/and_has/no_space_to_break_it/in_it.json."],
-        gradients={"of encoder": gradients_of(count)},
+        gradients={"encoder": gradients_of(count)},
         comparison=ComparisonFile.read(compared[0] / "comparison.json"),
     )
     seen, left = look_through_frames(text, tmp_path), 0

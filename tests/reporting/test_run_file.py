@@ -6,7 +6,7 @@ import math
 import pytest
 
 from lightning_uncertainty.reporting.history import History
-from lightning_uncertainty.reporting.run_file import RunFile, UnusableFileError
+from lightning_uncertainty.reporting.run_file import NothingToReportError, RunFile
 from tests.reporting.test_history import grown, same, snapshot
 from tests.trainer.test_gradient_view import snapshots as gradients_of
 
@@ -52,7 +52,7 @@ def test_what_is_not_finite_is_null_and_comes_back_as_nan(tmp_path):
 
 
 DAMAGES = {
-    "cut off": (lambda text: text[:100], "it is not whole"),
+    "cut off": (lambda text: text[:100], "JSONDecodeError"),
     "of a newer version": (lambda text: text.replace('"version": 1', '"version": 2', 1), "it has version 2"),
     "without its history": (lambda text: json.dumps({**json.loads(text), "history": {}}), "KeyError"),
     "without gradients": (lambda text: text.replace('"gradients"', '"others"'), "KeyError"),
@@ -62,11 +62,12 @@ DAMAGES = {
 @pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_file_is_refused_with_the_reason(tmp_path, damage, said):
     (tmp_path / "run.json").write_text(damage(RunFile("uncertainty", grown(5)).to_text()))
-    with pytest.raises(UnusableFileError, match=said):
+    with pytest.raises(NothingToReportError, match=said):
         RunFile.read(tmp_path / "run.json")
 
 
-def test_a_file_of_something_else_is_none_of_ours(tmp_path):
-    for text in ('{"loss": [1.0]}', "[1, 2]", '"text"'):
-        (tmp_path / "train_history.json").write_text(text)
-        assert RunFile.read(tmp_path / "train_history.json") is None
+@pytest.mark.parametrize("text", ['{"loss": [1.0]}', "[1, 2]", '"text"'])
+def test_a_file_of_something_else_is_none_of_ours(tmp_path, text):
+    (tmp_path / "train_history.json").write_text(text)
+    with pytest.raises(NothingToReportError, match=r"it is not written by this package.*Pass the folder"):
+        RunFile.read(tmp_path / "train_history.json")
