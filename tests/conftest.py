@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import os
+import sys
 
 import pytest
 import torch
@@ -19,6 +20,16 @@ importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_point
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _forget_written_modules(tmp_path_factory):
+    """Drop the modules that a test wrote, so that the files of later runs are not compared with them."""
+    yield
+    base = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if str(vars(module).get("__file__") if hasattr(module, "__dict__") else "").startswith(base):
+            del sys.modules[name]
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the marks in the same hook
