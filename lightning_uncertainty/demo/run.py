@@ -67,7 +67,8 @@ def compare_weights(
         evaluate="test",
         folder=output,
     )
-    console.print("\nOn held-out rows, in natural units:\n", result.table.rich(), f"\n{result.origin}", highlight=False)
+    console.print("\nOn held-out rows (↓ mean absolute error in natural units, ↑ accuracy, of a yes or no AUROC):\n")
+    console.print(result.table.rich(), f"\n{result.origin}", highlight=False)
     where = f"Checkpoints, CSV files and pictures of the runs: {output}\nTensorBoard: tensorboard --logdir {output}"
     console.print(where, soft_wrap=True, highlight=False)
     return result
