@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from experiments.flights.data import TASKS, make_data
-from lightning_uncertainty.cli import report, run_app
+from lightning_uncertainty import cli
 from lightning_uncertainty.demo.model import MultiTaskNet
 from lightning_uncertainty.demo.run import compare_weights
 
@@ -35,14 +35,14 @@ def flights(
     net = partial(make_net, data.train[0].shape[1])
     served = partial(make_data, rows)
     compare_weights("flights", net, served, output, epochs=epochs, seeds=range(seeds), console=Console())
-    report(output)
+    cli.main(["report", str(output)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, with ``arguments`` in place of those of the process, and return its exit code."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(flights)
-    return run_app(app, arguments)
+    return cli.run_app(app, arguments)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Flights that were cancelled or diverted (9,430) have no arrival, thus no labels,
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,6 +52,7 @@ def make_data(rows: int | None = None, seed: int = 0, batch_size: int = 1024) ->
     return TensorData(*batches, batch_size=batch_size, seed=seed)
 
 
+@cache  # reading takes seconds, and each run reads anew
 def read() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the inputs of all flights that :func:`clean` keeps, and these flights.
 
