@@ -155,10 +155,7 @@ def test_the_package_has_one(tool):
     assert who(pattern, [PACKAGE]) == [PACKAGE / file]
 
 
-MOVING = {"table writer", "mean relative gain", "progress bar"}
-
-
-@pytest.mark.parametrize("tool", [pytest.param(tool, marks=COMING if tool in MOVING else ()) for tool in TOOLS])
+@pytest.mark.parametrize("tool", TOOLS)
 def test_the_experiments_bring_no_second_one(tool):
     assert who(TOOLS[tool][1], [ROOT / "experiments"]) == []
 
