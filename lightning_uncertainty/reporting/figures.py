@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,9 +37,10 @@ LARGEST = 4  # named in a stacked area
 SMOOTHED_FROM = 100  # points; below, nothing needs smoothing
 
 Points = History | Iterable[Snapshot]
+Labels = Mapping[str, str] | None
 
 
-def plot_weights(axis: Axes, points: Points, *, labels: Mapping[str, str] | None = None) -> Axes:
+def plot_weights(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
     """Plot the effective weight of every task over the steps, logarithmic.
 
     Args:
@@ -53,69 +55,76 @@ def plot_weights(axis: Axes, points: Points, *, labels: Mapping[str, str] | None
         ValueError: If there are no points.
     """
     history = _checked(points)
-    units = {name: weight_unit(fact) for name, fact in history.facts.items()}
-    _plot_tasks(axis, history, "precision", _labels(history, labels, units))
     laplace = any(fact.likelihood == "laplace" for fact in history.facts.values())
     axis.set_ylabel(r"effective weight $\sigma^{-2}$" + (" (Laplace: 1/b)" if laplace else ""))
-    return axis
+    units = {name: weight_unit(fact) for name, fact in history.facts.items()}
+    return _plot_tasks(axis, history, "precision", units, labels)
 
 
-def plot_sigmas(axis: Axes, points: Points, *, labels: Mapping[str, str] | None = None) -> Axes:
-    """Plot sigma of every learned task over the steps, logarithmic. The arguments are those of :func:`plot_weights`.
-
-    Raises:
-        ValueError: If there are no points.
-    """
+def plot_sigmas(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
+    """Plot sigma of every learned task over the steps, logarithmic. Arguments as in :func:`plot_weights`."""
     history = _checked(points)
-    units = {name: fact.unit for name, fact in history.facts.items()}
-    _plot_tasks(axis, history, "sigma", _labels(history, labels, units))
     axis.set_ylabel(r"$\sigma$, in the unit of the target")
-    return axis
+    return _plot_tasks(axis, history, "sigma", {name: fact.unit for name, fact in history.facts.items()}, labels)
 
 
-def plot_raw_losses(axis: Axes, points: Points, *, labels: Mapping[str, str] | None = None) -> Axes:
+def plot_raw_losses(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
     """Plot the raw loss of every task over the steps, logarithmic: each point faint, a moving median strong.
 
     Arguments as in :func:`plot_weights`.
-
-    Raises:
-        ValueError: If there are no points.
     """
     history = _checked(points)
-    units = {name: loss_unit(fact) for name, fact in history.facts.items()}
-    _plot_tasks(axis, history, "raw_loss", _labels(history, labels, units), smooth=True)
     axis.set_ylabel("raw training loss, before weighting")
-    return axis
+    return _plot_tasks(
+        axis, history, "raw_loss", {name: loss_unit(fact) for name, fact in history.facts.items()}, labels
+    )
 
 
-def plot_shares(axis: Axes, points: Points, *, labels: Mapping[str, str] | None = None) -> Axes:
+def plot_shares(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
     """Plot each task's part of the weighted loss over the steps, stacked to 1; of many, the largest are named.
 
     Negative parts, of negative losses, are drawn as 0. Other arguments as in :func:`plot_weights`.
-
-    Raises:
-        ValueError: If there are no points.
     """
     history = _checked(points)
     rows = _stacked(history)
-    names = list(rows)
-    colours = {name: _colour(index) for index, name in enumerate(names)}
-    colours.update(dict(zip(_halves(history), (GREY, LIGHT), strict=True)) if len(history.tasks) > FEW else {})
-    steps = history.steps if len(history) > 1 else [history.steps[0] - 0.5, history.steps[0] + 0.5]
-    values = [rows[name] if len(history) > 1 else rows[name] * 2 for name in names]
-    layers = axis.stackplot(steps, values, colors=[colours[name] for name in names], alpha=0.8, linewidth=0.6)
-    for layer, name in zip(layers, names, strict=True):
-        layer.set(label=name, edgecolor="white")
-    _dress(axis, steps)
+    colours = [COLOURS[index % len(COLOURS)] for index in range(len(rows))]
+    if len(history.tasks) > FEW:
+        colours[LARGEST:] = GREY, LIGHT
+    steps = [float(step) for step in history.steps]
+    if len(history) == 1:  # one point makes no area
+        steps, rows = [steps[0] - 0.5, steps[0] + 0.5], {name: row * 2 for name, row in rows.items()}
+    axis.stackplot(steps, *rows.values(), colors=colours, labels=rows, alpha=0.8, lw=0.6, edgecolor="white")
+    dress(axis, steps)
     axis.set_ylim(0.0, 1.0)
     axis.set_ylabel("share of the weighted loss")
-    ends, floor = {}, 0.0
-    for name in names:
-        height = rows[name][-1]
-        ends[name] = (steps[-1], floor + 0.5 * height, GREY if colours[name] == LIGHT else colours[name])  # to be read
-        floor += height
-    label_right(axis, ends if floor > 0.0 else {}, _share_labels(history, rows, labels or {}))
+    means, ends, texts, floor = shares_at_the_end(history), {}, {}, 0.0
+    for (name, row), colour in zip(rows.items(), colours, strict=True):
+        share = means.get(name, row[-1])  # the mean is the one in the summary
+        texts[name] = f"{(labels or {}).get(name, shortened(name))} {share:.{0 if share >= 0.1 else 1}%}"
+        ends[name] = steps[-1], floor + 0.5 * row[-1], GREY if colour == LIGHT else colour  # light is hard to read
+        floor += row[-1]
+    label_right(axis, ends if floor > 0.0 else {}, texts)
     return axis
+
+
+def _stacked(history: History) -> dict[str, list[float]]:
+    """Return the areas from the bottom up: all tasks in their order, or the largest and the others in two halves."""
+    rows = {name: [share if share > 0.0 else 0.0 for share in row] for name, row in history.shares().items()}
+    if len(history) >= SMOOTHED_FROM and len(rows) <= MANY:  # of very many, the sums are smooth
+        rows = {name: _moving_median(row, len(history) // 50) for name, row in rows.items()}
+    sums = [math.fsum(column) or 1.0 for column in zip(*rows.values(), strict=True)]
+    rows = {name: [share / total for share, total in zip(row, sums, strict=True)] for name, row in rows.items()}
+    if len(rows) <= FEW:
+        return rows
+    ordered = sorted(rows, key=lambda name: statistics.fmean(rows[name][-10:]), reverse=True)
+    middle = (LARGEST + len(ordered) + 1) // 2
+    areas = {name: rows[name] for name in ordered[:LARGEST]}
+    for kind, half in (("larger", ordered[LARGEST:middle]), ("smaller", ordered[middle:])):
+        areas[f"{len(half)} {kind}"] = list(map(math.fsum, zip(*(rows[name] for name in half), strict=True)))
+    return areas
+
+
+PLOTS = {"weights": plot_weights, "sigmas": plot_sigmas, "raw losses": plot_raw_losses, "shares": plot_shares}
 
 
 def overview(points: Points, *, title: str = "Uncertainty weighting") -> Figure:
@@ -134,37 +143,30 @@ def overview(points: Points, *, title: str = "Uncertainty weighting") -> Figure:
 
     history = _checked(points)
     summary = summarize(history)
+    texts = [textwrap.shorten(text, 175, placeholder=" …") for _, text in summary.findings[:4]]
     figure = Figure(figsize=(13.0, 8.6), layout="constrained")
-    heights = 1.0, 0.03 + 0.03 * len(summary.findings[:4])
-    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.0, 0.03 + 0.03 * len(texts))).flat
     for axis, plot in zip(upper.subplots(2, 2, sharex=True).flat, PLOTS.values(), strict=True):
         plot(axis, history)
-    for axis in upper.axes[:2]:
-        axis.set_xlabel("")
+        axis.label_outer()
     upper.suptitle(f"{title}: {summary.title}", fontsize="x-large")
-    text = "\n".join(_line(text) for _, text in summary.findings[:4])
-    lower.text(0.01, 0.98, text, va="top", fontsize="medium", wrap=True, parse_math=False)
+    lower.text(0.01, 0.98, "\n".join(texts), va="top", fontsize="medium", wrap=True, parse_math=False)
     return figure
 
 
-PLOTS = {"weights": plot_weights, "sigmas": plot_sigmas, "raw losses": plot_raw_losses, "shares": plot_shares}
-
-
-def save_overview(path: Path, points: Points, *, title: str = "Uncertainty weighting") -> Path:
-    """Write :func:`overview` to ``path``, in the format of its suffix; the folder exists.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        ValueError: If there are no points.
-        MissingExtraError: If matplotlib is not installed.
-    """
-    overview(points, title=title).savefig(path, dpi=110)
+def save_overview(path: Path, points: Points) -> Path:
+    """Write :func:`overview` to ``path``, in the format of its suffix; the folder exists. Return ``path``."""
+    overview(points).savefig(path, dpi=110)
     return path
 
 
-# ---------------------------------------------------------------------------------------------------- lines
+def dress(axis: Axes, steps: Sequence[float]) -> None:
+    """Give an axis over the steps its label, its grid and its limits."""
+    axis.set_xlabel("optimizer step")
+    axis.grid(alpha=0.2)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(steps) > 1:
+        axis.set_xlim(steps[0], steps[-1] + 0.01 * (steps[-1] - steps[0]))
 
 
 def _checked(points: Points) -> History:
@@ -174,73 +176,55 @@ def _checked(points: Points) -> History:
     return history
 
 
-def _labels(history: History, given: Mapping[str, str] | None, units: Mapping[str, str]) -> dict[str, str]:
-    ours = {n: f"{shortened(n)} [{units[n]}]" if units[n] else shortened(n) for n in history.tasks}
-    return {**ours, **(given or {})}
-
-
-def _plot_tasks(
-    axis: Axes, history: History, quantity: str, labels: Mapping[str, str], *, smooth: bool = False
-) -> None:
+def _plot_tasks(axis: Axes, history: History, quantity: str, units: Mapping[str, str], labels: Labels) -> Axes:
     axis.set_yscale("log", nonpositive="mask")
     series = {name: history.series(quantity, name) for name in history.tasks}
     series = {name: values for name, values in series.items() if any(value > 0.0 for value in values)}
-    named = list(series) if len(series) <= FEW else _extremes(series)
+    few = len(series) <= FEW
+    named = list(series) if few else _extremes(series)
     if len(series) > MANY:
         _plot_quantiles(axis, history.steps, list(series.values()))
-    elif len(series) > FEW:
+    elif not few:
         for name in series.keys() - named:
             axis.plot(history.steps, series[name], color=GREY, alpha=0.7, linewidth=0.8)
-    ends = {}
+    ends, texts = {}, {}
     for index, name in enumerate(named):
-        place = history.tasks.index(name) if len(series) <= FEW else index
-        values, colour = series[name], _colour(place)
-        if smooth and len(values) >= SMOOTHED_FROM:
-            if len(series) <= FEW:
+        values, place = series[name], history.tasks.index(name) if few else index
+        colour, style = COLOURS[place % len(COLOURS)], place % len(LINE_STYLES)
+        if quantity == "raw_loss" and len(values) >= SMOOTHED_FROM:
+            if few:
                 axis.plot(history.steps, values, color=colour, alpha=0.25, linewidth=0.8)
             values = _moving_median(values, len(values) // 25)
         marker = "o" if len(history) == 1 else ""  # one point makes no line
         axis.plot(history.steps, values, color=colour, marker=marker, linewidth=1.8, label=name)
-        axis.lines[-1].set(linestyle=LINE_STYLES[place % 2], zorder=2.0 + 0.1 * (place % 2))
+        axis.lines[-1].set(linestyle=LINE_STYLES[style], zorder=2.0 + 0.1 * style)
+        texts[name] = f"{shortened(name)} [{units[name]}]" if units[name] else shortened(name)
         if 0.0 < values[-1] < math.inf:
             ends[name] = (history.steps[-1], values[-1], colour)
-    _dress(axis, history.steps)
+    dress(axis, history.steps)
     axis.set_ylim(axis.get_ylim())  # the labels' heights hold for these limits
-    label_right(axis, ends, labels)
+    label_right(axis, ends, {**texts, **(labels or {})})
+    return axis
 
 
 def _plot_quantiles(axis: Axes, steps: Sequence[int], rows: Sequence[Sequence[float]]) -> None:
     """Plot the median of all tasks at each step, and the bands that hold a half, four fifths and all of them."""
-    columns = [sorted(value for value in column if value > 0.0) for column in zip(*rows, strict=True)]
-    for low, high, alpha in ((0.0, 1.0, 0.15), (0.1, 0.9, 0.2), (0.25, 0.75, 0.25)):
-        lower, upper = ([_quantile(column, at) for column in columns] for at in (low, high))
-        axis.fill_between(steps, lower, upper, color=GREY, alpha=alpha, linewidth=0.0)
-    axis.plot(steps, [_quantile(column, 0.5) for column in columns], color=GREY, linewidth=2.0, label="median")
+    columns = [sorted(value for value in column if value > 0.0) or [math.nan] for column in zip(*rows, strict=True)]
+
+    def quantile(at: float) -> list[float]:
+        return [column[round(at * (len(column) - 1))] for column in columns]
+
+    for low, alpha in ((0.0, 0.15), (0.1, 0.2), (0.25, 0.25)):
+        axis.fill_between(steps, quantile(low), quantile(1.0 - low), color=GREY, alpha=alpha, linewidth=0.0)
+    axis.plot(steps, quantile(0.5), color=GREY, linewidth=2.0, label="median")
     said = f"grey: median of {len(rows)} tasks, and what half, 80% and all are in"
     axis.set_title(said, loc="left", color=GREY, fontsize="small")
-
-
-def _quantile(ordered: Sequence[float], at: float) -> float:
-    """Return the nearest of the ordered values; NaN if there are none."""
-    return ordered[round(at * (len(ordered) - 1))] if ordered else math.nan
 
 
 def _extremes(series: Mapping[str, Sequence[float]]) -> list[str]:
     """Return the tasks that end highest, and those that end lowest."""
     ordered = sorted((name for name in series if series[name][-1] > 0.0), key=lambda name: series[name][-1])
     return [*ordered[: -EXTREMES - 1 : -1], *ordered[EXTREMES - 1 :: -1]]
-
-
-def _colour(place: int) -> str:
-    return COLOURS[place % len(COLOURS)]
-
-
-def _dress(axis: Axes, steps: Sequence[float]) -> None:
-    axis.set_xlabel("optimizer step")
-    axis.grid(alpha=0.2)
-    axis.spines[["top", "right"]].set_visible(False)
-    if len(steps) > 1:
-        axis.set_xlim(steps[0], steps[-1] + 0.01 * (steps[-1] - steps[0]))
 
 
 def _moving_median(values: Sequence[float], width: int) -> list[float]:
@@ -252,42 +236,3 @@ def _moving_median(values: Sequence[float], width: int) -> list[float]:
     windows = (values[max(i - width, 0) : i + width + 1] for i in range(len(values)))
     known = ([value for value in window if not math.isnan(value)] for window in windows)
     return [statistics.median(values) if values else math.nan for values in known]
-
-
-# ---------------------------------------------------------------------------------------------------- areas
-
-
-def _halves(history: History) -> tuple[str, str]:
-    """Return the labels of the tasks that are not named: the larger half, and the smaller."""
-    others = len(history.tasks) - LARGEST
-    return f"{others - others // 2} larger", f"{others // 2} smaller"
-
-
-def _stacked(history: History) -> dict[str, list[float]]:
-    """Return the areas from the bottom up: all tasks in their order, or the largest and the others in two halves."""
-    rows = {name: [share if share > 0.0 else 0.0 for share in row] for name, row in history.shares().items()}
-    if len(history) >= SMOOTHED_FROM and len(rows) <= MANY:  # of very many, the sums are smooth
-        rows = {name: _moving_median(row, len(history) // 50) for name, row in rows.items()}
-    sums = [math.fsum(column) or 1.0 for column in zip(*rows.values(), strict=True)]
-    rows = {name: [share / total for share, total in zip(row, sums, strict=True)] for name, row in rows.items()}
-    if len(rows) <= FEW:
-        return rows
-    ordered = sorted(rows, key=lambda name: statistics.fmean(rows[name][-10:]), reverse=True)
-    others = ordered[LARGEST:]
-    halves = others[: len(others) - len(others) // 2], others[len(others) - len(others) // 2 :]
-    parts = [[math.fsum(column) for column in zip(*(rows[name] for name in half), strict=True)] for half in halves]
-    return {**{name: rows[name] for name in ordered[:LARGEST]}, **dict(zip(_halves(history), parts, strict=True))}
-
-
-def _share_labels(history: History, rows: Mapping[str, Sequence[float]], given: Mapping[str, str]) -> dict[str, str]:
-    """Return the names with the mean share at the end, which is the one in the summary."""
-    means = shares_at_the_end(history)
-    shares = {name: means.get(name, row[-1]) for name, row in rows.items()}
-    return {
-        name: f"{given.get(name, shortened(name))} {share:.{0 if share >= 0.1 else 1}%}"
-        for name, share in shares.items()
-    }
-
-
-def _line(text: str, width: int = 175) -> str:
-    return text if len(text) <= width else f"{text[: width - 1].rsplit(' ', 1)[0]} …"
