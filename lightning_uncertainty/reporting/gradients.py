@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_uncertainty.reporting.figures import COLOURS, LINE_STYLES, MANY
+from lightning_uncertainty.reporting.figures import COLOURS, LINE_STYLES, MANY, dress
 from lightning_uncertainty.reporting.labels import shortened
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class GradientSnapshot:
     def lowest_and_mean(self) -> tuple[float, float]:
         """The lowest and the mean of the cosines of all pairs; NaN if none is known."""
         known = [cosine for cosine in self.cosines.values() if not math.isnan(cosine)]
-        return min(known, default=math.nan), math.fsum(known) / len(known) if known else math.nan
+        return min(known, default=math.nan), _mean(known)
 
     def metrics(self, prefix: str = "gradients") -> dict[str, float]:
         """Return flat values for a logger, always with the same keys.
@@ -89,83 +90,32 @@ def plot_gradient_norms(axis: Axes, snapshots: Sequence[GradientSnapshot], *, we
     Raises:
         ValueError: If there are no snapshots.
     """
-    _check(snapshots)
+    names = _names(snapshots)
     steps = [snapshot.step for snapshot in snapshots]
     norms = [snapshot.weighted_norms if weighted else snapshot.norms for snapshot in snapshots]
-    series = {name: [step.get(name, math.nan) for step in norms] for name in _names(snapshots)}
-    order = sorted(series, key=lambda name: -_last_known(series[name]))
+    series = {name: _known(steps, [step.get(name, math.nan) for step in norms]) for name in names}
+    order = sorted(names, key=lambda name: -series[name][1][-1] if series[name][1] else 0.0)
     named = order if len(order) <= NAMED else [*order[:3], *order[-3:]]
     axis.set_yscale("log", nonpositive="mask")
-    for name in (name for name in order if name not in named):
-        faint = 0.6 if len(order) <= MANY else 0.3
-        axis.plot(*_met(steps, series[name]), color="0.6", linewidth=0.6, alpha=faint)
+    for name in order:
+        if name not in named:
+            axis.plot(*series[name], color="0.6", linewidth=0.6, alpha=0.6 if len(order) <= MANY else 0.3)
     for name in named:
-        place = list(series).index(name) if len(order) <= NAMED else named.index(name)
+        place = names.index(name) if len(order) <= NAMED else named.index(name)
         style = LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]
-        met = _met(steps, series[name])
-        marker = "o" if len(met[0]) == 1 else ""  # one point makes no line
-        axis.plot(*met, color=COLOURS[place % len(COLOURS)], linestyle=style, marker=marker, label=shortened(name))
-    legend = axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)  # in the order of the ends
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    axis.set_xlabel("optimizer step")
+        marker = "o" if len(series[name][0]) == 1 else ""  # one point makes no line
+        label, colour = shortened(name), COLOURS[place % len(COLOURS)]
+        axis.plot(*series[name], color=colour, linestyle=style, marker=marker, label=label)
     axis.set_ylabel("norm of the " + ("weighted gradient" if weighted else "gradient of the raw loss"))
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-    return axis
-
-
-def plot_cosines(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
-    """Plot the cosine between the gradients of each pair of tasks, mean over ``snapshots``, as a heat map.
-
-    Blue pairs pull in the same direction, red ones against each other; a pair that never met is left white.
-
-    Args:
-        axis: The axis to draw on.
-        snapshots: Snapshots to average over: all, or the last few.
-
-    Returns:
-        ``axis``.
-
-    Raises:
-        ValueError: If there are no snapshots.
-    """
-    _check(snapshots)
-    names = _names(snapshots)
-    matrix = [[1.0 if one == other else _mean_cosine(snapshots, one, other) for other in names] for one in names]
-    image = axis.imshow(matrix, cmap="RdBu", vmin=-1.0, vmax=1.0)
-    every = 1 if len(names) <= WRITTEN else math.ceil(len(names) / LABELLED)
-    slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    turned = slanted if len(names) <= WRITTEN else {"rotation": 90, "fontsize": "small"}
-    size = None if len(names) <= WRITTEN else "small"
-    places = range(0, len(names), every)
-    shown = [shortened(name) for name in names[::every]]
-    axis.set_xticks(places, shown, parse_math=False, **turned)
-    axis.set_yticks(places, shown, parse_math=False, fontsize=size)
-    if len(names) <= WRITTEN:
-        for row, cosines in enumerate(matrix):
-            for column, cosine in enumerate(cosines):
-                written = "" if math.isnan(cosine) else f"{round(cosine, 2) + 0.0:.2f}"  # no -0.00
-                axis.text(column, row, written, ha="center", va="center", color="w" if abs(cosine) > 0.6 else "k")
-    assert axis.figure is not None
-    axis.figure.colorbar(image, ax=axis, shrink=0.8, label="cosine between gradients")
-    return axis
+    return _with_legend(axis)
 
 
 def plot_cosine_range(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
     """Plot the lowest and the mean cosine of all pairs over the steps. Below 0, tasks pull against each other.
 
-    Args:
-        axis: The axis to draw on.
-        snapshots: Snapshots in order of their steps.
-
-    Returns:
-        ``axis``.
-
-    Raises:
-        ValueError: If there are no snapshots.
+    Arguments as in :func:`plot_gradient_norms`.
     """
-    _check(snapshots)
+    _names(snapshots)
     steps = [snapshot.step for snapshot in snapshots]
     lowest, mean = zip(*(snapshot.lowest_and_mean for snapshot in snapshots), strict=True)
     marker = "o" if len(steps) == 1 else ""
@@ -173,20 +123,68 @@ def plot_cosine_range(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes
         axis.plot(steps, values, color=colour, linestyle=style, marker=marker, label=label)
     axis.axhline(0.0, color="0.5", linewidth=0.8)
     axis.set_ylim(-1.05, 1.05)
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    axis.set_xlabel("optimizer step")
     axis.set_ylabel("cosine between gradients, all pairs")
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+    return _with_legend(axis)
+
+
+def plot_cosines(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
+    """Plot the cosine between the gradients of each pair of tasks, mean over ``snapshots``, as a heat map.
+
+    Blue pairs pull in the same direction, red ones against each other; a pair that never met is left white. Arguments
+    as in :func:`plot_gradient_norms`.
+    """
+    names = _names(snapshots)
+    matrix = [[1.0 if one == other else _mean_cosine(snapshots, one, other) for other in names] for one in names]
+    image = axis.imshow(matrix, cmap="RdBu", vmin=-1.0, vmax=1.0)
+    few = len(names) <= WRITTEN
+    every = 1 if few else math.ceil(len(names) / LABELLED)
+    places, shown = range(0, len(names), every), [shortened(name) for name in names[::every]]
+    size = None if few else "small"
+    turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
+    axis.set_xticks(places, shown, parse_math=False, fontsize=size, **turned)
+    axis.set_yticks(places, shown, parse_math=False, fontsize=size)
+    for row, column in product(range(len(names)), repeat=2) if few else ():
+        cosine = matrix[row][column]
+        written = "" if math.isnan(cosine) else f"{round(cosine, 2) + 0.0:.2f}"  # no -0.00
+        axis.text(column, row, written, ha="center", va="center", color="w" if abs(cosine) > 0.6 else "k")
+    assert axis.figure is not None
+    axis.figure.colorbar(image, ax=axis, shrink=0.8, label="cosine between gradients")
     return axis
 
 
-# ---------------------------------------------------------------------------------------------------- saved
+def _names(snapshots: Sequence[GradientSnapshot]) -> list[str]:
+    if not snapshots:
+        raise ValueError("There is nothing to plot: GradientView has seen no optimizer step yet.")
+    return list(snapshots[-1].norms)
+
+
+def _known(steps: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:
+    """Return the points of a task without gaps, so that a line goes through them."""
+    places = [place for place, value in enumerate(values) if not math.isnan(value)]
+    return [steps[place] for place in places], [values[place] for place in places]
+
+
+def _mean_cosine(snapshots: Sequence[GradientSnapshot], one: str, other: str) -> float:
+    pairs = ((one, other), (other, one))
+    found = [snapshot.cosines[pair] for snapshot in snapshots for pair in pairs if pair in snapshot.cosines]
+    return _mean([cosine for cosine in found if not math.isnan(cosine)])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
+
+
+def _with_legend(axis: Axes) -> Axes:
+    legend = axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)  # in the order of the ends
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    dress(axis, [])
+    return axis
 
 
 def state_of(snapshots: Sequence[GradientSnapshot]) -> dict[str, Any]:
     """Return snapshots as tensors, for a checkpoint; only those that have the tasks of the last one."""
-    names = _names(snapshots) if snapshots else []
+    names = list(snapshots[-1].norms) if snapshots else []
     kept = [snapshot for snapshot in snapshots if list(snapshot.norms) == names]
     rows = [[*s.norms.values(), *s.factors.values(), *s.cosines.values()] for s in kept]
     return {"tasks": names, "at": [s.step for s in kept], "values": torch.tensor(rows)}
@@ -206,32 +204,6 @@ def from_state(state: Any) -> list[GradientSnapshot]:
         )
         for step, row in zip(state["at"], rows, strict=True)
     ]
-
-
-def _check(snapshots: Sequence[GradientSnapshot]) -> None:
-    if not snapshots:
-        raise ValueError("There is nothing to plot: GradientView has seen no optimizer step yet.")
-
-
-def _names(snapshots: Sequence[GradientSnapshot]) -> list[str]:
-    return list(snapshots[-1].norms)
-
-
-def _met(steps: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:
-    """Return the points of a task without gaps, so that a line goes through them."""
-    known = [(step, value) for step, value in zip(steps, values, strict=True) if not math.isnan(value)]
-    return [step for step, _ in known], [value for _, value in known]
-
-
-def _last_known(values: Sequence[float]) -> float:
-    return next((value for value in reversed(values) if not math.isnan(value)), 0.0)
-
-
-def _mean_cosine(snapshots: Sequence[GradientSnapshot], one: str, other: str) -> float:
-    pairs = ((one, other), (other, one))
-    found = [snapshot.cosines[pair] for snapshot in snapshots for pair in pairs if pair in snapshot.cosines]
-    known = [cosine for cosine in found if not math.isnan(cosine)]
-    return math.fsum(known) / len(known) if known else math.nan
 
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
