@@ -85,8 +85,10 @@ def own_file(module: object) -> Path | None:
     """Return the source file of a module, None if it has none or is not the user's own."""
     # Not getattr, which would import what is lazy.
     file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
-    path = Path(file).resolve() if isinstance(file, str) else None
-    if path is None or path.suffix != ".py" or _INSTALLED & set(path.parts) or not path.is_file():
+    if not isinstance(file, str) or not file.endswith(".py") or _INSTALLED & set(Path(file).parts):
+        return None
+    path = Path(file).resolve()
+    if not path.is_file() or _INSTALLED & set(path.parts):
         return None
     return None if any(path.is_relative_to(place) for place in (_THIS_PACKAGE, *_STANDARD)) else path
 

@@ -205,7 +205,8 @@ class ComparisonResult:
 
     def write(self, folder: Path) -> None:
         """Write ``comparison.json``, which :meth:`load` and the ``report`` command read; and tables, once finished."""
-        note = f"The comparison has not come to its end: {len(self.runs)} of {len(self.arms) * len(self.seeds)} runs."
+        done = f"{len(self.runs)} of {len(self.arms) * len(self.seeds)} runs have finished"
+        note = f"The comparison has not come to its end: {done}."
         table = self.table
         content = {
             "format": "lightning_uncertainty comparison",

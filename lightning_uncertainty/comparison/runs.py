@@ -22,6 +22,7 @@ import torch
 
 from lightning_uncertainty._warnings import is_main_rank
 from lightning_uncertainty.comparison.arms import Arm, ComparisonError
+from lightning_uncertainty.comparison.fingerprint import own_files
 from lightning_uncertainty.comparison.parts import Evaluation, Source, Start, seed_everything
 from lightning_uncertainty.comparison.progress import Bar, RunAdvance
 from lightning_uncertainty.comparison.store import FinishedRun, RunFolder
@@ -74,6 +75,7 @@ class Job:
         # Processes that are spawned or forked would keep what these see, and could not even be given a bar.
         if not hasattr(parts.trainer.strategy.launcher, "get_extra_results"):
             callbacks_of(parts.trainer)[:0] = [start, RunAdvance(tell)]
+        own_files(script=True)  # as they are now is what this process has imported, whatever is edited meanwhile
         parts.fit()
         seed_everything(seed)  # whatever the training drew
         metrics = parts.evaluate(self.evaluate, best=self.state == "best")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain, product
@@ -15,7 +16,7 @@ import torch
 from lightning_uncertainty._arguments import check_choice
 from lightning_uncertainty._warnings import Notices, is_main_rank
 from lightning_uncertainty.comparison.arms import EQUAL, Arm, parse_arms
-from lightning_uncertainty.comparison.fingerprint import describe, describe_module, own_files
+from lightning_uncertainty.comparison.fingerprint import describe, describe_module
 from lightning_uncertainty.comparison.parts import (
     Evaluation,
     PythonSource,
@@ -158,8 +159,8 @@ def _whole(number: object) -> bool:
 def run_plan(plan: Plan, source: Source, *, progress: bool | None = None) -> ComparisonResult:
     """Run what is not done yet, and write the tables. Arguments and errors are those of :func:`compare`."""
     runs: dict[tuple[str, int], FinishedRun] = {}
-    with random_state_kept(), quiet_lightning():
-        for run in _run_all(plan, source, progress):
+    with random_state_kept(), quiet_lightning(), closing(_run_all(plan, source, progress)) as finished:
+        for run in finished:
             runs[run.arm, run.seed] = run
             done = [runs[key] for key in product(plan.names, plan.seeds) if key in runs]
             result = ComparisonResult(plan.metrics, plan.names, list(plan.seeds), done)
@@ -168,10 +169,9 @@ def run_plan(plan: Plan, source: Source, *, progress: bool | None = None) -> Com
     return result
 
 
-def _run_all(plan: Plan, source: Source, progress: bool | None) -> Iterator[FinishedRun]:
+def _run_all(plan: Plan, source: Source, progress: bool | None) -> Generator[FinishedRun]:
     # Decided once, before anything runs: processes that start later, as for DDP, come to the same list.
     jobs = [job for seed in plan.seeds for job in _jobs(plan, source, seed)]
-    own_files(script=True)  # as they are now is what this process has imported
     found = {job.title: run for job in jobs if (run := job.folder.read()) is not None}
     left = [job for job in jobs if job.title not in found]
     if left:

@@ -278,6 +278,11 @@ def test_an_interrupted_comparison_goes_on_with_the_run_that_was_cut_off(tmp_pat
     cut = [path.parent for path in tmp_path.glob("runs/*/logs") if not (path.parent / "run.json").exists()]
     assert len(cut) == 1
     (cut[0] / "left over").write_text("half of a checkpoint")
+    content = json.loads((tmp_path / "runs" / "comparison.json").read_text())
+    assert content["notes"] == ["The comparison has not come to its end: 2 of 4 runs have finished."]
+    assert [row[:2] for row in content["table"]] == [["arm", "seed"], ["equal", "0"], ["learned", "0"]]
+    with pytest.raises(ValueError, match="has not finished"):
+        ComparisonResult.load(tmp_path / "runs")
     done = {path: path.read_bytes() for path in tmp_path.glob("runs/*/run.json")}
     assert len(done) == 2
     Interrupted.left = 100
@@ -525,6 +530,10 @@ def test_tables_and_records_hold_what_was_measured(tmp_path):
     assert float(row["gain in %"]) == pytest.approx(np.mean(gains))
     assert float(rows["equal", "mean relative gain"]["gain in %"]) == 0.0
     assert (tmp_path / "runs" / "comparison.md").read_text() == result.to_markdown()
+    read = ComparisonResult.load(tmp_path / "runs")
+    assert read == result
+    assert str(read).split("4 of 4")[0] == str(result).split("All 4")[0]
+    assert all((run.folder / "run.json").is_file() for run in read.runs)
     lines = result.to_markdown().splitlines()
     assert lines[0] == "| metric | equal | learned |"
     assert lines[2].startswith(f"| ↓ val/a | {np.mean(reference):.4g} ± {np.std(reference, ddof=1):.2g} | ")
