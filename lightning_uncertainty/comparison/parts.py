@@ -137,6 +137,9 @@ class PythonSource:
         self.make_module, self.data, self.trainer = make_module, data, trainer
         self._made: LightningModule | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_made": None}  # a module may not be possible to send to a worker, and need not be
+
     def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
         module = self.module(seed)
         lightning = lightning_of(type(module))

@@ -177,7 +177,11 @@ class _Workers:
                     yield run
 
     def _give(self, connection: Any, job: Job) -> None:
-        connection.send_bytes(check_can_be_sent(job))
+        content = check_can_be_sent(job)
+        try:
+            connection.send_bytes(content)
+        except ConnectionError:
+            raise self._ended(connection, job.title) from None
         self._jobs[connection] = job
         self._bar.begin(job.title)
 

@@ -13,7 +13,11 @@ from tests.comparison.test_study import METRICS, QUICK, Net, serve
 
 
 class Telling(Net):
-    """Logs the number of threads, and warns."""
+    """Logs the number of threads, warns, and has what cannot be sent to another process."""
+
+    def __init__(self):
+        super().__init__()
+        self.unsendable = lambda: self
 
     def training_step(self, batch, batch_idx):
         warnings.warn("once is enough", DeprecationWarning, stacklevel=1)
