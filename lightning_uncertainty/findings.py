@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 
@@ -27,6 +27,7 @@ ALIKE = 0.05  # ratio of weights, less 1
 MOST_NATS = math.log(1e5)  # a uniform guess among 100,000 classes
 
 Severity = Literal["fault", "look", "fine"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 
 @dataclass(eq=False)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterator
+from itertools import chain, pairwise
 
 from lightning_uncertainty.findings import (
     ALIKE,
@@ -19,6 +18,7 @@ from lightning_uncertainty.findings import (
     MOST_NATS,
     MOSTLY,
     MOVED,
+    SEVERITIES,
     STRAIGHT,
     Diagnosis,
     Finding,
@@ -27,6 +27,12 @@ from lightning_uncertainty.findings import (
 from lightning_uncertainty.reporting.history import History
 
 __all__ = ["diagnose", "shares_at_the_end", "verdicts"]
+
+_LOUDER = {  # a weight that explodes also moves or meets its bound: that is said once
+    Finding.AT_BOUND: {Finding.EXPLODES},
+    Finding.MOVING: {Finding.EXPLODES, Finding.NEGATIVE_LOSS},
+    Finding.DROWNS: {Finding.MOSTLY_ABSENT, Finding.EXPLODES, Finding.AT_BOUND, Finding.MOVING},
+}
 
 
 def diagnose(history: History) -> list[Diagnosis]:
@@ -37,175 +43,126 @@ def diagnose(history: History) -> list[Diagnosis]:
     """
     if not len(history):
         raise ValueError("There is nothing to diagnose: the history has no points.")
-    found = [finding.about(task, **numbers) for finding, check in _CHECKS.items() for task, numbers in check(history)]
-    found = [each for each in found if not _is_said_already(each, found)]
+    of_tasks = chain(*(rule(history, name) for name in history.tasks for rule in (_of_losses, _of_sigma)))
+    found = [*of_tasks, *_of_shares(history), *_of_the_run(history)]
+    kinds = {name: {each.finding for each in found if each.task == name} for name in (*history.tasks, None)}
+    found = [each for each in found if kinds[each.task].isdisjoint(_LOUDER.get(each.finding, ()))]
     if all(each.finding.severity == "fine" for each in found):
         found.append(Finding.NOTHING.about(None))
     order = list(Finding)
-    return sorted(found, key=lambda each: (_SEVERITIES.index(each.finding.severity), order.index(each.finding)))
+    return sorted(found, key=lambda each: (SEVERITIES.index(each.finding.severity), order.index(each.finding)))
 
 
 def verdicts(history: History, found: list[Diagnosis]) -> dict[str, str]:
     """Return a few words about each task."""
-    words: dict[str, list[str]] = {name: [] for name in history.tasks}
-    for each in found:
-        if each.task is not None:
-            words[each.task].append(each.verdict)
-    fine = "too short" if any(each.finding is Finding.TOO_SHORT for each in found) else "fine"
+    fine = "too short" if _is_too_short(history) else "fine"
     return {
-        name: ", ".join(said) or (fine if history.facts[name].learned else "fixed weight")
-        for name, said in words.items()
+        name: ", ".join(each.verdict for each in found if each.task == name)
+        or (fine if fact.learned else "fixed weight")
+        for name, fact in history.facts.items()
     }
 
 
-_LOUDER = {
-    Finding.AT_BOUND: (Finding.EXPLODES,),
-    Finding.MOVING: (Finding.EXPLODES, Finding.NEGATIVE_LOSS),
-    Finding.DROWNS: (Finding.MOSTLY_ABSENT, Finding.EXPLODES, Finding.AT_BOUND, Finding.MOVING),
-}
-_SEVERITIES = ("fault", "look", "fine")
+def shares_at_the_end(history: History) -> dict[str, float]:
+    """Return the mean share of each task at the end; nothing if a negative loss leaves no sum to have a part of."""
+    if any(_lowest(history, name) < 0.0 for name in history.tasks):
+        return {}
+    ends = {name: _known(_at_the_end(history, shares)) for name, shares in history.shares().items()}
+    return {name: statistics.fmean(values) for name, values in ends.items() if values}
 
 
-def _is_said_already(each: Diagnosis, found: list[Diagnosis]) -> bool:
-    """Return whether a louder finding says it: a weight that explodes also moves or meets its bound."""
-    others = {other.finding for other in found if other.task == each.task}
-    return not others.isdisjoint(_LOUDER.get(each.finding, ()))
+def _of_losses(history: History, name: str) -> Iterator[Diagnosis]:
+    fact, losses = history.facts[name], _known(history.series("raw_loss", name))
+    if fact.nonfinite:
+        yield Finding.NONFINITE.about(name, calls=counted_calls(fact.nonfinite))
+    if (lowest := _lowest(history, name)) < 0.0:
+        yield Finding.NEGATIVE_LOSS.about(name, lowest=lowest, likelihood=fact.likelihood)
+    classifies = fact.likelihood in ("softmax", "softmax_exact", "bernoulli")
+    if classifies and losses and (loss := statistics.median(losses)) > MOST_NATS:
+        yield Finding.NO_CROSS_ENTROPY.about(name, loss=loss)
+    if (part := fact.absent / max(history.steps[-1], 1)) > MOSTLY:
+        yield Finding.MOSTLY_ABSENT.about(name, part=part)
 
 
-# ---------------------------------------------------------------------------------------------------- the rules
-
-_Found = Iterator[tuple[str | None, dict[str, Any]]]
-
-
-def _nonfinite(history: History) -> _Found:
-    for name, fact in history.facts.items():
-        if fact.nonfinite:
-            yield name, {"calls": counted_calls(fact.nonfinite)}
-
-
-def _negative_loss(history: History) -> _Found:
-    for name in _learned(history):
-        lowest = min(_known(history.series("raw_loss", name)), default=0.0)
-        likelihood = history.facts[name].likelihood
-        if lowest < 0.0 and likelihood != "softmax_exact":
-            yield name, {"lowest": lowest, "likelihood": likelihood}
-
-
-def _no_cross_entropy(history: History) -> _Found:
-    for name, fact in history.facts.items():
+def _of_sigma(history: History, name: str) -> Iterator[Diagnosis]:
+    bound, change = history.facts[name].at_bound, _change(history, name)
+    if bound:
+        yield Finding.AT_BOUND.about(name, bound=bound, log_var=history.series("log_var", name)[-1])
+    if change:
+        direction = "rises" if change > 0.0 else "falls"
+        yield Finding.MOVING.about(name, direction=direction, change=math.expm1(0.5 * abs(change)), last_part=LAST_PART)
+    growth = _growth(history, name)
+    if growth and (change or bound == "lower"):
         losses = _known(history.series("raw_loss", name))
-        if fact.likelihood in ("softmax", "softmax_exact", "bernoulli") and losses:
-            loss = statistics.median(losses)
-            if loss > MOST_NATS:
-                yield name, {"loss": loss}
+        until = "until its bound held it" if bound == "lower" else "and still grows"
+        yield Finding.EXPLODES.about(name, factor=growth, until=until, first=losses[0], last=losses[-1])
 
 
-def _explodes(history: History) -> _Found:
-    moving = {name for name, _ in _moving(history)}
-    for name, factor in _gone_to_zero(history).items():
-        held = history.facts[name].at_bound == "lower"
-        if held or name in moving:
-            losses = _known(history.series("raw_loss", name))
-            until = "until its bound held it" if held else "and still grows"
-            yield name, {"factor": factor, "until": until, "first": losses[0], "last": losses[-1]}
-
-
-def _gone_to_zero(history: History) -> dict[str, float]:
-    """Return the growth of sigma^-2 since the start, of the tasks where it is large because their losses vanish."""
-    grown = {}
-    for name in _learned(history):
-        losses, log_vars = _known(history.series("raw_loss", name)), _known(history.series("log_var", name))
-        rise = log_vars[0] - log_vars[-1] if log_vars else 0.0
-        if rise > math.log(EXPLODED) and losses and 0.0 <= 100.0 * losses[-1] < losses[0]:
-            grown[name] = math.exp(rise)
-    return grown
-
-
-def _at_bound(history: History) -> _Found:
-    for name, fact in history.facts.items():
-        if fact.at_bound:
-            yield name, {"bound": fact.at_bound, "log_var": history.series("log_var", name)[-1]}
-
-
-def _mostly_absent(history: History) -> _Found:
-    for name, fact in history.facts.items():
-        part = fact.absent / max(history.steps[-1], 1)
-        if part > MOSTLY:
-            yield name, {"part": part}
-
-
-def _moving(history: History) -> _Found:
-    if any(True for _ in _too_short(history)):
-        return
-    for name in _learned(history):
-        log_vars = _known(_at_the_end(history, history.series("log_var", name), before=1))
-        path = math.fsum(abs(b - a) for a, b in pairwise(log_vars))
-        net = log_vars[-1] - log_vars[0] if log_vars else 0.0
-        if abs(net) > 2.0 * math.log(1.0 + MOVED) and abs(net) > STRAIGHT * path:
-            direction = "rises" if net > 0.0 else "falls"
-            yield name, {"direction": direction, "change": math.expm1(0.5 * abs(net)), "last_part": LAST_PART}
-
-
-def _dominates(history: History) -> _Found:
-    beside_it = history.facts.keys() - _gone_to_zero(history).keys()
+def _of_shares(history: History) -> Iterator[Diagnosis]:
     for name, share in shares_at_the_end(history).items():
-        if share > DOMINANT and beside_it - {name}:
-            yield name, {"share": share}
-
-
-def _drowns(history: History) -> _Found:
-    for name, share in shares_at_the_end(history).items():
+        if share > DOMINANT and not all(_growth(history, other) for other in history.tasks if other != name):
+            yield Finding.DOMINATES.about(name, share=share)
         if 0.0 <= share < DROWNED / len(history.tasks):
-            yield name, {"share": share}
+            yield Finding.DROWNS.about(name, share=share)
 
 
-def _all_equal(history: History) -> _Found:
-    late = history.steps[0] + 0.5 * (history.steps[-1] - history.steps[0])
-    weights = [_weights(history, name) for name in history.tasks]
-    rows = [row for step, row in zip(history.steps, zip(*weights, strict=True), strict=True) if step >= late]
-    ratios = [max(row) / min(row) - 1.0 if min(row) > 0.0 else math.inf for row in rows]
-    kinds = {fact.likelihood for fact in history.facts.values()}  # an exact softmax is not weighed but tempered
-    if len(weights) > 1 and any(_learned(history)) and "softmax_exact" not in kinds and max(ratios) <= ALIKE:
-        yield None, {"ratio": max(ratios)}
+def _of_the_run(history: History) -> Iterator[Diagnosis]:
+    if (ratio := _largest_ratio(history)) <= ALIKE:
+        yield Finding.ALL_EQUAL.about(None, ratio=ratio)
+    if _is_too_short(history):
+        yield Finding.TOO_SHORT.about(None, points=len(history), steps=history.steps[-1] - history.steps[0] + 1)
+    losses = [loss for name in history.tasks for loss in _known(history.series("raw_loss", name))]
+    if history.totals[-1] < 0.0 <= min(losses, default=-1.0):
+        yield Finding.NEGATIVE_TOTAL.about(None, total=history.totals[-1])
 
 
-def _weights(history: History, name: str) -> list[float]:
-    """Return the factors before a loss; 0 as long as there is no ``s``, where the factor is a placeholder."""
-    weights, log_vars = history.series("factor", name), history.series("log_var", name)
-    known = zip(weights, log_vars, strict=True)
-    return [0.0 if math.isnan(log_var) and history.facts[name].learned else weight for weight, log_var in known]
+def _lowest(history: History, name: str) -> float:
+    """Return the lowest raw loss of a task; 0 if nothing forbids that it is negative."""
+    fact = history.facts[name]
+    judged = fact.learned and fact.likelihood != "softmax_exact"
+    return min(_known(history.series("raw_loss", name)), default=0.0) if judged else 0.0
 
 
-def _too_short(history: History) -> _Found:
+def _growth(history: History, name: str) -> float:
+    """Return the growth of sigma^-2 since the start if it is large because the loss vanishes, else 0."""
+    losses, log_vars = _known(history.series("raw_loss", name)), _known(history.series("log_var", name))
+    rise = log_vars[0] - log_vars[-1] if log_vars and history.facts[name].learned else 0.0
+    vanishes = rise > math.log(EXPLODED) and losses and 0.0 <= 100.0 * losses[-1] < losses[0]
+    return math.exp(rise) if vanishes else 0.0
+
+
+def _change(history: History, name: str) -> float:
+    """Return the change of ``s`` at the end; 0 if it has settled, or if nobody could tell."""
+    if _is_too_short(history) or not history.facts[name].learned:
+        return 0.0
+    log_vars = _known(_at_the_end(history, history.series("log_var", name), before=1))
+    path = math.fsum(abs(b - a) for a, b in pairwise(log_vars))
+    net = log_vars[-1] - log_vars[0] if log_vars else 0.0
+    return net if abs(net) > 2.0 * math.log(1.0 + MOVED) and abs(net) > STRAIGHT * path else 0.0
+
+
+def _is_too_short(history: History) -> bool:
     span = history.steps[-1] - history.steps[0] + 1
-    if any(_learned(history)) and (len(history) < FEWEST_POINTS or span < FEWEST_STEPS):
-        yield None, {"points": len(history), "steps": span}
+    learned = any(fact.learned for fact in history.facts.values())
+    return learned and (len(history) < FEWEST_POINTS or span < FEWEST_STEPS)
 
 
-def _negative_total(history: History) -> _Found:
-    lowest = min((x for name in history.tasks for x in _known(history.series("raw_loss", name))), default=-1.0)
-    if history.totals[-1] < 0.0 <= lowest:
-        yield None, {"total": history.totals[-1]}
+def _largest_ratio(history: History) -> float:
+    """Return the largest ratio of two factors in the second half, less 1; infinite if there is nothing to compare."""
+    facts = history.facts.values()  # an exact softmax is not weighed but tempered
+    if len(facts) < 2 or not any(f.learned for f in facts) or any(f.likelihood == "softmax_exact" for f in facts):
+        return math.inf
+    late = history.steps[0] + 0.5 * (history.steps[-1] - history.steps[0])
+    factors = zip(*(_factors(history, name) for name in history.tasks), strict=True)
+    rows = [row for step, row in zip(history.steps, factors, strict=True) if step >= late]
+    return max(max(row) / min(row) - 1.0 if min(row) > 0.0 else math.inf for row in rows)
 
 
-_CHECKS: dict[Finding, Callable[[History], _Found]] = {
-    Finding.NONFINITE: _nonfinite,
-    Finding.NEGATIVE_LOSS: _negative_loss,
-    Finding.NO_CROSS_ENTROPY: _no_cross_entropy,
-    Finding.EXPLODES: _explodes,
-    Finding.AT_BOUND: _at_bound,
-    Finding.MOSTLY_ABSENT: _mostly_absent,
-    Finding.MOVING: _moving,
-    Finding.DOMINATES: _dominates,
-    Finding.DROWNS: _drowns,
-    Finding.ALL_EQUAL: _all_equal,
-    Finding.TOO_SHORT: _too_short,
-    Finding.NEGATIVE_TOTAL: _negative_total,
-}
-
-
-def _learned(history: History) -> list[str]:
-    return [name for name, fact in history.facts.items() if fact.learned]
+def _factors(history: History, name: str) -> list[float]:
+    """Return the factors before a loss; 0 as long as there is no ``s``, where the factor is a placeholder."""
+    learned = history.facts[name].learned
+    known = zip(history.series("factor", name), history.series("log_var", name), strict=True)
+    return [0.0 if learned and math.isnan(log_var) else factor for factor, log_var in known]
 
 
 def _known(values: list[float]) -> list[float]:
@@ -218,11 +175,3 @@ def _at_the_end(history: History, values: list[float], before: int = 0) -> list[
     begin = steps[-1] - LAST_PART * (steps[-1] - steps[0])
     first = next(index for index, step in enumerate(steps) if step > begin or index == len(steps) - 1)
     return values[max(first - before, 0) :]
-
-
-def shares_at_the_end(history: History) -> dict[str, float]:
-    """Return the mean share of each task at the end; nothing if a negative loss leaves no sum to have a part of."""
-    if any(True for _ in _negative_loss(history)):
-        return {}
-    ends = {name: _known(_at_the_end(history, shares)) for name, shares in history.shares().items()}
-    return {name: statistics.fmean(values) for name, values in ends.items() if values}

@@ -9,15 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
-from lightning_uncertainty.findings import Diagnosis, Finding, Severity
+from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, Severity
 from lightning_uncertainty.reporting.diagnosis import diagnose, shares_at_the_end, verdicts
 from lightning_uncertainty.reporting.history import History, TaskFacts
 from lightning_uncertainty.reporting.tables import Table
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 __all__ = ["COLUMNS", "NOTE", "Row", "Summary", "loss_unit", "print_summary", "summarize", "weight_unit"]
 
@@ -32,6 +29,8 @@ MOST_ROWS = 40  # in a terminal
 NAMED = 3  # tasks of which a finding is told in full, before the others are only named
 WIDTH = 100
 _COLOURS: dict[Severity, str] = {"fault": "bold red", "look": "yellow", "fine": "green"}
+_MARKS: dict[Severity, str] = {"fault": "!", "look": "?", "fine": "-"}
+_ZERO = ("0%", "0")
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,7 @@ class Summary:
         """Return all rows. If there are very many, those with findings come first."""
         if len(self.rows) <= MOST_ROWS:
             return self.rows
-        return sorted(self.rows, key=lambda row: ("fault", "look", "fine").index(row.severity))
-
-    def shown(self) -> list[Row]:
-        """Return the first rows of :meth:`ordered`, as many as a terminal has room for."""
-        return self.ordered()[:MOST_ROWS]
+        return sorted(self.rows, key=lambda row: SEVERITIES.index(row.severity))
 
 
 def summarize(history: History) -> Summary:
@@ -82,72 +77,49 @@ def summarize(history: History) -> Summary:
     words, shares = verdicts(history, found), shares_at_the_end(history)
     severities: dict[str, Severity] = {each.task: each.finding.severity for each in reversed(found) if each.task}
     too_short = any(each.finding is Finding.TOO_SHORT for each in found)  # which is said of each task that is learned
-    rows = [
-        Row(
-            (name, *_cells(history, name, fact, shares.get(name, math.nan)), words[name]),
-            severities.get(name, "look" if too_short and fact.learned else "fine"),
-        )
-        for name, fact in history.facts.items()
-    ]
+    rows = []
+    for name, fact in history.facts.items():
+        cells = name, *_cells(history, name, fact, shares.get(name, math.nan)), words[name]
+        rows.append(Row(cells, severities.get(name, "look" if too_short and fact.learned else "fine")))
     title = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'} after {history.steps[-1]:,} steps"
     return Summary(title, rows, list(_digest(found)))
 
 
-def print_summary(
-    history: History, *, closing: str = "", stream: TextIO | None = None, console: Console | None = None
-) -> None:
+def print_summary(history: History, *, closing: str = "", stream: TextIO | None = None) -> None:
     """Print the summary: in colour where the output is a terminal and rich is there, else as plain text.
 
     Args:
         history: The history to summarize.
         closing: The last line.
         stream: The stream to print to; by default the standard output.
-        console: A console of rich, used in place of the stream.
 
     Raises:
         ValueError: If the history has no points.
     """
     summary = summarize(history)
     stream = sys.stdout if stream is None else stream
-    if console is None and stream.isatty() and find_spec("rich") is not None:
-        from rich.console import Console
-
-        console = Console(file=stream)
-    if console is not None:
-        _print_rich(summary, closing, console)
+    if stream.isatty() and find_spec("rich") is not None:
+        _print_rich(summary, closing, stream)
         return
-    text = as_text(summary, closing)
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), file=stream)
+    print(as_text(summary, closing).encode(encoding, "replace").decode(encoding), file=stream)
 
 
 def as_text(summary: Summary, closing: str = "") -> str:
     """Return the summary as plain text."""
-    findings = [_wrapped(f"{_MARKS[severity]} {text}", indent="  ") for severity, text in summary.findings]
-    parts = [_table(summary).plain(), *_left_out(summary), _wrapped(NOTE), *findings, closing]
+    found = [f"{_MARKS[severity]} {text}" for severity, text in summary.findings]
+    wrapped = [textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for text in found]
+    parts = [_table(summary).plain(), textwrap.fill(NOTE, WIDTH, break_on_hyphens=False), *wrapped, closing]
     return "\n".join(part for part in parts if part)
 
 
-_MARKS: dict[Severity, str] = {"fault": "!", "look": "?", "fine": "-"}
-_ZERO = ("0%", "0")
-
-
-def _table(summary: Summary, *, unsaid: tuple[str, ...] = ()) -> Table:
-    """Return the table of the tasks without the columns that have nothing but empty cells or those ``unsaid``."""
-    shown = summary.shown()
-    used = [i for i in range(len(COLUMNS)) if any(row.cells[i] not in ("", *unsaid) for row in shown)]
-    styles = {(index, len(COLUMNS) - 1): _COLOURS[row.severity] for index, row in enumerate(shown)}
-    title = f"\nUncertainty weighting: {summary.title}"
-    return Table(COLUMNS, [row.cells for row in shown], _LEFT, title, styles=styles).only(used)
-
-
-def _print_rich(summary: Summary, closing: str, console: Console) -> None:
+def _print_rich(summary: Summary, closing: str, stream: TextIO) -> None:
+    from rich.console import Console
     from rich.text import Text
 
+    console = Console(file=stream)
     table = _table(summary, unsaid=_ZERO if console.width < WIDTH else ())  # where room is scarce
     console.print(table.rich(fixed=[i for i, name in enumerate(table.header) if name != "raw loss"]))
-    for line in _left_out(summary):
-        console.print(Text(line))
     console.print(Text(NOTE, style="dim"))
     for severity, text in summary.findings:
         console.print(Text.assemble((_MARKS[severity], _COLOURS[severity]), " ", text))
@@ -155,29 +127,36 @@ def _print_rich(summary: Summary, closing: str, console: Console) -> None:
         console.print(Text(closing, style="bold"), soft_wrap=True)
 
 
-_LEFT = {0, 1, len(COLUMNS) - 1}
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def _left_out(summary: Summary) -> list[str]:
-    hidden = len(summary.rows) - len(summary.shown())
-    return [f"... and {hidden} more tasks; the page has all of them."] if hidden else []
+def _table(summary: Summary, *, unsaid: tuple[str, ...] = ()) -> Table:
+    """Return the table of the tasks without the columns that have nothing but empty cells or those ``unsaid``."""
+    shown = summary.ordered()[:MOST_ROWS]
+    hidden = len(summary.rows) - len(shown)
+    used = [i for i in range(len(COLUMNS)) if any(row.cells[i] not in ("", *unsaid) for row in shown)]
+    last = len(used) - 1  # the verdict, which is never empty
+    return Table(
+        [COLUMNS[i] for i in used],
+        [[row.cells[i] for i in used] for row in shown],
+        left=(0, 1, last),
+        title=f"\nUncertainty weighting: {summary.title}",
+        caption=f"... and {hidden} more tasks; the page has all of them." if hidden else "",
+        styles={(index, last): _COLOURS[row.severity] for index, row in enumerate(shown)},
+    )
 
 
 def _cells(history: History, name: str, fact: TaskFacts, share: float) -> Iterator[str]:
     """Yield the cells between the name and the verdict."""
     losses = [loss for loss in history.series("raw_loss", name) if not math.isnan(loss)]
     yield fact.likelihood
-    yield f"{losses[0]:.3g} -> {losses[-1]:.3g}{_unit(loss_unit(fact))}" if losses else "none"
-    sigma = history.series("sigma", name)[-1]
-    yield "" if math.isnan(sigma) else _number(sigma) + _unit(fact.unit)
-    yield _number(history.series("precision", name)[-1]) + _unit(weight_unit(fact))
+    yield f"{losses[0]:.3g} -> {losses[-1]:.3g} {loss_unit(fact)}".rstrip() if losses else "none"
+    yield _number(history.series("sigma", name)[-1], fact.unit)
+    yield _number(history.series("precision", name)[-1], weight_unit(fact))
     yield "" if math.isnan(share) else f"{share:.1%}"
     yield f"{fact.absent / max(history.steps[-1], 1):.0%}"
     yield f"{fact.nonfinite:,}"
+
+
+def _number(value: float, unit: str) -> str:
+    return "" if math.isnan(value) else f"{value:.4g} {unit}".rstrip()
 
 
 def loss_unit(fact: TaskFacts) -> str:
@@ -192,22 +171,13 @@ def weight_unit(fact: TaskFacts) -> str:
     return {"gaussian": f"{fact.unit}⁻²", "laplace": f"{fact.unit}⁻¹"}.get(fact.likelihood, "") if fact.unit else ""
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4g}"
-
-
-def _unit(unit: str) -> str:
-    return f" {unit}" if unit else ""
-
-
 def _digest(found: Sequence[Diagnosis]) -> Iterator[tuple[Severity, str]]:
     """Yield a text for each diagnosis. If many tasks have the same one, some are told and the others named."""
     for finding, group in groupby(found, key=lambda each: each.finding):
         same = list(group)
-        told, named = (same, []) if len(same) <= NAMED else (same[:1], same[1:])
-        for each in told:
-            yield finding.severity, str(each)
-        if named:
-            names = ", ".join(repr(each.task) for each in named[: 4 * NAMED])
+        told = same if len(same) <= NAMED else same[:1]
+        yield from ((finding.severity, str(each)) for each in told)
+        if named := [repr(each.task) for each in same[len(told) :]]:
             more = f" and {len(named) - 4 * NAMED} more" if len(named) > 4 * NAMED else ""
-            yield finding.severity, f"The same ({finding.verdict.format(bound='lower or upper')}) of {names}{more}."
+            same_verdict = finding.verdict.format(bound="lower or upper")
+            yield finding.severity, f"The same ({same_verdict}) of {', '.join(named[: 4 * NAMED])}{more}."

@@ -60,20 +60,6 @@ class Table:
         if any(len(row) != len(self.header) for row in self.rows):
             raise ValueError(f"Each row needs {len(self.header)} cells, one for each title: {list(self.header)}.")
 
-    def only(self, columns: Sequence[int]) -> Table:
-        """Return the same table with these columns alone, in this order."""
-        place = {column: index for index, column in enumerate(columns)}
-        return Table(
-            [self.header[column] for column in columns],
-            [[row[column] for column in columns] for row in self.rows],
-            {place[column] for column in self.left if column in place},
-            self.title,
-            self.caption,
-            self.sections,
-            self.bold,
-            {(row, place[column]): style for (row, column), style in self.styles.items() if column in place},
-        )
-
     def plain(self) -> str:
         """Return the table in columns of spaces, for any terminal and log."""
         lines = list(self._aligned())
@@ -98,10 +84,6 @@ class Table:
         lines = [f"| {' | '.join(line)} |\n" for line in (header, rule, *body)]
         title, caption = f"**{self.title}**\n\n" if self.title else "", f"\n{self.caption}\n" if self.caption else ""
         return title + "".join(lines) + caption
-
-    def csv(self) -> str:
-        """Return header and rows as CSV."""
-        return csv_text(self.header, self.rows)
 
     def rich(self, *, fixed: Collection[int] = ()) -> RichTable:
         """Return the table for a console of rich.
