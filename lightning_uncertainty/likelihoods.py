@@ -4,8 +4,7 @@ Every likelihood turns the raw loss ``L`` of a task into the term
 
 .. math:: c\, e^{-r s} L + R(s), \qquad s = \log \sigma^2,
 
-with a coefficient ``c``, a rate ``r`` and a regulariser ``R`` (:mod:`lightning_uncertainty.regularizers`). The
-derivative with respect to ``s`` is ``dR/ds - r c exp(-r s) L``, and the optimum for a given ``L`` is in closed form.
+with a coefficient ``c``, a rate ``r`` and a regulariser ``R`` (:mod:`lightning_uncertainty.regularizers`).
 
 Three words are used everywhere: the *coefficient* ``c`` is a constant of the likelihood, the *factor*
 ``c exp(-r s)`` is what multiplies the loss, and the *precision* is the effective ``sigma^-2``.

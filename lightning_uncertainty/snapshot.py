@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Snapshot", "TaskSnapshot"]
+
+
+_KINDS: dict[str, Any] = {"nonfinite": int, "absent": int, "started": bool, "cut": bool}
 
 
 @dataclass(frozen=True)
@@ -53,32 +57,21 @@ class TaskSnapshot:
 
     @classmethod
     def of(cls, task: Task, learned: bool, numbers: Mapping[str, float]) -> TaskSnapshot:
-        """Return the snapshot of a task from its row of numbers.
+        """Return the snapshot of a task from numbers by field; those without a field here go into ``more``.
 
-        Args:
-            task: The task.
-            learned: True if it has a sigma.
-            numbers: The numbers by the names of the fields; ``at_lower`` and ``at_upper`` in place of ``at_bound``.
-                What has no field here goes into ``more``.
+        In place of ``at_bound`` there are ``at_lower`` and ``at_upper``.
         """
-        row = dict(numbers)
-        lower, upper, log_var = row.pop("at_lower", 0.0), row.pop("at_upper", 0.0), row["log_var"]
+        row = {"at_lower": 0.0, "at_upper": 0.0, "started": 1.0, **numbers}
+        bound = "lower" if row.pop("at_lower") else "upper" if row["at_upper"] else None
+        del row["at_upper"]
+        names = {each.name for each in fields(cls)}
         return cls(
             likelihood=task.likelihood.name,
-            log_var=row.pop("log_var"),
-            sigma=math.exp(0.5 * log_var) if learned else None,
-            precision=row.pop("precision"),
-            factor=row.pop("factor"),
-            raw_loss=row.pop("raw_loss"),
-            nonfinite=int(row.pop("nonfinite")),
-            at_bound=("lower" if lower else "upper" if upper else None) if learned else None,
-            started=bool(row.pop("started", 1.0)),
-            offset=row.pop("offset"),
-            absent=int(row.pop("absent")),
-            lowest_loss=row.pop("lowest_loss"),
-            cut=bool(row.pop("cut")),
+            sigma=math.exp(0.5 * row["log_var"]) if learned else None,
+            at_bound=bound if learned else None,
             unit=task.unit,
-            more=row,
+            more={name: number for name, number in row.items() if name not in names},
+            **{name: _KINDS.get(name, float)(number) for name, number in row.items() if name in names},
         )
 
     @property
