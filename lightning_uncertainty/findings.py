@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, get_args
 
-from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
+from lightning_uncertainty.snapshot import Snapshot
 
 __all__ = ["Diagnosis", "Finding", "Severity", "counted_calls", "findings_of"]
 
@@ -32,86 +32,77 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 @dataclass(eq=False)
 class _Texts:
-    severity: Severity
     verdict: str
     sentence: str
     remedy: str
     rule: str
+    severity: Severity = "look"
 
 
 class Finding(_Texts, Enum):
     """A kind of finding with its texts, in which :meth:`about` fills in ``{...}``.
 
     Attributes:
-        severity: ``"fault"``: mend it; ``"look"``: have a look; ``"fine"``: good to know.
         verdict: A few words for a table.
         sentence: The fact in a sentence.
         remedy: Advice: the next thing to do.
         rule: The rule by which it is found.
+        severity: ``"fault"``: mend it; ``"look"``: have a look; ``"fine"``: good to know.
 
     >>> Finding.AT_BOUND.rule
     'A bound holds s at the last step.'
     """
 
     NEGATIVE_LOSS = (
-        "fault",
         "negative loss",
         "The loss of task {task!r} was negative (lowest mean of a step: {lowest:.3g}), which the {likelihood} "
         "likelihood does not allow for.",
         "Its weight then only grows. If the loss is already a log-likelihood, give the task a fixed weight: "
         "`tasks={{{task!r}: 1.0}}`.",
         "A recorded raw loss is below 0, and the task is learned.",
+        "fault",
     )
     NO_CROSS_ENTROPY = (
-        "fault",
         "no mean cross entropy?",
         "The loss of task {task!r} is {loss:.3g} nats, more than a uniform guess among 100,000 classes costs.",
         "A loss summed over pixels or tokens has to be averaged; what is no cross entropy needs another likelihood.",
         f"The likelihood is that of a classification, and the median raw loss is over ln(100,000) = {MOST_NATS:.1f}.",
+        "fault",
     )
     CUT = (
-        "fault",
         "cut in fp16",
-        "The loss of task {task!r} is in fp16, and its weight was beyond 65504, the largest number of fp16, so that "
-        "its gradient was cut there.",
+        "The loss of task {task!r} is in fp16, and its weight was cut: it was beyond 65504, the largest of fp16.",
         "Compute that loss in single precision, from `.float()` of what goes into it.",
-        "The factor of an fp16 loss was beyond the range of fp16. Said while training only: a history does not record "
-        "it.",
+        "The factor of an fp16 loss was beyond the range of fp16. A history does not record it.",
+        "fault",
     )
     NONFINITE = (
-        "look",
         "not finite",
         "The loss of task {task!r} was NaN or infinite in {calls}, and the task sat them out.",
         'That is as it should be where labels were missing. If it diverged, find out where with `nonfinite="raise"`.',
         "Its loss was NaN or infinite at least once.",
     )
     EXPLODES = (
-        "look",
         "its weight explodes",
         "The weight of task {task!r} grew {factor:.3g} times (as sigma^-2) {until}, because its loss goes to zero "
         "({first:.3g} to {last:.3g}).",
-        "It may be overfitted: look at its validation loss. To hold the weight, use `freeze_after`, or raise "
-        "`min_variance_ratio`, for example to 0.01.",
+        "It may be overfitted: see its validation loss. `freeze_after` or `min_variance_ratio=0.01` holds its weight.",
         f"sigma^-2 has grown over {EXPLODED:,.0f}-fold since the start, its loss fell over 100-fold, and at the end "
         f"the lower bound holds s, or sigma still changed by over {MOVED:.0%}.",
     )
     AT_BOUND = (
-        "look",
         "at its {bound} bound",
         "The log-variance of task {task!r} is held by its {bound} bound (s = {log_var:.3g}).",
-        "Its weight no longer follows its loss. That is right for a loss that goes to zero; else set "
-        "`min_variance_ratio` or `bounds`.",
+        "That is right for a loss that goes to zero; else set `min_variance_ratio` or `bounds`.",
         "A bound holds s at the last step.",
     )
     MOSTLY_ABSENT = (
-        "look",
         "mostly missing",
         "Task {task!r} took no part in {part:.0%} of the steps.",
         "Its weight rests on few losses. Check that its labels reach training_step; sample its data more often.",
         f"It sat out, left out or NaN, in over {MOSTLY:.0%} of the steps.",
     )
     MOVING = (
-        "look",
         "still moving",
         "Sigma of task {task!r} still {direction} at the end: by {change:.0%} in the last {last_part:.0%} of steps.",
         "Train longer, or raise the learning rate of the weights: `lr=0.02`.",
@@ -119,49 +110,42 @@ class Finding(_Texts, Enum):
         f"end, in one direction but for {1 - STRAIGHT:.0%} of its way.",
     )
     DOMINATES = (
-        "look",
         "dominates",
         "Task {task!r} is {share:.0%} of the weighted loss at the end.",
-        "The others hardly count, because its sigma is small for its loss. Train longer or raise `lr`, so that sigma "
-        "arrives; else check `bounds` and the fixed weights.",
-        f"Its mean share at the end (the last {LAST_PART:.0%} of the steps) is over {DOMINANT:.0%}. Tasks whose loss "
-        "went to zero do not count beside it: with no others, none dominates.",
+        "The others hardly count. Train longer or raise `lr`; else check `bounds` and the fixed weights.",
+        f"Its mean share at the end is over {DOMINANT:.0%}, beside at least one task whose loss did not go to zero.",
     )
     DROWNS = (
-        "look",
         "drowns",
         "Task {task!r} is only {share:.2%} of the weighted loss at the end.",
         "It hardly counts. Check its fixed weight or its bounds, and whether its loss is as it should be.",
         f"Its mean share at the end is below {DROWNED:.0%} of an equal share.",
     )
     ALL_EQUAL = (
-        "look",
         "as equal weights",
         "All losses are weighed alike, within {ratio:.1%}.",
         "The plugin changed little: equal weights would do.",
-        f"In the second half of the steps all tasks have had a loss, and the largest factor before a loss is at most "
-        f"{ALIKE:.0%} above the smallest.",
+        f"In the second half, all tasks have a loss, and the largest factor is at most {ALIKE:.0%} above the smallest.",
     )
     TOO_SHORT = (
-        "look",
         "too short",
         "The history has {points} points over {steps} steps, too few to tell whether sigma has arrived.",
         "Train longer, or log more often: `log_every_n_steps`.",
         f"It has fewer than {FEWEST_POINTS} points, or spans fewer than {FEWEST_STEPS} steps.",
     )
     NEGATIVE_TOTAL = (
-        "fine",
         "negative total",
         "The weighted total is negative ({total:.3g}). This is right: log sigma is negative for a sigma below 1.",
         "Monitor `uncertainty/loss`, the sum of the raw losses, and not the total.",
         "The total of the last step, regularisers included, is below 0, and no raw loss is.",
+        "fine",
     )
     NOTHING = (
-        "fine",
         "fine",
         "Nothing stands out: every sigma has settled, and no task dominates or drowns.",
         "Judge the result by the metrics of each task, not by the weights.",
         "No other finding, but for those that are fine.",
+        "fine",
     )
 
     def about(self, task: str | None, **numbers: Any) -> Diagnosis:
@@ -202,26 +186,19 @@ class Diagnosis:
         return f"{self.sentence} {self.remedy}"
 
 
-def findings_of(snapshot: Snapshot) -> list[Diagnosis]:
-    """Return the findings that a single snapshot can answer, task by task. Changes nothing and warns of nothing."""
-    return [each for name, task in snapshot.tasks.items() for each in _of_task(name, task)]
-
-
-def _of_task(name: str, task: TaskSnapshot) -> Iterator[Diagnosis]:
-    if task.nonfinite:
-        yield Finding.NONFINITE.about(name, calls=counted_calls(task.nonfinite))
-    if task.lowest_loss < 0.0 and task.sigma is not None and task.likelihood != "softmax_exact":
-        yield Finding.NEGATIVE_LOSS.about(name, lowest=task.lowest_loss, likelihood=task.likelihood)
-    if task.cut:
-        yield Finding.CUT.about(name)
-    if task.at_bound and task.started:
-        yield Finding.AT_BOUND.about(name, bound=task.at_bound, log_var=task.log_var)
+def findings_of(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    """Yield the findings that a single snapshot can answer, task by task. Changes nothing and warns of nothing."""
+    for name, task in snapshot.tasks.items():
+        if task.nonfinite:
+            yield Finding.NONFINITE.about(name, calls=counted_calls(task.nonfinite))
+        if task.lowest_loss < 0.0 and task.sigma is not None and task.likelihood != "softmax_exact":
+            yield Finding.NEGATIVE_LOSS.about(name, lowest=task.lowest_loss, likelihood=task.likelihood)
+        if task.cut:
+            yield Finding.CUT.about(name)
+        if task.at_bound and task.started:
+            yield Finding.AT_BOUND.about(name, bound=task.at_bound, log_var=task.log_var)
 
 
 def counted_calls(number: int) -> str:
-    """Return the number with its noun.
-
-    >>> counted_calls(1), counted_calls(2)
-    ('1 call', '2 calls')
-    """
+    """Return a number of calls with its noun."""
     return f"{number} call{'s' if number > 1 else ''}"

@@ -27,7 +27,7 @@ WRONG = {
 def found(**changes):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return findings_of(Snapshot(7, {"depth": CALM, "aux": replace(CALM, **changes)}))
+        return list(findings_of(Snapshot(7, {"depth": CALM, "aux": replace(CALM, **changes)})))
 
 
 @pytest.mark.parametrize(("changes", "expected"), WRONG.values(), ids=WRONG)

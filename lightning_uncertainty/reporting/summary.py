@@ -102,7 +102,7 @@ def print_summary(history: History, *, closing: str = "", stream: TextIO | None 
         _print_rich(summary, closing, stream)
         return
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(as_text(summary, closing).encode(encoding, "replace").decode(encoding), file=stream)
+    print(as_text(summary, closing).encode(encoding, "replace").decode(encoding), file=stream, flush=True)
 
 
 def as_text(summary: Summary, closing: str = "") -> str:

@@ -288,7 +288,7 @@ class UncertaintyCallback(packages.CallbackBase):
         """
         if state_dict:
             self.weighting.load_state_dict(state_dict)
-            self._report.load(state_dict.get("history"))
+            self._report.begin(state_dict.get("history"))
 
 
 # At run time the options are untyped: jsonargparse then follows them to the signature of the engine, which also has

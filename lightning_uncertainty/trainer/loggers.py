@@ -1,4 +1,7 @@
-"""Logger by logger: the folder of its files, how it takes a picture, and the key of the sum of the losses."""
+"""Logger by logger: the folder of its files, how it takes a picture, and the key of the sum of the losses.
+
+A logger is known by the name of its class, because the classes of ``lightning`` and of ``pytorch_lightning`` differ.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,11 @@ from typing import Any
 
 __all__ = ["folder_of", "image_giver", "metrics_for"]
 
-Giver = Callable[[Any, str, Path, int], None]
 
-
-def image_giver(logger: Any) -> Giver | None:
+def image_giver(logger: Any) -> Callable[[Any, str, Path, int], None] | None:
     """Return the function that gives ``logger`` a picture, or None for a logger that takes none.
 
-    Its arguments are the logger, a key, the file and the step. A logger is known by the name of its class, because the
-    classes of ``lightning`` and of ``pytorch_lightning`` differ.
-
-    >>> class TensorBoardLogger: ...
-    >>> image_giver(TensorBoardLogger()).__name__, image_giver(object())
-    ('_give_tensorboard', None)
+    Its arguments are the logger, a key, the file and the step.
     """
     return next((_GIVERS[name] for name in _names(logger) if name in _GIVERS), None)
 
@@ -38,15 +34,14 @@ def metrics_for(logger: Any, metrics: dict[str, float], prefix: str) -> dict[str
 
 def folder_of(loggers: Sequence[Any]) -> Path | None:
     """Return the folder of the first logger that keeps files on this disk, found as ModelCheckpoint finds it."""
-    return next((found for logger in loggers if (found := _folder(logger)) is not None), None)
-
-
-def _folder(logger: Any) -> Path | None:
-    folder = getattr(logger, "log_dir", None)
-    if folder is None and getattr(logger, "save_dir", None) is not None:
-        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-        folder = Path(logger.save_dir) / str(logger.name) / version
-    return None if folder is None or "://" in str(folder) else Path(folder)
+    for logger in loggers:
+        folder = getattr(logger, "log_dir", None)
+        if folder is None and getattr(logger, "save_dir", None) is not None:
+            version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+            folder = Path(logger.save_dir) / str(logger.name) / version
+        if folder is not None and "://" not in str(folder):
+            return Path(folder)
+    return None
 
 
 def _names(logger: Any) -> list[str]:
@@ -60,16 +55,10 @@ def _give_tensorboard(logger: Any, key: str, path: Path, step: int) -> None:
     logger.experiment.flush()
 
 
-def _give_wandb(logger: Any, key: str, path: Path, step: int) -> None:
-    logger.log_image(key, [str(path)], step=step)
-
-
-def _give_mlflow(logger: Any, key: str, path: Path, step: int) -> None:  # noqa: ARG001  # an artifact has no step
-    logger.experiment.log_artifact(logger.run_id, str(path), key.rpartition("/")[0] or None)
-
-
-_GIVERS: dict[str, Giver] = {
+_GIVERS: dict[str, Callable[[Any, str, Path, int], None]] = {
     "TensorBoardLogger": _give_tensorboard,
-    "WandbLogger": _give_wandb,
-    "MLFlowLogger": _give_mlflow,
+    "WandbLogger": lambda logger, key, path, step: logger.log_image(key, [str(path)], step=step),
+    "MLFlowLogger": lambda logger, key, path, _: logger.experiment.log_artifact(  # an artifact has no step
+        logger.run_id, str(path), key.rpartition("/")[0] or None
+    ),
 }

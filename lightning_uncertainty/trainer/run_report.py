@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import partial
 from importlib.util import find_spec
@@ -54,8 +53,6 @@ class RunReport:
         self._next_write = -float("inf")  # by time.monotonic()
         self._notices = Notices()
 
-    # ------------------------------------------------------------------------------------------------ keeping
-
     @property
     def history(self) -> History:
         """The history of the run so far. Reading it changes nothing."""
@@ -67,13 +64,9 @@ class RunReport:
         """True if there is a point."""
         return self._first is not None or len(self._history) > 0
 
-    def begin(self) -> None:
-        """Start another history, of other weights."""
+    def begin(self, state: Any = None) -> None:
+        """Start a history of other weights, or go on with that of a checkpoint unless it is damaged."""
         self._history, self._first = History(), None
-
-    def load(self, state: Any) -> None:
-        """Go on with the history of a checkpoint; start anew if it has none, or a damaged one."""
-        self.begin()
         if state is None:
             return
         try:
@@ -100,29 +93,20 @@ class RunReport:
             self._history.add(self._first())
             self._first = None
 
-    # ------------------------------------------------------------------------------------------------ writing
-
     def save(self, trainer: Trainer, snapshot: Snapshot) -> None:
         """Write the history with ``snapshot`` as its last point, if it is time to."""
-        if time.monotonic() >= self._next_write and self._may_write(trainer):
+        if self.report and time.monotonic() >= self._next_write and self._may_speak(trainer):
             self._fetch_first()
             self._save(trainer, self._history.ended(snapshot))
 
     def fail(
         self, trainer: Trainer, exception: BaseException, snapshot: Callable[[], Snapshot], *, summary: bool
     ) -> None:
-        """Deliver what there is of a run that was interrupted; of one that failed, write the history only.
-
-        Args:
-            trainer: The Trainer of the run.
-            exception: The exception that ended it.
-            snapshot: A function that takes the last snapshot.
-            summary: True prints the summary of a run that was interrupted.
-        """
+        """Deliver what there is of a run that was interrupted; of one that failed, write the history only."""
         if isinstance(exception, KeyboardInterrupt):  # who does that wants to know how it stands
             self.end(snapshot())
             self.deliver(trainer, summary=summary, finished=False)
-        elif len(self._history) and self._may_write(trainer):  # as the device may not answer any more
+        elif self.report and len(self._history) and self._may_speak(trainer):  # as the device may not answer any more
             self._save(trainer, self._history)
 
     def deliver(self, trainer: Trainer, *, summary: bool, finished: bool = True) -> None:
@@ -137,55 +121,50 @@ class RunReport:
             return
         closing = self._guarded("report", lambda: self._write_all(trainer, finished)) if self.report else ""
         if summary:
-            self._guarded("summary", lambda: _say(self.history, closing or ""))
+            self._guarded("summary", lambda: print_summary(self.history, closing=closing or ""))
 
     def _may_speak(self, trainer: Trainer) -> bool:
         """Return whether there is anything to say: on the main rank, and not in a run in which Lightning is silent."""
         return trainer.is_global_zero and not is_silent(trainer) and self.begun
 
-    def _may_write(self, trainer: Trainer) -> bool:
-        return self.report and self._may_speak(trainer) and bool(trainer.loggers)
-
     def _save(self, trainer: Trainer, history: History) -> None:
         began = time.monotonic()
-        folder = self._guarded("history file", lambda: folder_of(trainer.loggers))
-        if folder is not None:
-            self._guarded("history file", lambda: self._write_history(trainer, folder, history, finished=False))
+        self._guarded("history file", lambda: self._write_history(trainer, history, finished=False))
         now = time.monotonic()
         self._next_write = now + (now - began) * (1.0 - WRITING) / WRITING
 
-    def _write_history(self, trainer: Trainer, folder: Path, history: History, *, finished: bool) -> None:
-        views = (view for view in callbacks_of(trainer) if isinstance(view, GradientView) and view.snapshots)
-        written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-        file = RunFile(self.prefix, history, {view.module: view.snapshots for view in views}, finished, written)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / history_file(self.prefix), file.to_text())
+    def _write_history(self, trainer: Trainer, history: History, *, finished: bool) -> Path | None:
+        """Write the history beside the files of the first logger that has a folder; return that folder."""
+        folder = folder_of(trainer.loggers)
+        if folder is not None:
+            views = (view for view in callbacks_of(trainer) if isinstance(view, GradientView) and view.snapshots)
+            written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+            file = RunFile(self.prefix, history, {view.module: view.snapshots for view in views}, finished, written)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / history_file(self.prefix), file.to_text())
+        return folder
 
     def _write_all(self, trainer: Trainer, finished: bool) -> str:
-        """Write beside the files of the first logger that has a folder; return what to say of it."""
-        loggers, stem = list(trainer.loggers), file_stem(self.prefix)
-        folder = folder_of(loggers)
-        if folder is not None:
-            self._write_history(trainer, folder, self.history, finished=finished)
-            write_page(folder / f"{stem}.html", self.history)
-        said = [f"Open {folder / stem}.html"] if folder else []
+        """Write all files and draw the picture; return what to say of them."""
+        folder, stem = self._write_history(trainer, self.history, finished=finished), file_stem(self.prefix)
+        said = [f"Open {write_page(folder / f'{stem}.html', self.history)}"] if folder else []
         if find_spec("matplotlib") is not None:
-            self._draw(folder, stem, loggers, trainer.global_step)
-        elif loggers:
+            self._draw(trainer, folder, stem)
+        elif trainer.loggers:
             what = "The plots need" if folder else "A picture needs"
             said.insert(0, f'{what} matplotlib: pip install "lightning-uncertainty[report]".')
         return " ".join(said)
 
-    def _draw(self, folder: Path | None, stem: str, loggers: Sequence[Any], step: int) -> None:
-        takers = [(logger, give) for logger in loggers if (give := image_giver(logger)) is not None]
+    def _draw(self, trainer: Trainer, folder: Path | None, stem: str) -> None:
+        takers = [(logger, give) for logger in trainer.loggers if (give := image_giver(logger)) is not None]
         if folder is None and not takers:
             return
         with tempfile.TemporaryDirectory() as temporary:
             path = save_overview((folder or Path(temporary)) / f"{stem}.png", self.history)
             for logger, give in takers:
                 # One logger that fails must not keep the picture from the others.
-                subject = f"image for {type(logger).__name__}"
-                self._guarded(subject, partial(give, logger, f"{self.prefix}/overview", path, step))
+                act = partial(give, logger, f"{self.prefix}/overview", path, trainer.global_step)
+                self._guarded(f"image for {type(logger).__name__}", act)
 
     def _guarded(self, subject: str, act: Callable[[], Any]) -> Any:
         """Return what ``act`` returns; if it fails, warn and return None."""
@@ -198,8 +177,3 @@ class RunReport:
                 f"{type(error).__name__}: {error}. `UncertaintyCallback(report=False, summary=False)` turns it off.",
             )
         return None
-
-
-def _say(history: History, closing: str) -> None:
-    print_summary(history, closing=closing)
-    sys.stdout.flush()
