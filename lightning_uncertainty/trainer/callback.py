@@ -100,8 +100,9 @@ class UncertaintyCallback(packages.CallbackBase):
         self.tasks = None if tasks is None else parse_tasks(tasks)
         self.module, self.prog_bar, self.summary = module, prog_bar, summary
         self._options = options
-        # The tasks may come with the module; what is wrong with the options is better said now.
-        UncertaintyWeighting(self.tasks or {"any": 1.0}, **options)
+        # What is wrong with the options is better said now; a strategy of one's own may need the tasks of the module.
+        known = options if self.tasks or isinstance(options.get("strategy"), str) else {**options, "strategy": "fixed"}
+        UncertaintyWeighting(self.tasks or {"any": 1.0}, **known)
         self._weighting: UncertaintyWeighting | None = None
         self._notices = Notices()
         self._trainer: Trainer | None = None  # while it trains

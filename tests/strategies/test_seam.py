@@ -160,6 +160,18 @@ def test_in_a_trainer_it_learns_from_steps_and_ends_of_epochs_unless_frozen(tmp_
         assert task.sigma is None
 
 
+def test_a_strategy_may_need_the_tasks_of_the_module(tmp_path):
+    callback = UncertaintyCallback(strategy=Fixed({"b": 3.0}))
+    fit(tmp_path, Weighed(), callback=callback, max_epochs=1)
+    assert callback.weighting.weights == {"a": 1.0, "b": 3.0}
+    with pytest.raises(ValueError, match="Unknown task 'nobody'"):
+        UncertaintyCallback({"a": "gaussian"}, strategy=Fixed({"nobody": 3.0}))
+    with pytest.raises(ValueError, match="lr"):
+        UncertaintyCallback(lr=-1.0)
+    with pytest.raises(ValueError, match="Unknown strategy 'fixd'"):
+        UncertaintyCallback(strategy="fixd")
+
+
 # ---------------------------------------------------------------------------------------------------- one more quantity
 
 
