@@ -159,7 +159,9 @@ def describe(value: Any, depth: int = _DEPTH) -> Any:
         held = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
         held += [getattr(value, "__defaults__", None), getattr(value, "__kwdefaults__", None)]
         return {"name": qualified_name(value), "code": code_of(value), "holds": describe(held, depth - 1)}
-    attributes = {name: describe(part, depth - 1) for name, part in getattr(value, "__dict__", {}).items()}
+    # The token of a file system (fsspec; each ModelCheckpoint has one) is another in each process.
+    held_by = {name: part for name, part in getattr(value, "__dict__", {}).items() if name != "_fs_token_"}
+    attributes = {name: describe(part, depth - 1) for name, part in held_by.items()}
     return {"class": qualified_name(type(value)), "code": code_of(type(value)), "attributes": attributes}
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import subprocess
 import sys
 import textwrap
 import types
@@ -212,3 +213,14 @@ def test_a_class_counts_with_its_own_bases_and_installed_ones_do_not():
     assert [name.rpartition(".")[2] for name in code_of(Net)] == ["Net", "Base"]
     assert code_of(torch.nn.Linear, Path, len, None, lightning_uncertainty.UncertaintyCallback) == {}
     assert code_of(pytest.Item) == {}  # installed
+
+
+def test_a_checkpoint_callback_is_the_same_in_another_process():
+    code = """
+        from lightning.pytorch.callbacks import ModelCheckpoint
+        from lightning_uncertainty.comparison.fingerprint import describe, digest
+        print(digest(describe(ModelCheckpoint("folder", monitor="loss"))))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert first == second != ""
