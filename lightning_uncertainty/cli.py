@@ -251,14 +251,7 @@ def report(
         _check_free(target)
     except NothingToReportError as error:
         raise typer.BadParameter(str(error)) from None
-    write_page(
-        target,
-        content.history,
-        title=content.title,
-        notes=content.notes,
-        gradients=content.gradients,
-        comparison=content.comparison,
-    )
+    write_page(target, content)
     _say(content, target)
 
 

@@ -40,17 +40,17 @@ class ReportContent:
     """The content of a page.
 
     Attributes:
+        history: The history of the run that is shown; None for a comparison whose runs have left none.
         title: The title of the page.
         prefix: The ``log_prefix`` of the callback, after which the page is named.
-        history: The history of the run that is shown; None for a comparison whose runs have left none.
         gradients: The snapshots of each GradientView, by the name of its module.
         comparison: The comparison that the run is part of, if any.
         notes: Sentences that say which run was taken and what is missing.
     """
 
-    title: str
-    prefix: str
-    history: History | None = None
+    history: History | None
+    title: str = "Uncertainty weighting"
+    prefix: str = "uncertainty"
     gradients: Mapping[str, Sequence[GradientSnapshot]] = field(default_factory=dict)
     comparison: ComparisonFile | None = None
     notes: list[str] = field(default_factory=list)
@@ -102,7 +102,7 @@ def _of_run(path: Path, root: Path, choice: str = ".") -> ReportContent:
             f"{run.history.steps[-1]:,} is missing: its file was last written at {run.written}. A run writes it at "
             "the end of an epoch, at a validation, and when it fails."
         )
-    return ReportContent(_title(path.parent), run.prefix, run.history, run.gradients, notes=notes)
+    return ReportContent(run.history, _title(path.parent), run.prefix, run.gradients, notes=notes)
 
 
 def _of_comparison(folder: Path, prefix: str) -> ReportContent:
@@ -111,7 +111,7 @@ def _of_comparison(folder: Path, prefix: str) -> ReportContent:
     runs = {path: run for run in comparison.runs for path in Path(folder, run["folder"]).rglob(history_file(prefix))}
     if not runs:
         notes = [f"No run has left a history yet, {history_file(prefix)}."]
-        return ReportContent(_title(folder), prefix, comparison=comparison, notes=notes)
+        return ReportContent(None, _title(folder), prefix, comparison=comparison, notes=notes)
     newest = max(runs, key=lambda path: (runs[path]["arm"] == LEARNED, _age(path)))
     arm, seed = runs[newest]["arm"], runs[newest]["seed"]
     content = _of_run(newest, folder, f", the newest run of the arm {arm!r}. For another one, pass its own folder.")

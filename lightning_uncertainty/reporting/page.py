@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.resources import files
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_uncertainty.reporting.figures import PLOTS
-from lightning_uncertainty.reporting.files import write_whole
+from lightning_uncertainty.reporting.files import ReportContent, write_whole
 from lightning_uncertainty.reporting.gradients import (
     GradientSnapshot,
     plot_cosine_range,
@@ -41,54 +41,38 @@ _MARK = '<meta name="generator" content="lightning-uncertainty">'
 Plot = Callable[[Any], Any]  # of an axis
 
 
-def build_page(
-    history: History | None,
-    *,
-    title: str = "Uncertainty weighting",
-    notes: Sequence[str] = (),
-    gradients: Mapping[str, Sequence[GradientSnapshot]] | None = None,
-    comparison: ComparisonFile | None = None,
-) -> str:
+def build_page(content: ReportContent) -> str:
     """Return the page as text: the findings, the table of all tasks, and the plots if matplotlib is there.
-
-    Args:
-        history: History of the run; None if there is only a comparison.
-        title: Title of the page.
-        notes: Sentences that a reader should know besides, for example what could not be read.
-        gradients: Snapshots of each GradientView, by the name of its module.
-        comparison: The comparison that the run is part of, if any.
 
     Raises:
         ValueError: If the history has no points, or there is neither history nor comparison.
     """
-    if history is None and comparison is None:
+    if content.history is None and content.comparison is None:
         raise ValueError("There is nothing to show: neither a history nor a comparison.")
-    body = [f"<h1>{_text(title)}</h1>"]
-    body += _comparison(comparison) if comparison is not None else []
-    if notes:
-        body += ['<ul class="notes">', *(f"<li><span>{_prose(note)}</span></li>" for note in notes), "</ul>"]
-    body += _run(history) if history is not None else []
-    for name, snapshots in (gradients or {}).items():
+    title = _text(content.title)
+    body = [f"<h1>{title}</h1>"]
+    body += _comparison(content.comparison) if content.comparison is not None else []
+    if content.notes:
+        body += ['<ul class="notes">', *(f"<li><span>{_prose(note)}</span></li>" for note in content.notes), "</ul>"]
+    body += _run(content.history) if content.history is not None else []
+    for name, snapshots in content.gradients.items():
         body += _gradients(name, snapshots)
     style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     head = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{_MARK}\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>\n{style}</style>\n</head>"
+        f"<title>{title}</title>\n<style>\n{style}</style>\n</head>"
     )
     return "\n".join([head, "<body>", *body, "</body>", "</html>", ""])
 
 
-def write_page(path: Path, history: History | None, **options: Any) -> Path:
-    """Write :func:`build_page` with its ``options`` to ``path``, whose folder exists: all of it or nothing.
-
-    Returns:
-        ``path``.
+def write_page(path: Path, content: ReportContent) -> Path:
+    """Write :func:`build_page` to ``path``, whose folder exists: all of it or nothing. Return ``path``.
 
     Raises:
         ValueError: As :func:`build_page` does.
     """
-    write_whole(path, build_page(history, **options))
+    write_whole(path, build_page(content))
     return path
 
 

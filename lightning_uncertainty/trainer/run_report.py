@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_uncertainty._arguments import file_stem
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.reporting.figures import save_overview
-from lightning_uncertainty.reporting.files import history_file, write_whole
+from lightning_uncertainty.reporting.files import ReportContent, history_file, write_whole
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import write_page
 from lightning_uncertainty.reporting.run_file import RunFile
@@ -147,7 +147,7 @@ class RunReport:
     def _write_all(self, trainer: Trainer, finished: bool) -> str:
         """Write all files and draw the picture; return what to say of them."""
         folder, stem = self._write_history(trainer, self.history, finished=finished), file_stem(self.prefix)
-        said = [f"Open {write_page(folder / f'{stem}.html', self.history)}"] if folder else []
+        said = [f"Open {write_page(folder / f'{stem}.html', ReportContent(self.history))}"] if folder else []
         if find_spec("matplotlib") is not None:
             self._draw(trainer, folder, stem)
         elif trainer.loggers:

@@ -262,10 +262,11 @@ before = matplotlib.rcParams.copy()  # which does not choose a backend, as dict(
 from lightning_uncertainty import UncertaintyWeighting
 from lightning_uncertainty.reporting.figures import save_overview
 from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.files import ReportContent
 from lightning_uncertainty.reporting.page import write_page
 snapshot = UncertaintyWeighting({{"a": "gaussian"}}, init=0.0).snapshot()
 save_overview(pathlib.Path({str(tmp_path)!r}) / "a.png", [snapshot])
-write_page(pathlib.Path({str(tmp_path)!r}) / "a.html", History.of([snapshot]))
+write_page(pathlib.Path({str(tmp_path)!r}) / "a.html", ReportContent(History.of([snapshot])))
 print(json.dumps(["matplotlib.pyplot" in sys.modules, before == matplotlib.rcParams.copy()]))
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

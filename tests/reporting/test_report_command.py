@@ -15,7 +15,7 @@ import torch
 
 from lightning_uncertainty import cli, compare
 from lightning_uncertainty.reporting import page
-from lightning_uncertainty.reporting.files import read_report
+from lightning_uncertainty.reporting.files import ReportContent, read_report
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import build_page
 from lightning_uncertainty.reporting.run_file import ComparisonFile
@@ -79,6 +79,10 @@ def undrawn(monkeypatch):
     """As without matplotlib: where a test is about words, plots take time only."""
     found = page.find_spec
     monkeypatch.setattr(page, "find_spec", lambda name: None if name == "matplotlib" else found(name))
+
+
+def build_page_of(history, **options):
+    return build_page(ReportContent(history, **options))
 
 
 def files(folder):
@@ -398,7 +402,7 @@ def test_chromium_opens_the_page_of_a_run(whole, copied):
 @needs_chromium
 @pytest.mark.parametrize("count", [3, 30, 300])
 def test_on_a_phone_and_on_a_desktop_in_light_and_in_dark_everything_has_its_place(tmp_path, compared, count):
-    text = build_page(
+    text = build_page_of(
         History.of(weights_of(120, named(count))),
         title="A run",
         notes=["A note with `code`, and a_name_that_is_rather_long/and_has/no_space_to_break_it/in_it.json."],
@@ -430,7 +434,7 @@ def test_long_names_of_tasks_stay_on_the_page(tmp_path):
         "depth",
         "surface normals of the near side, in the frame of it",
     )
-    seen = look_through_frames(build_page(History.of(weights_of(120, names)), title="A run"), tmp_path)
+    seen = look_through_frames(build_page_of(History.of(weights_of(120, names)), title="A run"), tmp_path)
     for measured, (width, _) in zip(seen.measured, FRAMES, strict=True):
         assert measured["room"] == measured["needed"] == width
         assert all(0 <= start < end <= width for start, end, _ in measured["texts"])

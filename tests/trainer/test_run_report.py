@@ -20,6 +20,7 @@ from lightning_uncertainty import GradientView, Snapshot, UncertaintyCallback, U
 from lightning_uncertainty.findings import Finding
 from lightning_uncertainty.reporting import page, summary
 from lightning_uncertainty.reporting.diagnosis import diagnose
+from lightning_uncertainty.reporting.files import ReportContent
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import build_page, write_page
 from lightning_uncertainty.reporting.run_file import RunFile
@@ -449,7 +450,7 @@ def test_a_module_that_never_trained_is_not_reported(tmp_path, capsys):
 
 @pytest.mark.parametrize("count", [3, 30, 300])
 def test_the_page_is_one_whole_file_that_loads_nothing(tmp_path, count):
-    text = write_page(tmp_path / "page.html", history(count), title="a < b").read_text()
+    text = write_page(tmp_path / "page.html", ReportContent(history(count), "a < b")).read_text()
     page = Page(text)
     assert page.count("td") == count * len(COLUMNS)
     assert page.count("svg") == 4
@@ -462,13 +463,13 @@ def test_the_page_is_one_whole_file_that_loads_nothing(tmp_path, count):
 
 def test_the_page_begins_with_what_was_found():
     given = history()
-    text = build_page(given)
+    text = build_page(ReportContent(given))
     places = [text.index(re.sub("'", "&#x27;", each.sentence)) for each in diagnose(given)]
     assert all(place < text.index("<table") < text.index("<svg") for place in places)
 
 
 def test_the_page_is_the_same_every_time():
-    assert build_page(history()) == build_page(history())
+    assert build_page(ReportContent(history())) == build_page(ReportContent(history()))
 
 
 @pytest.mark.parametrize("finding", Finding)
