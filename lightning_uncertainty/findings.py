@@ -104,7 +104,8 @@ class Finding(_Texts, Enum):
     )
     MOVING = (
         "still moving",
-        "Sigma of task {task!r} still {direction} at the end: by {change:.0%} in the last {last_part:.0%} of steps.",
+        "Sigma of task {task!r} still {direction} at the end: by {change:.0%} "
+        f"in the last {LAST_PART:.0%} of steps.",
         "Train longer, or raise the learning rate of the weights: `lr=0.02`.",
         f"Sigma changed by over {MOVED:.0%} from the last point before the last {LAST_PART:.0%} of the steps to the "
         f"end, in one direction but for {1 - STRAIGHT:.0%} of its way.",

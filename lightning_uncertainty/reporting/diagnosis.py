@@ -7,23 +7,8 @@ import statistics
 from collections.abc import Iterator
 from itertools import chain, pairwise
 
-from lightning_uncertainty.findings import (
-    ALIKE,
-    DOMINANT,
-    DROWNED,
-    EXPLODED,
-    FEWEST_POINTS,
-    FEWEST_STEPS,
-    LAST_PART,
-    MOST_NATS,
-    MOSTLY,
-    MOVED,
-    SEVERITIES,
-    STRAIGHT,
-    Diagnosis,
-    Finding,
-    counted_calls,
-)
+from lightning_uncertainty import findings
+from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, counted_calls
 from lightning_uncertainty.reporting.history import History
 
 __all__ = ["diagnose", "shares_at_the_end", "verdicts"]
@@ -78,9 +63,9 @@ def _of_losses(history: History, name: str) -> Iterator[Diagnosis]:
     if (lowest := _lowest(history, name)) < 0.0:
         yield Finding.NEGATIVE_LOSS.about(name, lowest=lowest, likelihood=fact.likelihood)
     classifies = fact.likelihood in ("softmax", "softmax_exact", "bernoulli")
-    if classifies and losses and (loss := statistics.median(losses)) > MOST_NATS:
+    if classifies and losses and (loss := statistics.median(losses)) > findings.MOST_NATS:
         yield Finding.NO_CROSS_ENTROPY.about(name, loss=loss)
-    if (part := fact.absent / max(history.steps[-1], 1)) > MOSTLY:
+    if (part := fact.absent / max(history.steps[-1], 1)) > findings.MOSTLY:
         yield Finding.MOSTLY_ABSENT.about(name, part=part)
 
 
@@ -90,7 +75,7 @@ def _of_sigma(history: History, name: str) -> Iterator[Diagnosis]:
         yield Finding.AT_BOUND.about(name, bound=bound, log_var=history.series("log_var", name)[-1])
     if change:
         direction = "rises" if change > 0.0 else "falls"
-        yield Finding.MOVING.about(name, direction=direction, change=math.expm1(0.5 * abs(change)), last_part=LAST_PART)
+        yield Finding.MOVING.about(name, direction=direction, change=math.expm1(0.5 * abs(change)))
     growth = _growth(history, name)
     if growth and (change or bound == "lower"):
         losses = _known(history.series("raw_loss", name))
@@ -100,14 +85,14 @@ def _of_sigma(history: History, name: str) -> Iterator[Diagnosis]:
 
 def _of_shares(history: History) -> Iterator[Diagnosis]:
     for name, share in shares_at_the_end(history).items():
-        if share > DOMINANT and not all(_growth(history, other) for other in history.tasks if other != name):
+        if share > findings.DOMINANT and not all(_growth(history, other) for other in history.tasks if other != name):
             yield Finding.DOMINATES.about(name, share=share)
-        if 0.0 <= share < DROWNED / len(history.tasks):
+        if 0.0 <= share < findings.DROWNED / len(history.tasks):
             yield Finding.DROWNS.about(name, share=share)
 
 
 def _of_the_run(history: History) -> Iterator[Diagnosis]:
-    if (ratio := _largest_ratio(history)) <= ALIKE:
+    if (ratio := _largest_ratio(history)) <= findings.ALIKE:
         yield Finding.ALL_EQUAL.about(None, ratio=ratio)
     if _is_too_short(history):
         yield Finding.TOO_SHORT.about(None, points=len(history), steps=history.steps[-1] - history.steps[0] + 1)
@@ -127,7 +112,7 @@ def _growth(history: History, name: str) -> float:
     """Return the growth of sigma^-2 since the start if it is large because the loss vanishes, else 0."""
     losses, log_vars = _known(history.series("raw_loss", name)), _known(history.series("log_var", name))
     rise = log_vars[0] - log_vars[-1] if log_vars and history.facts[name].learned else 0.0
-    vanishes = rise > math.log(EXPLODED) and losses and 0.0 <= 100.0 * losses[-1] < losses[0]
+    vanishes = rise > math.log(findings.EXPLODED) and losses and 0.0 <= 100.0 * losses[-1] < losses[0]
     return math.exp(rise) if vanishes else 0.0
 
 
@@ -138,13 +123,13 @@ def _change(history: History, name: str) -> float:
     log_vars = _known(_at_the_end(history, history.series("log_var", name), before=1))
     path = math.fsum(abs(b - a) for a, b in pairwise(log_vars))
     net = log_vars[-1] - log_vars[0] if log_vars else 0.0
-    return net if abs(net) > 2.0 * math.log(1.0 + MOVED) and abs(net) > STRAIGHT * path else 0.0
+    return net if abs(net) > 2.0 * math.log(1.0 + findings.MOVED) and abs(net) > findings.STRAIGHT * path else 0.0
 
 
 def _is_too_short(history: History) -> bool:
     span = history.steps[-1] - history.steps[0] + 1
     learned = any(fact.learned for fact in history.facts.values())
-    return learned and (len(history) < FEWEST_POINTS or span < FEWEST_STEPS)
+    return learned and (len(history) < findings.FEWEST_POINTS or span < findings.FEWEST_STEPS)
 
 
 def _largest_ratio(history: History) -> float:
@@ -172,6 +157,6 @@ def _known(values: list[float]) -> list[float]:
 def _at_the_end(history: History, values: list[float], before: int = 0) -> list[float]:
     """Return the values of the last tenth of the steps, and so many before them."""
     steps = history.steps
-    begin = steps[-1] - LAST_PART * (steps[-1] - steps[0])
+    begin = steps[-1] - findings.LAST_PART * (steps[-1] - steps[0])
     first = next(index for index, step in enumerate(steps) if step > begin or index == len(steps) - 1)
     return values[max(first - before, 0) :]

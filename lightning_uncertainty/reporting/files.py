@@ -1,22 +1,45 @@
-"""The files of runs: written whole, because others may read them meanwhile, and found again in a folder."""
+"""The files of a run and of a comparison: written whole, read back, and found again in a folder."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from lightning_uncertainty._arguments import file_stem
-from lightning_uncertainty.reporting.gradients import GradientSnapshot
-from lightning_uncertainty.reporting.history import History
-from lightning_uncertainty.reporting.run_file import ComparisonFile, NothingToReportError, RunFile
+from lightning_uncertainty.reporting.gradients import GradientSnapshot, from_state, state_of
+from lightning_uncertainty.reporting.history import DAMAGE, History
 
-__all__ = ["NothingToReportError", "ReportContent", "history_file", "read_report", "write_whole"]
+__all__ = [
+    "ComparisonFile",
+    "NothingToReportError",
+    "ReportContent",
+    "RunFile",
+    "history_file",
+    "read_report",
+    "write_whole",
+]
 
+RUN, COMPARISON = "lightning_uncertainty history", "lightning_uncertainty comparison"
+VERSION = 1
 COMPARISON_FILE = "comparison.json"
 LEARNED = "learned"  # the arm of a comparison that is shown first
+
 _ENDING = "_history.json"
+_EXAMPLE = "for example lightning_logs/version_0"
+_KINDS = {"steps": torch.long, "totals": torch.float64, "values": torch.float32}  # tensors among what is saved
+
+
+class NothingToReportError(ValueError):
+    """A folder or file has nothing that could be shown. The message says what it has, and what to pass instead."""
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -33,6 +56,72 @@ def history_file(prefix: str) -> str:
     'train_mtl_history.json'
     """
     return f"{file_stem(prefix)}{_ENDING}"
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """The content of ``<log_prefix>_history.json``.
+
+    Attributes:
+        prefix: The ``log_prefix`` of the callback.
+        history: The weights and losses up to the moment of writing.
+        gradients: The snapshots of each GradientView, by the name of its module.
+        finished: True if the fit came to its end.
+        written: The time of writing, for a reader.
+    """
+
+    prefix: str
+    history: History
+    gradients: Mapping[str, Sequence[GradientSnapshot]] = field(default_factory=dict)
+    finished: bool = True
+    written: str = ""
+
+    def to_text(self) -> str:
+        """Return the content as JSON. What is not finite is null."""
+        gradients = {name: state_of(seen) for name, seen in self.gradients.items()}
+        content = {**vars(self), "history": self.history.state_dict(), "gradients": gradients}
+        return json.dumps({"format": RUN, "version": VERSION, **content}, allow_nan=False, default=_numbers)
+
+    @classmethod
+    def read(cls, path: Path) -> RunFile:
+        """Return what a run has written to ``path``.
+
+        Raises:
+            NothingToReportError: If it is of something else, not whole, or damaged.
+        """
+        with _content(path, RUN) as content:
+            gradients = {name: from_state(_tensors(state)) for name, state in content["gradients"].items()}
+            history = History.from_state_dict(_tensors(content["history"]))
+            return cls(content["prefix"], history, gradients, content["finished"], content["written"])
+
+
+@dataclass(frozen=True)
+class ComparisonFile:
+    """The part of ``comparison.json`` that a page shows.
+
+    Attributes:
+        table: Rows of cells, the heading first.
+        caption: Explanation of the cells.
+        sentences: The verdicts: whether the differences are larger than the noise.
+        notes: Further sentences for a reader, for example about runs that have not finished.
+        runs: The ``arm``, ``seed`` and ``folder`` of each finished run, the folder relative to that of the comparison.
+    """
+
+    table: list[list[str]]
+    caption: str
+    sentences: list[str]
+    notes: list[str]
+    runs: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> ComparisonFile:
+        """Return what ``compare`` has written to ``path``.
+
+        Raises:
+            NothingToReportError: If it is of something else, not whole, or damaged.
+        """
+        with _content(path, COMPARISON) as content:
+            return cls(**{each.name: content[each.name] for each in fields(cls)})
 
 
 @dataclass
@@ -89,9 +178,6 @@ def read_report(path: Path | str, prefix: str = "uncertainty") -> ReportContent:
     )
 
 
-_EXAMPLE = "for example lightning_logs/version_0"
-
-
 def _of_run(path: Path, root: Path, choice: str = ".") -> ReportContent:
     """Read the file of a run; ``choice`` says why this one was taken."""
     run = RunFile.read(path)
@@ -125,3 +211,39 @@ def _age(path: Path) -> float:
 
 def _title(folder: Path) -> str:
     return f"Uncertainty weighting: {folder.resolve().name}"
+
+
+@contextmanager
+def _content(path: Path, kind: str) -> Iterator[Any]:
+    """Give what a file holds, and refuse the file if that turns out to be unusable."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format") != kind:
+            raise ValueError("it is not written by this package")
+        if content["version"] != VERSION:
+            raise ValueError(f"it has version {content['version']!r}, and this package reads {VERSION}")
+        yield content
+    except (OSError, *DAMAGE) as error:
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 150, placeholder=" …")
+        raise NothingToReportError(
+            f"{path} cannot be read ({reason}). It must be a whole file that a run or `compare` has written. Pass the "
+            f"folder of another run, {_EXAMPLE}, or write the file again by training."
+        ) from None
+
+
+def _numbers(tensor: torch.Tensor) -> list[float | None]:
+    """Return all numbers of a tensor in one row; what is not finite is None."""
+    numbers = tensor.flatten().tolist()
+    if tensor.dtype == torch.float32:  # nine digits tell all numbers of single precision apart
+        numbers = [float(f"{number:.9g}") for number in numbers]
+    return [number if math.isfinite(number) else None for number in numbers]
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved state with its tensors, in one row each; what was not finite comes back as NaN."""
+    return {
+        key: torch.tensor([math.nan if number is None else number for number in value], dtype=_KINDS[key])
+        if key in _KINDS
+        else value
+        for key, value in state.items()
+    }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,7 @@ from lightning_uncertainty.reporting.labels import shortened
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = [
-    "GradientSnapshot",
-    "from_state",
-    "pairs_of",
-    "plot_cosine_range",
-    "plot_cosines",
-    "plot_gradient_norms",
-    "state_of",
-]
+__all__ = ["PLOTS", "GradientSnapshot", "from_state", "pairs_of", "state_of"]
 
 NAMED = 8  # tasks: up to so many, each has a colour, a key per pair, and its name in the picture
 WRITTEN = 12  # tasks: up to so many, the cosines are written into the heat map
@@ -150,6 +143,14 @@ def plot_cosines(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
     assert axis.figure is not None
     axis.figure.colorbar(image, ax=axis, shrink=0.8, label="cosine between gradients")
     return axis
+
+
+PLOTS: dict[str, tuple[str, Callable[..., Any]]] = {  # by caption: a label for who cannot see it, and the function
+    "Weighted: what each task does to the network": ("norms of the weighted gradients", plot_gradient_norms),
+    "Raw: before weighting": ("norms of the raw gradients", partial(plot_gradient_norms, weighted=False)),
+    "Angles of all pairs: below 0, tasks pull apart": ("range of the cosines", plot_cosine_range),
+    "Angle of each pair, mean over the steps": ("cosines of the pairs", plot_cosines),
+}
 
 
 def _names(snapshots: Sequence[GradientSnapshot]) -> list[str]:

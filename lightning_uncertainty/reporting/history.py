@@ -117,7 +117,11 @@ class History:
         point = self._take(snapshot)
         if self._seen % self._stride == 0:
             self._kept.append(point)
-            self._thin()
+        bytes_per_point = 4 * len(_COLUMNS) * max(len(self.facts), 1)
+        room = max(min(self.capacity, MOST_BYTES // bytes_per_point) - 1, 1)  # one more is the last
+        while len(self._kept) > room:
+            self._kept = self._kept[::2]
+            self._stride *= 2
         self._seen += 1
         self._latest, self.newest = point, snapshot.step
 
@@ -135,13 +139,6 @@ class History:
     def _take(self, snapshot: Snapshot) -> _Point:
         self.facts = {name: TaskFacts.of(task) for name, task in snapshot.tasks.items()}
         return _Point(snapshot.step, snapshot.total, {name: _cells(task) for name, task in snapshot.tasks.items()})
-
-    def _thin(self) -> None:
-        bytes_per_point = 4 * len(_COLUMNS) * max(len(self.facts), 1)
-        room = max(min(self.capacity, MOST_BYTES // bytes_per_point) - 1, 1)  # one more is the last
-        while len(self._kept) > room:
-            self._kept = self._kept[::2]
-            self._stride *= 2
 
     @property
     def _points(self) -> list[_Point]:
@@ -223,27 +220,21 @@ class History:
         """
         history = cls(capacity)
         try:
-            history._fill(state)
+            if state["version"] != VERSION:
+                raise ValueError(f"version {state['version']!r}, and this package reads {VERSION}")
+            names, steps, stride = state["tasks"], state["steps"].tolist(), int(state["stride"])
+            if stride < 1 or steps != sorted(set(steps)):
+                raise ValueError("its steps are out of order")
+            facts = zip(*(state["facts"][name] for name in _FACTS), strict=True)
+            history.facts = {name: TaskFacts(*fact) for name, fact in zip(names, facts, strict=True)}
+            values = state["values"].reshape(len(steps), len(_COLUMNS), len(names)).transpose(1, 2).tolist()
+            tables = ({name: array("f", cells) for name, cells in zip(names, row, strict=True)} for row in values)
+            points = [_Point(*point) for point in zip(steps, state["totals"].tolist(), tables, strict=True)]
+            history._seen, history._stride, history.newest = int(state["seen"]), stride, int(state["newest"])
+            history._kept, history._latest = points[: int(state["kept"])], points[-1] if points else None
         except DAMAGE as error:
             raise ValueError(f"This is no usable history ({type(error).__name__}: {error}).") from None
         return history
-
-    def _fill(self, state: Any) -> None:
-        if state["version"] != VERSION:
-            raise ValueError(f"version {state['version']!r}, and this package reads {VERSION}")
-        names, facts = state["tasks"], state["facts"]
-        rows = zip(*(facts[name] for name in _FACTS), strict=True)
-        self.facts = {name: TaskFacts(*row) for name, row in zip(names, rows, strict=True)}
-        steps, totals = state["steps"].tolist(), state["totals"].tolist()
-        if state["stride"] < 1 or steps != sorted(set(steps)):
-            raise ValueError("its steps are out of order")
-        shape = len(steps), len(_COLUMNS), len(names)
-        values = state["values"].reshape(shape).transpose(1, 2).tolist()
-        tables = ({name: array("f", cells) for name, cells in zip(names, row, strict=True)} for row in values)
-        points = [_Point(*point) for point in zip(steps, totals, tables, strict=True)]
-        self._stride, self._seen = int(state["stride"]), int(state["seen"])
-        self.newest, self._kept = int(state["newest"]), points[: int(state["kept"])]
-        self._latest = points[-1] if points else None
 
 
 def _cells(task: TaskSnapshot) -> array[float]:

@@ -30,15 +30,15 @@ def label_right(axis: Axes, ends: Mapping[str, tuple[float, float, Any]], labels
 
     Args:
         axis: An axis whose limits are final.
-        ends: End of each line, x and y in data coordinates, and its colour, by task.
-        labels: Text of each label, by task; by default its name.
+        ends: The end of each line, x and y in data coordinates, and its colour, by task.
+        labels: The text of each label, by task.
     """
     to_axes = axis.transData + axis.transAxes.inverted()
     wished = {name: float(to_axes.transform((x, y))[1]) for name, (x, y, _) in ends.items()}
     for name, height in spread(wished, HEIGHT).items():
         x, y, colour = ends[name]
         axis.annotate(
-            labels.get(name, name),
+            labels[name],
             xy=(x, y),
             xytext=(1.04, height),
             textcoords="axes fraction",

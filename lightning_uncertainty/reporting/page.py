@@ -12,16 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lightning_uncertainty.reporting import gradients
 from lightning_uncertainty.reporting.figures import PLOTS
-from lightning_uncertainty.reporting.files import ReportContent, write_whole
-from lightning_uncertainty.reporting.gradients import (
-    GradientSnapshot,
-    plot_cosine_range,
-    plot_cosines,
-    plot_gradient_norms,
-)
+from lightning_uncertainty.reporting.files import ComparisonFile, ReportContent, write_whole
 from lightning_uncertainty.reporting.history import History
-from lightning_uncertainty.reporting.run_file import ComparisonFile
 from lightning_uncertainty.reporting.summary import COLUMNS, NOTE, summarize
 
 __all__ = ["build_page", "is_page", "write_page"]
@@ -109,7 +103,7 @@ def _comparison(comparison: ComparisonFile) -> Iterator[str]:
     yield from (f'<p class="quiet">{_text(text)}</p>' for text in (comparison.caption, *comparison.notes) if text)
 
 
-def _gradients(name: str, snapshots: Sequence[GradientSnapshot]) -> Iterator[str]:
+def _gradients(name: str, snapshots: Sequence[gradients.GradientSnapshot]) -> Iterator[str]:
     steps = f"{len(snapshots)} steps" if len(snapshots) > 1 else "1 step"
     yield f"<h2>Gradients of {_text(name)}</h2>"
     yield (
@@ -119,15 +113,8 @@ def _gradients(name: str, snapshots: Sequence[GradientSnapshot]) -> Iterator[str
     most = max(_DRAWN // max(len(snapshots[-1].norms), 1), 2)
     if len(snapshots) > most:  # evenly, with the first and the last
         snapshots = [snapshots[round(place * (len(snapshots) - 1) / (most - 1))] for place in range(most)]
-    raw = partial(plot_gradient_norms, weighted=False)
-    figures: list[tuple[str, str, Callable[..., Any]]] = [
-        ("Weighted: what each task does to the network", "norms of the weighted gradients", plot_gradient_norms),
-        ("Raw: before weighting", "norms of the raw gradients", raw),
-    ]
-    if len(snapshots[-1].norms) > 1:
-        figures.append(("Angles of all pairs: below 0, tasks pull apart", "range of the cosines", plot_cosine_range))
-        figures.append(("Angle of each pair, mean over the steps", "cosines of the pairs", plot_cosines))
-    yield from _figures((caption, label, partial(plot, snapshots=snapshots)) for caption, label, plot in figures)
+    shown = list(gradients.PLOTS.items())[: None if len(snapshots[-1].norms) > 1 else 2]  # one task has no angles
+    yield from _figures((caption, label, partial(plot, snapshots=snapshots)) for caption, (label, plot) in shown)
 
 
 def _table(kind: str, heading: Sequence[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from lightning_uncertainty._arguments import file_stem
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.reporting.figures import save_overview
-from lightning_uncertainty.reporting.files import ReportContent, history_file, write_whole
+from lightning_uncertainty.reporting.files import ReportContent, RunFile, history_file, write_whole
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import write_page
-from lightning_uncertainty.reporting.run_file import RunFile
 from lightning_uncertainty.reporting.summary import print_summary
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.trainer.gradient_view import GradientView

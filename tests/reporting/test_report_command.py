@@ -15,10 +15,9 @@ import torch
 
 from lightning_uncertainty import cli, compare
 from lightning_uncertainty.reporting import page
-from lightning_uncertainty.reporting.files import ReportContent, read_report
+from lightning_uncertainty.reporting.files import ComparisonFile, ReportContent, read_report
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import build_page
-from lightning_uncertainty.reporting.run_file import ComparisonFile
 from tests.browser import DESKTOP, FRAMES, look, look_through_frames, needs_chromium
 from tests.comparison.test_study import Net, serve
 from tests.pages import Page

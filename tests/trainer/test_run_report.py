@@ -20,10 +20,9 @@ from lightning_uncertainty import GradientView, Snapshot, UncertaintyCallback, U
 from lightning_uncertainty.findings import Finding
 from lightning_uncertainty.reporting import page, summary
 from lightning_uncertainty.reporting.diagnosis import diagnose
-from lightning_uncertainty.reporting.files import ReportContent
+from lightning_uncertainty.reporting.files import ReportContent, RunFile
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import build_page, write_page
-from lightning_uncertainty.reporting.run_file import RunFile
 from lightning_uncertainty.reporting.summary import COLUMNS, MOST_ROWS, as_text, print_summary, summarize
 from lightning_uncertainty.trainer import run_report
 from tests.models import TASKS, Returned, Weighed, batches, fit, trainer

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
+from lightning_uncertainty.reporting.files import NothingToReportError, RunFile
 from lightning_uncertainty.reporting.history import History
-from lightning_uncertainty.reporting.run_file import NothingToReportError, RunFile
 from tests.reporting.test_history import grown, same, snapshot
 from tests.trainer.test_gradient_view import snapshots as gradients_of
 
