@@ -246,21 +246,17 @@ def report(
         raise typer.BadParameter("--prefix must not be empty.")
     try:
         content = read_report(run, prefix)
-        folder = run if run.is_dir() else run.parent
-        target = folder / f"{file_stem(content.prefix)}.html" if output is None else output
-        _check_free(target)
     except NothingToReportError as error:
         raise typer.BadParameter(str(error)) from None
+    folder = run if run.is_dir() else run.parent
+    target = folder / f"{file_stem(content.prefix)}.html" if output is None else output
+    _check_free(target)
     write_page(target, content)
     _say(content, target)
 
 
 def _check_free(target: Path) -> None:
-    """Refuse to overwrite anything but an older page.
-
-    Raises:
-        BadParameter: if the page cannot stand there.
-    """
+    """Refuse to overwrite anything but an older page."""
     from lightning_uncertainty.reporting.page import is_page
 
     if target.is_dir():
@@ -275,15 +271,7 @@ def _say(content: ReportContent, target: Path) -> None:
     from lightning_uncertainty.reporting.summary import print_summary
 
     if content.comparison is not None:
-        _echo("", *content.comparison.sentences, *content.comparison.notes)
-    closing = f"Open {target}"
-    if content.history is None:
-        _echo(*content.notes, closing)
-        return
-    print_summary(content.history, closing="")
-    _echo("", *content.notes, closing)
-
-
-def _echo(*lines: str) -> None:
-    for line in lines:
-        typer.echo(line)
+        typer.echo("\n".join(["", *content.comparison.sentences, *content.comparison.notes]))
+    if content.history is not None:
+        print_summary(content.history)
+    typer.echo("\n".join(["", *content.notes, f"Open {target}"]))

@@ -18,7 +18,7 @@ from lightning_uncertainty.reporting.labels import shortened
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PLOTS", "GradientSnapshot", "from_state", "pairs_of", "state_of"]
+__all__ = ["PLOTS", "GradientSnapshot", "from_state", "state_of"]
 
 NAMED = 8  # tasks: up to so many, each has a colour, a key per pair, and its name in the picture
 WRITTEN = 12  # tasks: up to so many, the cosines are written into the heat map
@@ -194,7 +194,7 @@ def state_of(snapshots: Sequence[GradientSnapshot]) -> dict[str, Any]:
 def from_state(state: Any) -> list[GradientSnapshot]:
     """Return the snapshots that :func:`state_of` saved."""
     names = state["tasks"]
-    pairs, size = pairs_of(names), len(names)
+    pairs, size = list(combinations(names, 2)), len(names)
     rows = state["values"].reshape(len(state["at"]), 2 * size + len(pairs)).tolist()
     return [
         GradientSnapshot(
@@ -205,8 +205,3 @@ def from_state(state: Any) -> list[GradientSnapshot]:
         )
         for step, row in zip(state["at"], rows, strict=True)
     ]
-
-
-def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return each pair once, in the order of the names."""
-    return list(combinations(names, 2))

@@ -125,15 +125,10 @@ class History:
         self._seen += 1
         self._latest, self.newest = point, snapshot.step
 
-    def end(self, snapshot: Snapshot) -> None:
-        """Make ``snapshot`` the last point until the next one comes. It does not change which others are kept."""
-        self._latest = self._take(snapshot)
-
     def ended(self, snapshot: Snapshot) -> History:
-        """Return a copy with ``snapshot`` as its last point. This history stays as it is."""
+        """Return a copy with ``snapshot`` as its last point until the next one comes. This history stays as it is."""
         twin = copy.copy(self)  # what it holds is replaced, never changed in place, but for the list of points
-        twin._kept = self._kept.copy()
-        twin.end(snapshot)
+        twin._kept, twin._latest = self._kept.copy(), twin._take(snapshot)
         return twin
 
     def _take(self, snapshot: Snapshot) -> _Point:

@@ -109,7 +109,7 @@ def as_text(summary: Summary, closing: str = "") -> str:
     """Return the summary as plain text."""
     found = [f"{_MARKS[severity]} {text}" for severity, text in summary.findings]
     wrapped = [textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for text in found]
-    parts = [_table(summary).plain(), textwrap.fill(NOTE, WIDTH, break_on_hyphens=False), *wrapped, closing]
+    parts = [str(_table(summary)), textwrap.fill(NOTE, WIDTH, break_on_hyphens=False), *wrapped, closing]
     return "\n".join(part for part in parts if part)
 
 

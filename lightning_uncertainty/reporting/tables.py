@@ -60,7 +60,7 @@ class Table:
         if any(len(row) != len(self.header) for row in self.rows):
             raise ValueError(f"Each row needs {len(self.header)} cells, one for each title: {list(self.header)}.")
 
-    def plain(self) -> str:
+    def __str__(self) -> str:
         """Return the table in columns of spaces, for any terminal and log."""
         lines = list(self._aligned())
         rule = "-" * max(map(len, lines))
@@ -106,9 +106,6 @@ class Table:
             cells = [Text(cell, self.styles.get((index, column), "")) for column, cell in enumerate(row)]
             table.add_row(*cells, style="bold" if index in self.bold else None)
         return table
-
-    def __str__(self) -> str:
-        return self.plain()
 
 
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -85,7 +85,7 @@ class RunReport:
     def end(self, snapshot: Snapshot) -> None:
         """Set the last point."""
         self._fetch_first()
-        self._history.end(snapshot)
+        self._history = self._history.ended(snapshot)
 
     def _fetch_first(self) -> None:
         if self._first is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.engine.window import sum_over_ranks, world_size
-from lightning_uncertainty.reporting.gradients import GradientSnapshot, pairs_of
+from lightning_uncertainty.reporting.gradients import GradientSnapshot
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 __all__ = ["TaskGradients"]
@@ -123,7 +124,7 @@ def _snapshot(step: int, names: list[str], rows: list[list[float]]) -> GradientS
     norms = [math.sqrt(row[index]) for index, row in enumerate(rows)]
     place = {name: index for index, name in enumerate(names)}
     cosines = {}
-    for one, other in pairs_of(names):
+    for one, other in combinations(names, 2):
         i, j = place[one], place[other]
         scale = norms[i] * norms[j]
         cosines[one, other] = min(max(rows[i][j] / scale, -1.0), 1.0) if scale > 0.0 else math.nan

@@ -60,8 +60,8 @@ def test_it_holds_the_values_of_the_snapshots():
 
 
 def test_an_end_is_the_last_point_and_changes_nothing_for_those_that_come():
-    ended, other = grown(25), grown(25)
-    ended.end(snapshot(26))
+    other = grown(25)
+    ended = other.ended(snapshot(26))
     assert ended.steps == [*other.steps, 26] if other.steps[-1] < 25 else [*other.steps[:-1], 26]
     for step in range(30, 60, 5):
         for history in (ended, other):

@@ -352,7 +352,7 @@ def test_a_comparison_that_was_killed_shows_what_has_finished(compared, copied, 
     finished = [run for run in result.runs if (run.arm, run.seed) != ("learned", 1)]
     replace(result, runs=finished).write(folder)
     assert report(folder) == 0
-    note = "The comparison has not come to its end: 3 of 4 runs."
+    note = "The comparison has not come to its end: 3 of 4 runs have finished."
     assert note in capsys.readouterr().out
     shown = Page((folder / "uncertainty.html").read_text())
     assert note in shown.text

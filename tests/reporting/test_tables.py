@@ -19,7 +19,7 @@ TABLE = Table(
 
 
 def test_plain_text_aligns_columns_and_draws_a_rule_above_each_section():
-    assert TABLE.plain().split("\n") == [
+    assert str(TABLE).split("\n") == [
         "Losses",
         "task        loss  verdict",
         "-------------------------",
