@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import statistics
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_uncertainty._arguments import require
 from lightning_uncertainty.reporting.diagnosis import shares_at_the_end
-from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.history import History, TaskFacts
 from lightning_uncertainty.reporting.labels import label_right, shortened
 from lightning_uncertainty.reporting.summary import loss_unit, summarize, weight_unit
 from lightning_uncertainty.snapshot import Snapshot
@@ -38,6 +38,7 @@ SMOOTHED_FROM = 100  # points; below, nothing needs smoothing
 
 Points = History | Iterable[Snapshot]
 Labels = Mapping[str, str] | None
+UnitOf = Callable[[TaskFacts], str]
 
 
 def plot_weights(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
@@ -57,15 +58,13 @@ def plot_weights(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
     history = _checked(points)
     laplace = any(fact.likelihood == "laplace" for fact in history.facts.values())
     axis.set_ylabel(r"effective weight $\sigma^{-2}$" + (" (Laplace: 1/b)" if laplace else ""))
-    units = {name: weight_unit(fact) for name, fact in history.facts.items()}
-    return _plot_tasks(axis, history, "precision", units, labels)
+    return _plot_tasks(axis, history, "precision", weight_unit, labels)
 
 
 def plot_sigmas(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
     """Plot sigma of every learned task over the steps, logarithmic. Arguments as in :func:`plot_weights`."""
-    history = _checked(points)
     axis.set_ylabel(r"$\sigma$, in the unit of the target")
-    return _plot_tasks(axis, history, "sigma", {name: fact.unit for name, fact in history.facts.items()}, labels)
+    return _plot_tasks(axis, _checked(points), "sigma", lambda fact: fact.unit, labels)
 
 
 def plot_raw_losses(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
@@ -73,11 +72,8 @@ def plot_raw_losses(axis: Axes, points: Points, *, labels: Labels = None) -> Axe
 
     Arguments as in :func:`plot_weights`.
     """
-    history = _checked(points)
     axis.set_ylabel("raw training loss, before weighting")
-    return _plot_tasks(
-        axis, history, "raw_loss", {name: loss_unit(fact) for name, fact in history.facts.items()}, labels
-    )
+    return _plot_tasks(axis, _checked(points), "raw_loss", loss_unit, labels)
 
 
 def plot_shares(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
@@ -124,7 +120,12 @@ def _stacked(history: History) -> dict[str, list[float]]:
     return areas
 
 
-PLOTS = {"weights": plot_weights, "sigmas": plot_sigmas, "raw losses": plot_raw_losses, "shares": plot_shares}
+PLOTS: dict[str, tuple[str, Callable[..., Axes]]] = {  # by caption: a label for who cannot see it, and the function
+    "How much each task counts: its weight": ("weights of the tasks over the steps", plot_weights),
+    "How uncertain each task is: its sigma": ("sigmas of the tasks over the steps", plot_sigmas),
+    "How well each task is learned: its raw loss": ("raw losses of the tasks over the steps", plot_raw_losses),
+    "Share of each task in the weighted loss": ("shares of the tasks over the steps", plot_shares),
+}
 
 
 def overview(points: Points, *, title: str = "Uncertainty weighting") -> Figure:
@@ -146,7 +147,7 @@ def overview(points: Points, *, title: str = "Uncertainty weighting") -> Figure:
     texts = [textwrap.shorten(text, 175, placeholder=" …") for _, text in summary.findings[:4]]
     figure = Figure(figsize=(13.0, 8.6), layout="constrained")
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.0, 0.03 + 0.03 * len(texts))).flat
-    for axis, plot in zip(upper.subplots(2, 2, sharex=True).flat, PLOTS.values(), strict=True):
+    for axis, (_, plot) in zip(upper.subplots(2, 2, sharex=True).flat, PLOTS.values(), strict=True):
         plot(axis, history)
         axis.label_outer()
     upper.suptitle(f"{title}: {summary.title}", fontsize="x-large")
@@ -176,7 +177,7 @@ def _checked(points: Points) -> History:
     return history
 
 
-def _plot_tasks(axis: Axes, history: History, quantity: str, units: Mapping[str, str], labels: Labels) -> Axes:
+def _plot_tasks(axis: Axes, history: History, quantity: str, unit_of: UnitOf, labels: Labels) -> Axes:
     axis.set_yscale("log", nonpositive="mask")
     series = {name: history.series(quantity, name) for name in history.tasks}
     series = {name: values for name, values in series.items() if any(value > 0.0 for value in values)}
@@ -198,7 +199,8 @@ def _plot_tasks(axis: Axes, history: History, quantity: str, units: Mapping[str,
         marker = "o" if len(history) == 1 else ""  # one point makes no line
         axis.plot(history.steps, values, color=colour, marker=marker, linewidth=1.8, label=name)
         axis.lines[-1].set(linestyle=LINE_STYLES[style], zorder=2.0 + 0.1 * style)
-        texts[name] = f"{shortened(name)} [{units[name]}]" if units[name] else shortened(name)
+        unit = unit_of(history.facts[name])
+        texts[name] = f"{shortened(name)} [{unit}]" if unit else shortened(name)
         if 0.0 < values[-1] < math.inf:
             ends[name] = (history.steps[-1], values[-1], colour)
     dress(axis, history.steps)

@@ -18,7 +18,7 @@ from lightning_uncertainty.reporting.labels import shortened
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PLOTS", "GradientSnapshot", "from_state", "state_of"]
+__all__ = ["GradientSnapshot", "from_state", "plot_cosine_range", "plot_cosines", "plot_gradient_norms", "state_of"]
 
 NAMED = 8  # tasks: up to so many, each has a colour, a key per pair, and its name in the picture
 WRITTEN = 12  # tasks: up to so many, the cosines are written into the heat map
@@ -145,7 +145,7 @@ def plot_cosines(axis: Axes, snapshots: Sequence[GradientSnapshot]) -> Axes:
     return axis
 
 
-PLOTS: dict[str, tuple[str, Callable[..., Any]]] = {  # by caption: a label for who cannot see it, and the function
+PLOTS: dict[str, tuple[str, Callable[..., Axes]]] = {  # by caption: a label for who cannot see it, and the function
     "Weighted: what each task does to the network": ("norms of the weighted gradients", plot_gradient_norms),
     "Raw: before weighting": ("norms of the raw gradients", partial(plot_gradient_norms, weighted=False)),
     "Angles of all pairs: below 0, tasks pull apart": ("range of the cosines", plot_cosine_range),

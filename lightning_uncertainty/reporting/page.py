@@ -5,15 +5,13 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning_uncertainty.reporting import gradients
-from lightning_uncertainty.reporting.figures import PLOTS
+from lightning_uncertainty.reporting import figures, gradients
 from lightning_uncertainty.reporting.files import ComparisonFile, ReportContent, write_whole
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.summary import COLUMNS, NOTE, summarize
@@ -21,18 +19,12 @@ from lightning_uncertainty.reporting.summary import COLUMNS, NOTE, summarize
 __all__ = ["build_page", "is_page", "write_page"]
 
 _INK = "#010203"  # what is drawn in it has the colour of the text, light or dark
-_CAPTIONS = {
-    "weights": "How much each task counts: its weight",
-    "sigmas": "How uncertain each task is: its sigma",
-    "raw losses": "How well each task is learned: its raw loss",
-    "shares": "Share of each task in the weighted loss",
-}
 _WORDS = {"fault": "Mend it", "look": "Have a look", "fine": "Fine"}
 _SIZE = 5.0, 3.7  # inches: on a phone, text is then as large as it says
 _DRAWN = 20_000  # points of all lines of a figure, so that the page stays small
 _MARK = '<meta name="generator" content="lightning-uncertainty">'
 
-Plot = Callable[[Any], Any]  # of an axis
+Plot = Callable[[Any, Any], Any]  # draws data on an axis
 
 
 def build_page(content: ReportContent) -> str:
@@ -91,8 +83,7 @@ def _run(history: History) -> Iterator[str]:
     yield from _table("tasks", COLUMNS, cells)
     yield f'<p class="quiet">{_text(NOTE)}</p>'
     yield "<h2>Over the steps</h2>"
-    labels = {name: f"{name} of the tasks over the steps" for name in PLOTS}
-    yield from _figures((_CAPTIONS[name], labels[name], partial(plot, points=history)) for name, plot in PLOTS.items())
+    yield from _figures(figures.PLOTS, history)
 
 
 def _comparison(comparison: ComparisonFile) -> Iterator[str]:
@@ -113,8 +104,8 @@ def _gradients(name: str, snapshots: Sequence[gradients.GradientSnapshot]) -> It
     most = max(_DRAWN // max(len(snapshots[-1].norms), 1), 2)
     if len(snapshots) > most:  # evenly, with the first and the last
         snapshots = [snapshots[round(place * (len(snapshots) - 1) / (most - 1))] for place in range(most)]
-    shown = list(gradients.PLOTS.items())[: None if len(snapshots[-1].norms) > 1 else 2]  # one task has no angles
-    yield from _figures((caption, label, partial(plot, snapshots=snapshots)) for caption, (label, plot) in shown)
+    plots = gradients.PLOTS if len(snapshots[-1].norms) > 1 else dict(list(gradients.PLOTS.items())[:2])  # no angles
+    yield from _figures(plots, snapshots)
 
 
 def _table(kind: str, heading: Sequence[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
@@ -128,18 +119,18 @@ def _table(kind: str, heading: Sequence[str], rows: Iterable[Iterable[str]]) -> 
     yield "</tbody></table></div>"
 
 
-def _figures(figures: Iterable[tuple[str, str, Plot]]) -> Iterator[str]:
-    """Yield figures, each given by a caption, a label for those who cannot see it, and a function that draws it."""
+def _figures(plots: Mapping[str, tuple[str, Plot]], data: Any) -> Iterator[str]:
+    """Yield a figure for each plot, with its caption and a label for those who cannot see it."""
     if find_spec("matplotlib") is None:
         yield '<p>The plots need matplotlib: <code>pip install "lightning-uncertainty[report]"</code></p>'
         return
     yield '<div class="figures">'
-    for caption, label, plot in figures:
-        yield f"<figure><figcaption>{_text(caption)}</figcaption>{_svg(label, plot)}</figure>"
+    for caption, (label, plot) in plots.items():
+        yield f"<figure><figcaption>{_text(caption)}</figcaption>{_svg(label, plot, data)}</figure>"
     yield "</div>"
 
 
-def _svg(label: str, plot: Plot) -> str:
+def _svg(label: str, plot: Plot, data: Any) -> str:
     """Return a plot as inline SVG, with text and axes in the colour of the page's text."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -147,7 +138,7 @@ def _svg(label: str, plot: Plot) -> str:
     ink: Any = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
     with mpl.rc_context({**dict.fromkeys(ink, _INK), "svg.hashsalt": label}):
         figure = Figure(figsize=_SIZE, layout="constrained")
-        plot(figure.subplots())
+        plot(figure.subplots(), data)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import groupby
 from typing import TextIO
@@ -108,8 +109,8 @@ def print_summary(history: History, *, closing: str = "", stream: TextIO | None 
 def as_text(summary: Summary, closing: str = "") -> str:
     """Return the summary as plain text."""
     found = [f"{_MARKS[severity]} {text}" for severity, text in summary.findings]
-    wrapped = [textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for text in found]
-    parts = [str(_table(summary)), textwrap.fill(NOTE, WIDTH, break_on_hyphens=False), *wrapped, closing]
+    fill = partial(textwrap.fill, width=WIDTH, break_long_words=False, break_on_hyphens=False)
+    parts = [str(_table(summary)), fill(NOTE), *(fill(text, subsequent_indent="  ") for text in found), closing]
     return "\n".join(part for part in parts if part)
 
 
