@@ -150,12 +150,7 @@ class Finding(_Texts, Enum):
     )
 
     def about(self, task: str | None, **numbers: Any) -> Diagnosis:
-        """Return the finding with a task and its numbers filled in.
-
-        Args:
-            task: Name of the task; None if the finding is about the whole run.
-            **numbers: A value for each name in braces in the texts.
-        """
+        """Return the finding with its task, None for the whole run, and the numbers that its texts have in braces."""
         texts = (self.sentence, self.remedy, self.verdict)
         return Diagnosis(self, task, *(text.format(task=task, **numbers) for text in texts))
 

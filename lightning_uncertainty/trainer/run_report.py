@@ -109,13 +109,7 @@ class RunReport:
             self._save(trainer, self._history)
 
     def deliver(self, trainer: Trainer, *, summary: bool, finished: bool = True) -> None:
-        """Write all files, give the loggers their picture, and print the summary.
-
-        Args:
-            trainer: The Trainer of the run.
-            summary: True prints the summary.
-            finished: True if the fit came to its end.
-        """
+        """Write all files, which say whether the fit came to its end, draw the picture, and print the summary."""
         if not self._may_speak(trainer):
             return
         closing = self._guarded("report", lambda: self._write_all(trainer, finished)) if self.report else ""
