@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -10,11 +11,11 @@ from lightning_uncertainty import cli
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--rows", "499"], "--rows must be at least 500"),
-        (["--rows", "many"], "'--rows'"),
-        (["--epochs", "0"], "--epochs must be at least 1; got 0."),
-        (["--seed", "-1"], "--seed must be from 0 to"),
-        (["--seed", "4294967296"], "--seed must be from 0 to"),
+        (["--rows", "499"], "'--rows': .*500"),
+        (["--rows", "many"], "'--rows': "),
+        (["--epochs", "0"], "'--epochs': .*1"),
+        (["--seed", "-1"], "'--seed': .*0"),
+        (["--seed", "4294967296"], "'--seed': .*4294967295"),
         (["--colour", "blue"], "No such option"),
         (["surplus"], "unexpected extra argument"),
     ],
@@ -26,7 +27,7 @@ def test_a_bad_option_gets_one_line_and_exit_code_2(arguments, said, capsys, tmp
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("Error: ")
-    assert said in printed.err
+    assert re.search(said, printed.err)
     assert printed.err.count("\n") == 1
     assert not output.exists()
 

@@ -40,9 +40,7 @@ def flights(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, with ``arguments`` in place of those of the process, and return its exit code."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(flights)
-    return cli.run_app(app, arguments)
+    return cli.run_app(flights, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,7 @@ def scenes(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, with ``arguments`` in place of those of the process, and return its exit code."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(scenes)
-    return run_app(app, arguments)
+    return run_app(scenes, arguments=arguments)
 
 
 if __name__ == "__main__":
