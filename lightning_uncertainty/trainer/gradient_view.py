@@ -39,14 +39,6 @@ class GradientView(CallbackBase):
     - ``g_k`` is that of the whole optimizer step: the mean over its micro-batches (a task that is missing in one counts
       as 0 there, as in the total) and over all processes.
 
-    Cost: on such a step one backward pass per task and micro-batch, from the loss to the shared part, in addition to
-    the one that trains; ``K`` vectors of the size of the shared part in memory; with several processes, as many more
-    numbers to reduce; and nothing on the other steps. Measured on a CPU with 5 tasks on a trunk of two layers of 512: a
-    step that is looked at takes 3 to 3.5 times as long; with ``every_n_steps=100``, training takes 2 to 3 % longer.
-
-    What is trained is the same, bit for bit. Hooks that the user has put on modules and tensors for the backward pass
-    run once more for each task.
-
     Logged on these steps, to every logger and to ``trainer.callback_metrics``, under ``log_prefix``:
 
     ===========================  =============================================================================
@@ -58,13 +50,17 @@ class GradientView(CallbackBase):
     ``/cosine/mean``             the mean over all pairs
     ===========================  =============================================================================
 
-    Works with accumulation, mixed precision (half precision is scaled as the Trainer scales it), manual optimisation
-    (there, the sum over the backward passes of a batch) and DDP. It refuses strategies that shard parameters,
-    compiled modules, LBFGS, SyncBatchNorm over several processes and reentrant activation checkpointing. While the
-    whole shared part is frozen, it does not look, and says so once.
+    What is trained is the same, bit for bit; the user's own hooks for the backward pass run once more for each task.
 
-    Where several modules weigh for themselves, as a generator and a discriminator do, the tasks are those of the
-    innermost one that contains the shared part.
+    Cost: on such a step one backward pass per task and micro-batch, from the loss to the shared part, and ``K`` vectors
+    of its size in memory, which several processes reduce; nothing on the other steps. Measured on a CPU with 5 tasks on
+    a trunk of two layers of 512: a step that is looked at takes 3 to 3.5 times as long; with ``every_n_steps=100``,
+    training takes 2 to 3 % longer.
+
+    Works with accumulation, mixed precision, manual optimisation (there, the sum over the backward passes of a batch)
+    and DDP. It refuses strategies that shard parameters, compiled modules, LBFGS, SyncBatchNorm over several processes
+    and reentrant activation checkpointing. While the whole shared part is frozen, it does not look, and says so once.
+    Where several modules weigh for themselves, the tasks are those of the innermost one that contains the shared part.
 
     Args:
         module: Name of the shared part in the LightningModule, ``"encoder"`` or ``"net.trunk"``.
@@ -94,8 +90,7 @@ class GradientView(CallbackBase):
         self.module, self.every_n_steps, self.log_prefix = module, every_n_steps, log_prefix
         self.snapshots: list[GradientSnapshot] = []
         self._steps = 0  # batches after which an optimizer has stepped
-        self._spacing = 1  # of those kept, in looks
-        self._looks = 0
+        self._looks, self._spacing = 0, 1  # of all looks, and between those kept
         self._stepped_at = 0  # value of trainer.global_step
         self._weighting: UncertaintyWeighting | None = None  # in training
         self._gradients: TaskGradients | None = None  # while it looks
@@ -105,22 +100,17 @@ class GradientView(CallbackBase):
     # ------------------------------------------------------------------------------------------------ refusing
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what would fail later, or look right and be wrong.
-
-        Raises:
-            ValueError: If there is no such module, another view logs under the same keys, or gradients cannot be seen
-                in this set-up.
-        """
-        if stage == "fit":
-            self._shared(pl_module)
-            for other in callbacks_of(trainer):
-                if isinstance(other, GradientView) and other is not self and other.log_prefix == self.log_prefix:
-                    raise ValueError(
-                        f"The GradientViews of {other.module!r} and {self.module!r} would log under the same keys: "
-                        f"give one of them another log_prefix than {self.log_prefix!r}."
-                    )
-            if obstacle := _obstacle(trainer, pl_module):
-                raise ValueError(f"GradientView cannot work here: {obstacle} Train this without it.")
+        """Refuse what would fail later, or look right and be wrong."""
+        if stage != "fit":
+            return
+        self._shared(pl_module)
+        for other in callbacks_of(trainer):
+            if isinstance(other, GradientView) and other is not self and other.log_prefix == self.log_prefix:
+                raise ValueError(
+                    f"The GradientViews of {other.module!r} and {self.module!r} would log under the same keys: "
+                    f"give one of them another log_prefix than {self.log_prefix!r}."
+                )
+        _refuse(trainer, pl_module)
 
     def _shared(self, pl_module: LightningModule) -> list[Tensor]:
         modules = {name: module for name, module in pl_module.named_modules() if name}
@@ -149,16 +139,11 @@ class GradientView(CallbackBase):
     # ------------------------------------------------------------------------------------------------ looking
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting from where training starts.
-
-        Raises:
-            ValueError: With LBFGS, or if there is no telling whose tasks to look at.
-        """
+        """Start counting from where training starts, and refuse what only shows now."""
+        _refuse(trainer, pl_module)
         self._stepped_at = trainer.global_step
         self._weighting = self._weighting_of(pl_module)
         self._gradients, self._checked = None, False
-        if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
-            raise ValueError("GradientView cannot work with LBFGS, which evaluates the losses many times in a step.")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Listen to what the engine is called with, on a step that is looked at."""
@@ -168,33 +153,27 @@ class GradientView(CallbackBase):
         if self._gradients is None:
             shared = self._shared(pl_module)
             if not any(parameter.requires_grad for parameter in shared):
-                self._notices.warn(
-                    "frozen", f"GradientView sees no gradients while all parameters of {self.module!r} are frozen."
-                )
+                frozen = f"GradientView sees no gradients while all parameters of {self.module!r} are frozen."
+                self._notices.warn("frozen", frozen)
                 return
             self._gradients = TaskGradients(self._weighting, shared)
         self._stop_listening()  # a batch that was skipped has no end
         self._weighting.observers.append(self._gradients.note)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Run one backward pass per task, which ends at the shared module, while the graph is there.
-
-        Raises:
-            ValueError: Under reentrant activation checkpointing.
-        """
-        if self._gradients is not None:
-            self._check_graph(self._gradients)
-            batches = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
-            self._gradients.add(1.0 / batches, _loss_scale(trainer))
-
-    def _check_graph(self, gradients: TaskGradients) -> None:
-        if not self._checked and gradients.behind_a_checkpoint():
+        """Run one backward pass per task, which ends at the shared module, while the graph is there."""
+        if self._gradients is None:
+            return
+        if not self._checked and self._gradients.behind_a_checkpoint():
             raise ValueError(
                 "GradientView cannot see behind reentrant activation checkpointing, which gives the parameters there "
                 "no gradients of single losses. Write `torch.utils.checkpoint.checkpoint(..., use_reentrant=False)`, "
                 "or train without GradientView."
             )
         self._checked = True
+        batches = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+        scaler = getattr(trainer.precision_plugin, "scaler", None)  # of 16-mixed
+        self._gradients.add(1.0 / batches, 1.0 if scaler is None else float(scaler.get_scale()))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -206,7 +185,9 @@ class GradientView(CallbackBase):
         self._stepped_at = trainer.global_step
         if self._gradients is not None:
             snapshot, self._gradients = self._gradients.close(self._steps), None
-            self._log(trainer, snapshot)
+            publish(trainer, metrics := snapshot.metrics(self.log_prefix))
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=logged_step(trainer))
             self._keep(snapshot)
         self._steps += 1
 
@@ -224,25 +205,15 @@ class GradientView(CallbackBase):
             note = self._gradients.note
             self._weighting.observers = [other for other in self._weighting.observers if other != note]
 
-    def _log(self, trainer: Trainer, snapshot: GradientSnapshot) -> None:
-        metrics = snapshot.metrics(self.log_prefix)
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=logged_step(trainer))
-        publish(trainer, metrics)
-
     def _keep(self, snapshot: GradientSnapshot) -> None:
         """Keep every look; once there are too many, every second, and so on; and the newest."""
         if self.snapshots and (self._looks - 1) % self._spacing:
             self.snapshots.pop()  # it was only the newest
         self.snapshots.append(snapshot)
         self._looks += 1
-        tasks = len(snapshot.norms)
-        if len(self.snapshots) > max(min(_KEPT, _NUMBERS // (2 * tasks + len(snapshot.cosines))), 2):
-            newest = self.snapshots[-1]
-            self.snapshots = self.snapshots[::2]
+        if len(self.snapshots) > max(min(_KEPT, _NUMBERS // (2 * len(snapshot.norms) + len(snapshot.cosines))), 2):
             self._spacing *= 2
-            if self.snapshots[-1] is not newest:
-                self.snapshots.append(newest)
+            self.snapshots = self.snapshots[:-1:2] + self.snapshots[-1:]
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -262,20 +233,19 @@ class GradientView(CallbackBase):
         self.snapshots = from_state(state_dict)
 
 
-def _obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
-    """Return why the gradients cannot be seen; None if they can."""
+def _refuse(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Refuse where gradients cannot be seen: before training, and again once all is set up."""
     strategy = type(trainer.strategy)
     kinds = {base.__name__ for base in strategy.__mro__}
-    if not kinds & _WHOLE or kinds & _SHARDED:
-        return f"{strategy.__name__} may not hold whole parameters and gradients on each process."
-    if is_compiled(pl_module):
-        return "torch.compile frees what a second backward pass needs."
-    if trainer.world_size > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in pl_module.modules()):
-        return "SyncBatchNorm talks to the other processes in each backward pass, and their tasks may differ."
-    return None
-
-
-def _loss_scale(trainer: Trainer) -> float:
-    """Return the factor by which the Trainer scales the loss in 16-mixed precision, else 1."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    return float(scaler.get_scale()) if scaler is not None else 1.0
+    whole = bool(kinds & _WHOLE) and not kinds & _SHARDED
+    synced = trainer.world_size > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in pl_module.modules())
+    searches = any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers)
+    obstacles = {
+        f"{strategy.__name__} may not hold whole parameters and gradients on each process": not whole,
+        "torch.compile frees what a second backward pass needs": is_compiled(pl_module),
+        "SyncBatchNorm talks to the other processes in each backward pass, and their tasks may differ": synced,
+        "LBFGS evaluates the losses many times in a step": searches,
+    }
+    for obstacle, found in obstacles.items():
+        if found:
+            raise ValueError(f"GradientView cannot work here: {obstacle}. Train this without it.")

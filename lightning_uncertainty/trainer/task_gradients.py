@@ -31,7 +31,11 @@ class TaskGradients:
     def __init__(self, weighting: UncertaintyWeighting, parameters: Sequence[Tensor]) -> None:
         self._weighting = weighting
         self._parameters = parameters
-        self._vectors: Tensor | None = None  # a row per task; last in it, in how many calls the task took part
+        self._sizes = [parameter.numel() for parameter in parameters]
+        double = any(parameter.dtype == torch.float64 for parameter in parameters)
+        # A row per task; last in it, in how many calls the task took part.
+        shape, dtype = (len(weighting.tasks), sum(self._sizes) + 1), torch.float64 if double else torch.float32
+        self._rows = torch.zeros(shape, dtype=dtype, device=weighting.device)
         self._factors: Tensor | None = None
         self._calls: list[tuple[Mapping[str, Tensor | CrossEntropy], Tensor]] = []
 
@@ -50,14 +54,13 @@ class TaskGradients:
         for losses, self._factors in calls:
             for index, name in enumerate(self._weighting.tasks):
                 if (loss := self._loss(name, index, losses)) is not None:
-                    self._sum()[index, :-1] += self._finite_gradient(loss, scale) * factor
-                    self._sum()[index, -1] += 1.0
+                    self._rows[index, :-1] += self._finite_gradient(loss, scale) * factor
+                    self._rows[index, -1] += 1.0
 
     def behind_a_checkpoint(self) -> bool:
         """Return True if a remembered loss depends on reentrant activation checkpointing, which hides parameters."""
         losses = [loss for losses, _ in self._calls for loss in losses.values()]
-        tensors = [loss.logits if isinstance(loss, CrossEntropy) else loss for loss in losses]
-        nodes = [tensor.grad_fn for tensor in tensors]
+        nodes = [(loss.logits if isinstance(loss, CrossEntropy) else loss).grad_fn for loss in losses]
         seen = set()
         while nodes:
             node = nodes.pop()
@@ -67,14 +70,6 @@ class TaskGradients:
                 seen.add(node)
                 nodes.extend(before for before, _ in node.next_functions)
         return False
-
-    def _sum(self) -> Tensor:
-        if self._vectors is None:
-            size = 1 + sum(parameter.numel() for parameter in self._parameters)
-            double = any(parameter.dtype == torch.float64 for parameter in self._parameters)
-            shape, dtype = (len(self._weighting.tasks), size), torch.float64 if double else torch.float32
-            self._vectors = torch.zeros(shape, dtype=dtype, device=self._weighting.device)
-        return self._vectors
 
     def _loss(self, name: str, index: int, losses: Mapping[str, Tensor | CrossEntropy]) -> Tensor | None:
         """Return the raw loss; None for a task that sits out."""
@@ -93,41 +88,32 @@ class TaskGradients:
         return gradient
 
     def _gradient(self, loss: Tensor, scale: float) -> Tensor:
-        trained = [parameter for parameter in self._parameters if parameter.requires_grad]
-        found = iter(
-            torch.autograd.grad(loss, trained, torch.full_like(loss, scale), retain_graph=True, allow_unused=True)
-            if trained
-            else ()
-        )
-        gradients = [next(found) if parameter.requires_grad else None for parameter in self._parameters]
-        dtype = self._sum().dtype
-        flat = [
-            (torch.zeros_like(parameter) if gradient is None else gradient).to_dense().flatten().to(dtype)
-            for gradient, parameter in zip(gradients, self._parameters, strict=True)
-        ]
-        return torch.cat(flat) / scale
+        gradient = self._rows.new_zeros(sum(self._sizes))
+        places = zip(self._parameters, torch.split(gradient, self._sizes), strict=True)
+        trained = [(parameter, place) for parameter, place in places if parameter.requires_grad]
+        if trained:
+            inputs, scales = [parameter for parameter, _ in trained], torch.full_like(loss, scale)
+            found = torch.autograd.grad(loss, inputs, scales, retain_graph=True, allow_unused=True)
+            for (_, place), one in zip(trained, found, strict=True):
+                if one is not None:
+                    place.copy_(one.to_dense().flatten())
+        return gradient / scale
 
     def close(self, step: int) -> GradientSnapshot:
-        """Return norms and cosines of the means over the ranks, as the optimizer sees them, and start the next sum."""
-        vectors = self._sum()
-        sum_over_ranks(vectors)
-        vectors, calls = vectors[:, :-1], vectors[:, -1]
+        """Return norms and cosines of the means over the ranks, as the optimizer sees them."""
+        sum_over_ranks(self._rows)
+        vectors, calls = self._rows[:, :-1], self._rows[:, -1]
         products = vectors @ vectors.T / world_size() ** 2
         products.diagonal().masked_fill_(calls == 0.0, math.nan)
-        factors = torch.full_like(calls, math.nan) if self._factors is None else self._factors
-        self._vectors = self._factors = None
-        rows = torch.cat([products, factors.to(products).unsqueeze(1)], dim=1).tolist()  # one transfer
-        return _snapshot(step, list(self._weighting.tasks), rows)
-
-
-def _snapshot(step: int, names: list[str], rows: list[list[float]]) -> GradientSnapshot:
-    norms = [math.sqrt(row[index]) for index, row in enumerate(rows)]
-    place = {name: index for index, name in enumerate(names)}
-    cosines = {}
-    for one, other in combinations(names, 2):
-        i, j = place[one], place[other]
-        scale = norms[i] * norms[j]
-        cosines[one, other] = min(max(rows[i][j] / scale, -1.0), 1.0) if scale > 0.0 else math.nan
-    return GradientSnapshot(
-        step, dict(zip(names, norms, strict=True)), {n: row[-1] for n, row in zip(names, rows, strict=True)}, cosines
-    )
+        factors = torch.full_like(calls, math.nan) if self._factors is None else self._factors.to(products)
+        table = torch.cat([products, factors.unsqueeze(1)], dim=1).cpu().double()  # one transfer
+        norms = table.diagonal().sqrt()
+        cosines = (table[:, :-1] / torch.outer(norms, norms)).clamp(-1.0, 1.0).tolist()  # 0 / 0 is NaN
+        names = list(self._weighting.tasks)
+        pairs = combinations(enumerate(names), 2)
+        return GradientSnapshot(
+            step,
+            norms=dict(zip(names, norms.tolist(), strict=True)),
+            factors=dict(zip(names, table[:, -1].tolist(), strict=True)),
+            cosines={(one, other): cosines[i][j] for (i, one), (j, other) in pairs},
+        )
