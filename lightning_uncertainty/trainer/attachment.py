@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty._arguments import suggest
 from lightning_uncertainty.weighting import UncertaintyWeighting
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
     from lightning_uncertainty.tasks import Task
+    from lightning_uncertainty.trainer.callback import UncertaintyCallback
     from lightning_uncertainty.weighting import WeightingOptions
 
 __all__ = [
@@ -20,15 +21,12 @@ __all__ = [
     "attached_weighting",
     "by_checkpoint_key",
     "check_apart",
-    "checkpoint_key",
     "module_at",
     "nothing_learned",
     "send_with_state_dict",
     "was_given",
     "weighting_for",
 ]
-
-_CHECKPOINT_KEY = "lightning_uncertainty"
 
 
 class CanWeigh:
@@ -47,13 +45,7 @@ def was_given(module: Any) -> bool:
 
 
 def attach_weighting(module: Any, weighting: UncertaintyWeighting | None, *, given: bool = False) -> None:
-    """Make ``weighting`` the engine of a module.
-
-    Args:
-        module: The module that weighs.
-        weighting: The engine; None takes the present one away.
-        given: True if the user assigned it.
-    """
+    """Make ``weighting`` the engine of a module, ``given`` by the user or not; None takes the present one away."""
     # Past nn.Module, which would look for parameters in it.
     object.__setattr__(module, "_uncertainty", weighting)
     object.__setattr__(module, "_uncertainty_given", given or was_given(module))
@@ -62,26 +54,8 @@ def attach_weighting(module: Any, weighting: UncertaintyWeighting | None, *, giv
 # ------------------------------------------------------------------------------------------ which engine, whose
 
 
-class Served(Protocol):
-    """A callback that serves a module.
-
-    Attributes:
-        module: Path of the module inside that of the Trainer.
-        name: Name of the callback.
-        log_prefix: First part of its keys.
-    """
-
-    module: str
-    name: str
-    log_prefix: str
-
-
-def module_at(pl_module: LightningModule, callback: Served) -> Any:
-    """Return the module whose losses ``callback`` weighs.
-
-    Raises:
-        ValueError: If it is not there, or lacks the mixin.
-    """
+def module_at(pl_module: LightningModule, callback: UncertaintyCallback) -> Any:
+    """Return the module whose losses ``callback`` weighs, or raise ValueError if there is none that can."""
     modules = dict(pl_module.named_modules(remove_duplicate=False))  # one module may have several paths
     found = modules.get(callback.module)
     if found is None:
@@ -97,32 +71,25 @@ def module_at(pl_module: LightningModule, callback: Served) -> Any:
     return found
 
 
-def check_apart(pl_module: LightningModule, callback: Served, others: Iterable[Served]) -> None:
-    """Refuse two callbacks that would weigh the same losses, or log under the same keys.
-
-    Raises:
-        ValueError: If another callback has the same module or the same prefix.
-    """
+def check_apart(pl_module: LightningModule, callback: UncertaintyCallback, others: Iterable[Any]) -> None:
+    """Refuse two callbacks that would weigh the same losses, or log under the same keys."""
     for other in others:
-        names = f"{callback.name!r} and {other.name!r}"
+        names = f"The UncertaintyCallbacks {callback.name!r} and {other.name!r} of this Trainer"
         if module_at(pl_module, other) is module_at(pl_module, callback):
             raise ValueError(
-                f"The UncertaintyCallbacks {names} of this Trainer would both weigh the losses of the same module. "
+                f"{names} would both weigh the losses of the same module. "
                 'Name all tasks in one of them. For inner modules, say which: `UncertaintyCallback(module="...")`. '
                 "For several totals of one module, give each its own UncertaintyWeighting and call its `step()`."
             )
         if other.log_prefix == callback.log_prefix:
             raise ValueError(
-                f"The UncertaintyCallbacks {names} of this Trainer would log under the same keys: give one of them "
-                f"another log_prefix than {callback.log_prefix!r}."
+                f"{names} would log under the same keys: give one of them another log_prefix than "
+                f"{callback.log_prefix!r}."
             )
 
 
 def weighting_for(
-    module: Any,
-    tasks: Sequence[Task] | None,
-    options: WeightingOptions,
-    last: UncertaintyWeighting | None,
+    module: Any, tasks: Sequence[Task] | None, options: WeightingOptions, last: UncertaintyWeighting | None
 ) -> UncertaintyWeighting:
     """Return the engine that the user gave to the module; or that of the last fit; or a new one with its state.
 
@@ -135,35 +102,30 @@ def weighting_for(
     Raises:
         ValueError: If both the callback and the module were given tasks of their own, or neither has any.
     """
-    present = attached_weighting(module)
-    if present is not None and was_given(module):
-        if tasks is not None:
-            raise ValueError(
-                f"{type(module).__name__} was given an UncertaintyWeighting, and UncertaintyCallback was given "
-                "tasks for another. Drop one of the two."
-            )
+    present, name = attached_weighting(module), type(module).__name__
+    given = present is not None and was_given(module)
+    if given and tasks is not None:
+        raise ValueError(
+            f"{name} was given an UncertaintyWeighting, and UncertaintyCallback was given tasks for another. Drop one "
+            "of the two."
+        )
+    if present is not None and (given or present is last):
         return present
-    if present is not None and present is last:
-        return present
-    weighting = UncertaintyWeighting(_tasks_for(module, tasks), **options)
+    specs: Any = tasks if tasks is not None else getattr(module, "tasks", None)
+    if specs is None:
+        raise ValueError(
+            f"Neither UncertaintyCallback nor {name} says which tasks there are. "
+            'Write `UncertaintyCallback({"depth": "laplace"})`, or `tasks = {"depth": "laplace"}` in the module. '
+            '(Tasks of a module inside it count if it has a callback: `UncertaintyCallback(module="path")`.)'
+        )
+    weighting = UncertaintyWeighting(specs, **options)
     if present is not None:
         weighting.load_state_dict(present.state_dict())
     return weighting
 
 
-def _tasks_for(module: Any, tasks: Any) -> Any:
-    tasks = tasks if tasks is not None else getattr(module, "tasks", None)
-    if tasks is None:
-        raise ValueError(
-            f"Neither UncertaintyCallback nor {type(module).__name__} says which tasks there are. "
-            'Write `UncertaintyCallback({"depth": "laplace"})`, or `tasks = {"depth": "laplace"}` in the module. '
-            '(Tasks of a module inside it count if it has a callback: `UncertaintyCallback(module="path")`.)'
-        )
-    return tasks
-
-
 def nothing_learned(weighting: UncertaintyWeighting) -> str:
-    """Return what to say of an epoch from which the engine learned nothing."""
+    """Return a warning for an epoch from which the engine learned nothing."""
     if weighting.waiting:
         return (
             "Losses were weighed in this epoch, but as far as the Trainer knows no optimizer has stepped, so sigma "
@@ -179,35 +141,28 @@ def nothing_learned(weighting: UncertaintyWeighting) -> str:
 # ------------------------------------------------------------------------------------------ checkpoints
 
 
-def checkpoint_key(path: str) -> str:
-    """Return the key of a module's weights in a checkpoint of the module that contains it at ``path``."""
-    return f"{_CHECKPOINT_KEY}.{path}" if path else _CHECKPOINT_KEY
+def _checkpoint_key(path: str) -> str:
+    return f"lightning_uncertainty.{path}" if path else "lightning_uncertainty"
 
 
 def by_checkpoint_key(module: Any) -> dict[str, Any]:
     """Return the module itself and the modules inside it that can weigh, by their keys."""
     modules = module.named_modules(remove_duplicate=False)
-    return {checkpoint_key(path): inner for path, inner in modules if isinstance(inner, CanWeigh)}
+    return {_checkpoint_key(path): inner for path, inner in modules if isinstance(inner, CanWeigh)}
 
 
 def send_with_state_dict(module: Any, path: str, weighting: UncertaintyWeighting) -> None:
-    """Add the state of ``weighting`` to what ``module.state_dict()`` returns, for a process whose work is done.
+    """Add the state of the engine of the module at ``path`` to what ``module.state_dict()`` returns from now on.
 
-    ``load_state_dict`` of the mixin takes it out again; a module without the mixin, or one whose tasks only the
-    callback knows, could not.
-
-    Args:
-        module: The module of the Trainer.
-        path: Path of the module that weighs, inside it; empty for itself.
-        weighting: The engine.
+    For a process whose work is done: ``load_state_dict`` of the mixin takes it out again. A module without the mixin,
+    or one whose tasks only the callback knows, could not, and sends nothing.
     """
-    inner: Any = module.get_submodule(path)
-    if not isinstance(module, CanWeigh) or not hasattr(inner, "tasks"):
+    if not isinstance(module, CanWeigh) or not hasattr(module.get_submodule(path), "tasks"):  # type: ignore[attr-defined]
         return
     # A launcher that spawns has no hook for what else should come home, and a buffer would stay in the module.
     state_dict: Any = getattr(module, "state_dict")  # noqa: B009
 
     def with_weighting(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {**state_dict(*args, **kwargs), checkpoint_key(path): weighting.state_dict()}
+        return {**state_dict(*args, **kwargs), _checkpoint_key(path): weighting.state_dict()}
 
     object.__setattr__(module, "state_dict", with_weighting)

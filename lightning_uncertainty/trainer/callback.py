@@ -10,16 +10,7 @@ from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.tasks import Task, parse_tasks
-from lightning_uncertainty.trainer import packages
-from lightning_uncertainty.trainer.attachment import (
-    CanWeigh,
-    attach_weighting,
-    check_apart,
-    module_at,
-    nothing_learned,
-    send_with_state_dict,
-    weighting_for,
-)
+from lightning_uncertainty.trainer import attachment, packages
 from lightning_uncertainty.trainer.loggers import metrics_for
 from lightning_uncertainty.trainer.returned_losses import give_step_back, weigh_returned_losses
 from lightning_uncertainty.trainer.run_report import RunReport
@@ -57,9 +48,9 @@ class UncertaintyCallback(packages.CallbackBase):
     Args:
         tasks: Tasks as in :class:`~lightning_uncertainty.UncertaintyWeighting`; by default those of the module.
         module: Path of a module inside that of the Trainer, with UncertaintyMixin, whose ``self.weigh`` this callback
-            serves; by default the Trainer's own. Each steps after every batch in which the Trainer counted a step; if
-            its module weighed nothing since the last one, that moves nothing. For ``load_from_checkpoint`` to give its
-            sigmas back, the outer module needs UncertaintyMixin too.
+            serves; by default the Trainer's own. It steps after every batch in which the Trainer counted a step, which
+            moves nothing if its module weighed nothing. For ``load_from_checkpoint`` to give its sigmas back, the outer
+            module needs UncertaintyMixin too.
         log_prefix: First part of all keys; by default the path of the module, ``"uncertainty"`` for the Trainer's own.
         prog_bar: True shows the weights in the progress bar, as of the last logging step.
         name: Name of its entry in checkpoints, to be kept when resuming; by default as that of ``log_prefix``.
@@ -111,11 +102,7 @@ class UncertaintyCallback(packages.CallbackBase):
 
     @property
     def weighting(self) -> UncertaintyWeighting:
-        """The engine, once a Trainer has attached it.
-
-        Raises:
-            RuntimeError: Before that.
-        """
+        """The engine, once a Trainer has attached it; a RuntimeError before that."""
         if self._weighting is None:
             raise RuntimeError(
                 "UncertaintyCallback has no weights yet: a Trainer attaches them when it starts. After a strategy that "
@@ -132,32 +119,27 @@ class UncertaintyCallback(packages.CallbackBase):
     # ------------------------------------------------------------------------------------------------ attaching
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Attach the weights, in every stage, on the device of the strategy.
-
-        Raises:
-            ValueError: If another of these callbacks has the same module or prefix, the module is not there or lacks
-                the mixin, there are no tasks, or the processes of the strategy cannot agree.
-        """
-        module = module_at(pl_module, self)
+        """Attach the weights, in every stage, on the device of the strategy."""
+        module = attachment.module_at(pl_module, self)
         others = [c for c in packages.callbacks_of(trainer) if isinstance(c, UncertaintyCallback) and c is not self]
-        check_apart(pl_module, self, others)
-        weighting = weighting_for(module, self.tasks, self._options, self._weighting)
+        attachment.check_apart(pl_module, self, others)
+        weighting = attachment.weighting_for(module, self.tasks, self._options, self._weighting)
         if stage == "fit":
             packages.check_processes(trainer, pl_module, weighting.process_group)
         if weighting is not self._weighting:
             self._report.begin()
         self._weighting = weighting
-        attach_weighting(module, weighting)
+        attachment.attach_weighting(module, weighting)
         # A copy on the strategy's device: spawned ranks would share CPU tensors with the process that started them.
         weighting.eval().to(trainer.strategy.root_device)
-        if stage == "fit" and not isinstance(module, CanWeigh):
+        if stage == "fit" and not isinstance(module, attachment.CanWeigh):
             weigh_returned_losses(module, weighting)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give ``training_step`` back as it was, and follow the module to the CPU."""
         self._detach(pl_module)
         if stage == "fit" and packages.brings_state_home(trainer):
-            send_with_state_dict(pl_module, self.module, self.weighting)
+            attachment.send_with_state_dict(pl_module, self.module, self.weighting)
 
     def _detach(self, pl_module: LightningModule) -> None:
         """Leave nothing behind: the weights then work as without a Trainer."""
@@ -173,7 +155,7 @@ class UncertaintyCallback(packages.CallbackBase):
         self._trainer = trainer
         self._stepped_at = trainer.global_step
         self.weighting.discard()
-        self._publish_current(trainer)
+        self._publish(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start recording losses."""
@@ -186,7 +168,12 @@ class UncertaintyCallback(packages.CallbackBase):
         """Stop recording losses; step the weights if an optimizer has stepped, and log if the Trainer logs."""
         self.weighting.eval()
         self._step_if_due(trainer)
-        self._log_if_due(trainer)
+        if packages.logs_now(trainer, self._batch_began_at):
+            self._log(trainer)
+        elif trainer.is_last_batch:
+            self._report.record(self._publish(trainer))
+        elif self.weighting.steps > 0 and not self._report.begun:
+            self._report.record_later(self.weighting.snapshot_later())
 
     def _step_if_due(self, trainer: Trainer) -> None:
         # Right for accumulation, for several optimizers under manual optimisation, and for DeepSpeed, where
@@ -195,26 +182,18 @@ class UncertaintyCallback(packages.CallbackBase):
             self._stepped_at = trainer.global_step
             self.weighting.step()
 
-    def _log_if_due(self, trainer: Trainer) -> None:
-        if packages.logs_now(trainer, self._batch_began_at):
-            self._log(trainer)
-        elif trainer.is_last_batch:
-            self._report.record(self._publish_current(trainer))
-        elif self.weighting.steps > 0 and not self._report.begun:
-            self._report.record_later(self.weighting.snapshot_later())
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Publish the current weights, on which others decide after a validation. Write the history of a fit."""
-        snapshot = self._publish_current(trainer)
+        snapshot = self._publish(trainer)
         if self._trainer is not None:
             self._report.save(trainer, snapshot)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the strategy, publish the weights, write the history, and warn if nothing was learned from."""
         self.weighting.end_epoch()
-        snapshot = self._publish_current(trainer)
+        snapshot = self._publish(trainer)
         if not any(task.seen for task in snapshot.tasks.values()):
-            self._notices.warn("nothing learned", nothing_learned(self.weighting))
+            self._notices.warn("nothing learned", attachment.nothing_learned(self.weighting))
         self._report.save(trainer, snapshot)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -237,13 +216,13 @@ class UncertaintyCallback(packages.CallbackBase):
     # ------------------------------------------------------------------------------------------------ logging
 
     def _log(self, trainer: Trainer) -> None:
-        snapshot = self._publish_current(trainer)
+        snapshot = self._publish(trainer)
         self._report.record(snapshot)
         metrics = snapshot.metrics(self.log_prefix)
         for logger in trainer.loggers:
             logger.log_metrics(metrics_for(logger, metrics, self.log_prefix), step=packages.logged_step(trainer))
 
-    def _publish_current(self, trainer: Trainer) -> Snapshot:
+    def _publish(self, trainer: Trainer) -> Snapshot:
         snapshot = self.weighting.snapshot()
         self.weighting.check(snapshot)
         prefix = f"{self.module}/" if self.module else ""
@@ -259,11 +238,8 @@ class UncertaintyCallback(packages.CallbackBase):
         return f"UncertaintyCallback({self.name})"
 
     def state_dict(self) -> dict[str, Any]:
-        """Step the weights first if only the network has, then return the state of the engine and the history.
-
-        Lightning asks callbacks for their state before any hook of a save, and a callback that saves may stand before
-        this one: then this is where the weights catch up.
-        """
+        """Return the state of the engine and the history, once the weights have caught up with the network."""
+        # Lightning asks for it before any hook of a save, and a callback that saves may stand before this one.
         self.catch_up()
         if self._weighting is None:
             return {}
@@ -282,11 +258,7 @@ class UncertaintyCallback(packages.CallbackBase):
             self._report.record(self.weighting.snapshot())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            ValueError: If its entry is not usable.
-        """
+        """Go on from a checkpoint."""
         if state_dict:
             self.weighting.load_state_dict(state_dict)
             self._report.begin(state_dict.get("history"))

@@ -13,7 +13,7 @@ from lightning_uncertainty.weighting import UncertaintyWeighting
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
-__all__ = ["NoLossesError", "WeighedStep", "give_step_back", "weigh_returned_losses"]
+__all__ = ["NoLossesError", "give_step_back", "weigh_returned_losses"]
 
 
 class NoLossesError(TypeError):
@@ -32,46 +32,32 @@ def weigh_returned_losses(module: LightningModule, weighting: UncertaintyWeighti
             "UncertaintyMixin and call `self.weigh(losses)` before `self.manual_backward(...)`."
         )
     # LightningCLI and torch.compile set it on the instance too, and theirs has to be there afterwards.
-    step = WeighedStep(module.training_step, weighting, before=vars(module).get("training_step"))
+    step = _WeighedStep(module.training_step, weighting, before=vars(module).get("training_step"))
     object.__setattr__(module, "training_step", step)
 
 
 def give_step_back(module: LightningModule) -> None:
     """Give the module the ``training_step`` that it had before it was wrapped."""
     step = vars(module).get("training_step")
-    if not isinstance(step, WeighedStep):
-        return
-    if step.before is None:
+    if isinstance(step, _WeighedStep):
         object.__delattr__(module, "training_step")
-    else:
-        object.__setattr__(module, "training_step", step.before)
+        if step.before is not None:
+            object.__setattr__(module, "training_step", step.before)
 
 
-class WeighedStep:
+class _WeighedStep:
     """A ``training_step`` that sets ``"loss"`` to the weighted sum of the ``"losses"`` that the module's own returns.
 
-    If that also returns ``"samples"``, the means are over samples.
-
+    If that also returns ``"samples"``, the means are over samples. ``before`` is what was set on the instance before.
     It is an object and not a closure: a deep copy of the module, as EMA callbacks make it, then has a step of its own.
-
-    Args:
-        training_step: The module's own.
-        weighting: The engine.
-        before: The ``training_step`` that was set on the instance before; None if there was none.
     """
 
-    def __init__(
-        self, training_step: Callable[..., Any], weighting: UncertaintyWeighting, *, before: Any = None
-    ) -> None:
+    def __init__(self, training_step: Callable[..., Any], weighting: UncertaintyWeighting, *, before: Any) -> None:
         functools.update_wrapper(self, training_step)  # Lightning looks at the signature
         self._training_step, self._weighting, self.before = training_step, weighting, before
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what ``training_step`` returns, with ``"loss"`` set; None, which skips the batch, stays None.
-
-        Raises:
-            NoLossesError: If it returns no losses by name.
-        """
+        """Return what ``training_step`` returns, with ``"loss"`` set; None, which skips the batch, stays None."""
         output = self._training_step(*args, **kwargs)
         if output is None:
             return None
