@@ -92,8 +92,11 @@ class UncertaintyCallback(packages.CallbackBase):
         self.module, self.prog_bar, self.summary = module, prog_bar, summary
         self._options = options
         # What is wrong with the options is better said now; a strategy of one's own may need the tasks of the module.
-        known = options if self.tasks or isinstance(options.get("strategy"), str) else {**options, "strategy": "fixed"}
-        UncertaintyWeighting(self.tasks or {"any": 1.0}, **known)
+        if self.tasks or isinstance(options.get("strategy", "uncertainty"), str):
+            UncertaintyWeighting(self.tasks or {"any": 1.0}, **options)  # here jsonargparse looks for their names
+        else:
+            others: WeightingOptions = {**options, "strategy": "fixed"}
+            UncertaintyWeighting({"any": 1.0}, **others)
         self._weighting: UncertaintyWeighting | None = None
         self._notices = Notices()
         self._trainer: Trainer | None = None  # while it trains
