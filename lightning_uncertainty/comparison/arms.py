@@ -52,31 +52,10 @@ class Arm:
         """Return the arm as it is trained with this seed."""
         return self if self.by_seed is None else _read(self.name, self.by_seed(seed))
 
-    def apply(self, module: LightningModule, trainer: Trainer) -> None:
-        """Make ``trainer`` weigh the losses of ``module`` like this. No code of the network changes.
-
-        Raises:
-            ComparisonError: if nobody says which tasks there are, or the arm does not fit them.
-        """
-        tasks = tasks_of(module, trainer)
-        self.check(tasks, given=was_given(module))
-        if self.weights is None:
-            self._learn(trainer)
-        else:
-            self._fix(module, trainer, tasks)
-
-    def check(self, tasks: Iterable[Task], *, given: bool = False) -> None:
-        """Check that the arm can weigh these tasks.
-
-        Args:
-            tasks: The tasks of the module.
-            given: True if the module brings an engine of its own.
-
-        Raises:
-            ComparisonError: if its weights are not those of the tasks, or its options cannot be used with them.
-        """
+    def check(self, tasks: Iterable[Task], *, given: bool) -> None:
+        """Raise ``ComparisonError`` unless the arm can weigh these tasks; ``given`` if the module brings an engine."""
         if self.weights is not None:
-            self.factors(tasks)
+            self._factors(tasks)
             return
         names = [task.name for task in tasks]
         if both := [name for name in self.options if name in names]:
@@ -95,67 +74,58 @@ class Arm:
         except (TypeError, ValueError) as error:
             raise ComparisonError(f"The options of the arm {self.name!r} cannot be used: {error}") from error
 
+    def apply(self, module: LightningModule, trainer: Trainer) -> None:
+        """Make ``trainer`` weigh the losses of ``module`` like this; raise ``ComparisonError`` if that cannot be."""
+        tasks, given = tasks_of(module, trainer), was_given(module)
+        self.check(tasks, given=given)
+        if self.weights is None:
+            self._learn(trainer)
+            return
+        factors = self._factors(tasks)
+        # Also for a module that has trained, whose sigma is not to be taken over. A given engine's own options count.
+        attach_weighting(module, UncertaintyWeighting(factors) if given else None)
+        callbacks, ours = callbacks_of(trainer), ours_in(trainer)
+        place, prefix = (callbacks.index(ours[0]), ours[0].log_prefix) if ours else (0, "uncertainty")
+        callbacks[:] = [callback for callback in callbacks if callback not in ours]
+        callbacks.insert(place, UncertaintyCallback(None if given else factors, log_prefix=prefix, summary=False))
+
     def _learn(self, trainer: Trainer) -> None:
         if not ours_in(trainer):
             callbacks_of(trainer).insert(0, UncertaintyCallback())  # before those that save
-        options = dict(copy.deepcopy(self.options))  # a strategy has a state
+        options: Any = dict(copy.deepcopy(self.options))  # a strategy has a state
         tasks = options.pop("tasks", None)
         for callback in ours_in(trainer):
             callback.summary = False  # the comparison has a table of its own
             callback.tasks = callback.tasks if tasks is None else parse_tasks(tasks)
-            callback._options.update(options)  # type: ignore[typeddict-item]  # they were checked
+            callback.options.update(options)
 
-    def _fix(self, module: LightningModule, trainer: Trainer, tasks: Iterable[Task]) -> None:
-        callbacks, ours, factors = callbacks_of(trainer), ours_in(trainer), self.factors(tasks)
-        prefix = ours[0].log_prefix if ours else "uncertainty"
-        given = was_given(module)
-        if given:  # the engine's options count then, not those of a callback
-            attach_weighting(module, UncertaintyWeighting(factors), given=True)
-        else:  # also for a module that has trained: its sigma is not to be taken over
-            attach_weighting(module, None)
-        place = callbacks.index(ours[0]) if ours else 0
-        callbacks[:] = [callback for callback in callbacks if callback not in ours]
-        callbacks.insert(place, UncertaintyCallback(None if given else factors, log_prefix=prefix, summary=False))
-
-    def factors(self, tasks: Iterable[Task]) -> dict[str, float]:
-        """Return a fixed weight for each task; those that the module fixes keep theirs where no other is given.
-
-        Raises:
-            ComparisonError: if the given weights are not those of the tasks.
-        """
+    def _factors(self, tasks: Iterable[Task]) -> dict[str, float]:
+        """Return a fixed weight for each task; those that the module fixes keep theirs where no other is given."""
         own = {task.name: None if task.likelihood.learned else task.likelihood.precision_coefficient for task in tasks}
-        if self.weights == EQUAL:
-            return {name: 1.0 if weight is None else float(weight) for name, weight in own.items()}
-        assert isinstance(self.weights, Mapping)
-        for name in self.weights:
+        given = self.weights if isinstance(self.weights, Mapping) else {k: 1.0 for k, v in own.items() if v is None}
+        for name in given:
             if name not in own:
                 option = "".join(f" Or is it the option {o!r}?" for o in get_close_matches(name, OPTIONS, n=1))
                 raise ComparisonError(f"The weights {self.name!r} name a task {name!r}. {suggest(name, own)}{option}")
-        weights = {**own, **self.weights}
+        weights = {**own, **given}
         if missing := [repr(name) for name, weight in weights.items() if weight is None]:
-            raise ComparisonError(
-                f"The weights {self.name!r} say nothing of {', '.join(missing)}. Give each task a number."
-            )
+            absent = ", ".join(missing)
+            raise ComparisonError(f"The weights {self.name!r} say nothing of {absent}. Give each task a number.")
         return {name: float(weight) for name, weight in weights.items() if weight is not None}
 
 
 def parse_arms(arms: Mapping[str, Any], fixed: Mapping[str, Mapping[str, float]], baseline: str) -> tuple[Arm, ...]:
-    """Return all arms: the baseline first, then learned and equal weights, then the others.
-
-    Raises:
-        ComparisonError: if an arm cannot be read, a name is taken, or there is no such baseline.
-    """
+    """Return all arms: the baseline first, then learned and equal weights, then the others."""
+    if taken := [name for name in fixed if name in (EQUAL, LEARNED, *arms)]:
+        where = "in `arms` too" if taken[0] in arms else "there anyway"
+        raise ComparisonError(f"{taken[0]!r} cannot name fixed weights, since it is {where}. Choose another name.")
     found = {LEARNED: Arm(LEARNED), EQUAL: Arm(EQUAL, "equal")}
-    for name, weights in fixed.items():
-        if name in (EQUAL, LEARNED) or name in arms:
-            taken = "in `arms` too" if name in arms else "there anyway"
-            raise ComparisonError(f"{name!r} cannot name fixed weights, since it is {taken}. Choose another name.")
-        found[_checked_name(name)] = Arm(name, _checked_weights(name, weights))
-    for name, given in arms.items():
-        if given is None:
-            found.pop(name, None)
-        else:
-            found[_checked_name(name)] = _read(name, given)
+    found |= {name: Arm(name, _checked_weights(name, weights)) for name, weights in fixed.items()}
+    found |= {name: _read(name, given) for name, given in arms.items() if given is not None}
+    for name in found:
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise ComparisonError(f"{name!r} cannot name an arm and its folders. Use letters, digits, - and _ alone.")
+    found = {name: arm for name, arm in found.items() if arms.get(name, arm) is not None}
     if baseline not in found:
         raise ComparisonError(f"There is no baseline {baseline!r}. {suggest(baseline, found)}")
     return tuple(sorted(found.values(), key=lambda arm: arm.name != baseline))
@@ -167,48 +137,30 @@ def _read(name: str, given: Any) -> Arm:
         return Arm(name, by_seed=given)
     if not isinstance(given, Mapping):
         return Arm(name, options={"strategy": given})
-    options = [key for key in given if key in OPTIONS]
-    if options and len(options) == len(given):
-        return Arm(name, options=dict(given))
-    others = [key for key in given if key not in OPTIONS]
-    if options:
+    options, others = ([key for key in given if (key in OPTIONS) == wanted] for wanted in (True, False))
+    if options and others:
         raise ComparisonError(
             f"The arm {name!r} has an option, {options[0]!r}, beside {others[0]!r}, which is none. Give options alone, "
             f"or a weight for each task alone. {suggest(others[0], OPTIONS)}"
         )
     if not given:
-        raise ComparisonError(
-            f'The arm {name!r} is empty. Give it options, {{"lr": 0.02}}, or weights, {{"depth": 1.0, "normals": 0.1}}.'
-        )
-    return Arm(name, _checked_weights(name, given))
-
-
-def _checked_name(name: str) -> str:
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ComparisonError(f"{name!r} cannot name an arm: its folders have that name. Use letters, digits, - and _.")
-    return name
+        raise ComparisonError(f'The arm {name!r} is empty. Give it options, {{"lr": 0.02}}, or a weight for each task.')
+    return Arm(name, options=dict(given)) if options else Arm(name, _checked_weights(name, given))
 
 
 def _checked_weights(name: str, weights: Mapping[str, Any]) -> dict[str, float]:
     for task, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0.0 <= weight < math.inf:
+            wrong = f"The weight of {task!r} in {name!r} must be a number of at least 0; got {weight!r}."
             hint = "" if isinstance(weight, (int, float)) else f" If it is meant as an option: {suggest(task, OPTIONS)}"
-            raise ComparisonError(
-                f"The weight of {task!r} in {name!r} must be a number of at least 0; got {weight!r}.{hint}"
-            )
+            raise ComparisonError(wrong + hint)
     return dict(weights)
 
 
 def tasks_of(module: LightningModule, trainer: Trainer) -> tuple[Task, ...]:
-    """Return the tasks of the engine that the user gave to the module, of the callback, or of the module.
-
-    Raises:
-        ComparisonError: if there are none, or none that learns.
-    """
-    specs: Any = None
+    """Return the tasks of the engine that the user gave to the module, of the callback, or of the module."""
     weighting = attached_weighting(module)
-    if weighting is not None and was_given(module):
-        specs = list(weighting.tasks.values())
+    specs: Any = list(weighting.tasks.values()) if weighting is not None and was_given(module) else None
     for callback in ours_in(trainer):
         specs = specs or callback.tasks
     specs = specs or getattr(module, "tasks", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -48,19 +49,22 @@ class ConfigSource:
         self._content = _read(config)
         self._model_class = None if model is None else _import("model", model)
         self._data_class = None if data is None else _import("data", data)
-        self._package: str = self._which_lightning().__name__  # a module could not go to another process
-
-    @property
-    def _lightning(self) -> Any:
-        return import_module(self._package)
+        path = _path(self._content.get("model"))
+        if self._model_class is None and not (isinstance(path, str) and "." in path):
+            raise ComparisonError(
+                f"{config} does not say which module to train: it has no `model: {{class_path: my_package.Net}}`. "
+                "If your LightningCLI was made with classes, name them: --model my_package.Net --data my_package.Data."
+            )
+        # A name, since a module could not go to another process.
+        self._package: str = lightning_of(self._model_class or _import("model", str(path))).__name__
 
     def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
         parts = self._instantiate(seed, folder, rehearsal)
-        unwanted = self._lightning.callbacks.ProgressBar, self._lightning.callbacks.ModelSummary
-        callbacks = callbacks_of(parts.trainer)
+        lightning, callbacks = import_module(self._package), callbacks_of(parts.trainer)
+        unwanted = lightning.callbacks.ProgressBar, lightning.callbacks.ModelSummary
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, unwanted)]
         if not rehearsal:
-            parts.trainer.loggers = [self._lightning.loggers.CSVLogger(folder, name="", version="logs")]
+            parts.trainer.loggers = [lightning.loggers.CSVLogger(folder, name="", version="logs")]
         return parts
 
     def module(self, seed: int) -> LightningModule:
@@ -76,44 +80,26 @@ class ConfigSource:
         return {**describe(settings), "data class": describe(self._data_class)}
 
     def _instantiate(self, seed: int, folder: Path, rehearsal: bool) -> Parts:
-        cli_module = import_module(f"{self._lightning.__name__}.cli")
+        import jsonargparse
+
+        cli_module = import_module(f"{self._package}.cli")
 
         class CLI(cli_module.LightningCLI):  # type: ignore[misc, name-defined]  # one of two packages
             def add_arguments_to_parser(self, parser: Any) -> None:
                 for name in _OF_FIT:
                     parser.add_argument(f"--{name}", default=None)
 
-        arguments = [
-            "--config",
-            str(self.config),
-            *self.overrides,
-            f"--seed_everything={seed}",
-            f"--trainer.default_root_dir={folder}",
-            *(["--trainer.fast_dev_run=1"] if rehearsal else []),
-        ]
+        arguments = ["--config", str(self.config), *self.overrides]
+        arguments += [f"--seed_everything={seed}", f"--trainer.default_root_dir={folder}"]
+        arguments += ["--trainer.fast_dev_run=1"] if rehearsal else []
+        options = {"save_config_callback": None, "run": False, "parser_kwargs": {"exit_on_error": False}}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # it sees those of our command
             try:
-                cli = CLI(
-                    self._model_class,
-                    self._data_class,
-                    save_config_callback=None,
-                    run=False,
-                    args=arguments,
-                    parser_kwargs={"exit_on_error": False},
-                )
-            except _argument_errors() as error:
+                cli = CLI(self._model_class, self._data_class, args=arguments, **options)
+            except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
                 raise ComparisonError(f"{self.config} cannot be used: {error}") from error
         return Parts(cli.model, cli.trainer, cli.datamodule)
-
-    def _which_lightning(self) -> Any:
-        path = _path(self._content.get("model"))
-        if self._model_class is None and not (isinstance(path, str) and "." in path):
-            raise ComparisonError(
-                f"{self.config} does not say which module to train: it has no `model: {{class_path: my_package.Net}}`. "
-                "If your LightningCLI was made with classes, name them: --model my_package.Net --data my_package.Data."
-            )
-        return lightning_of(self._model_class or _import("model", str(path)))
 
 
 def _read(config: Path) -> dict[str, Any]:
@@ -124,15 +110,16 @@ def _read(config: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ComparisonError(f"{config} is no YAML file: {error}") from error
     if not isinstance(content, dict):
-        raise ComparisonError(f"{config} has no settings: expected `trainer:`, `model:` and `data:`.")
-    if isinstance(content.get("fit"), Mapping):
-        raise ComparisonError(
-            f"{config} has its settings under `fit:`, for `--config` before the subcommand. Move what stands there to "
-            "the top level, as `fit --config` needs it."
+        wrong = "has no settings: expected `trainer:`, `model:` and `data:`"
+    elif isinstance(content.get("fit"), Mapping):
+        wrong = (
+            "has settings under `fit:`, for `--config` before the subcommand. Move what stands there to the top level"
         )
-    if content.get("ckpt_path"):
-        raise ComparisonError(f"{config} has a `ckpt_path`, and each run is to start anew. Remove it.")
-    return content
+    elif content.get("ckpt_path"):
+        wrong = "has a `ckpt_path`, and each run is to start anew. Remove it"
+    else:
+        return content
+    raise ComparisonError(f"{config} {wrong}.")
 
 
 def _path(section: Any) -> Any:
@@ -146,11 +133,3 @@ def _import(what: str, path: str) -> type:
     except (ImportError, AttributeError, ValueError) as error:
         raise ComparisonError(f"The class of the {what}, {path!r}, cannot be imported: {error}") from error
     return found
-
-
-def _argument_errors() -> tuple[type[Exception], ...]:
-    import argparse
-
-    import jsonargparse
-
-    return argparse.ArgumentError, jsonargparse.ArgumentError

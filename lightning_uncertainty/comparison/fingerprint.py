@@ -22,21 +22,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "code_of",
-    "describe",
-    "describe_data",
-    "describe_module",
-    "digest",
-    "digest_file",
-    "digest_weights",
-    "own_file",
-    "own_files",
-    "qualified_name",
-]
+__all__ = ["code_of", "describe", "describe_module", "digest", "digest_file", "digest_weights", "is_a", "own_files"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), Path, torch.dtype, torch.device)
-_DEPTH = 6
+_DEPTH = 7
 _MAIN = ("__main__", "__mp_main__")  # the second is what a spawned process calls the script
 _INSTALLED = {"site-packages", "dist-packages"}
 _STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
@@ -54,22 +43,18 @@ def own_files(*, script: bool) -> dict[str, str]:
 
     They are those of ``sys.modules`` that neither are installed nor belong to Python or to this package. The digest of
     a file is that of the moment when it was first seen here: an edit while a run goes on does not count as the code
-    that was run.
-
-    Args:
-        script: True if the script that Python was started with counts, because it defines a part of the run. If not,
-            it may change, for example to ask for more seeds.
+    that was run. With ``script``, the script that Python was started with counts, because it defines a part of the run;
+    without, it may change, for example to ask for more seeds.
     """
     files = {}
     for name, module in list(sys.modules.items()):
-        path = own_file(module)
+        path = _own_file(module)
         if path is None or (name in _MAIN and not script):
             continue
-        spec, content = _imported.get(module, (None, ""))
-        if not content or spec is not vars(module).get("__spec__"):
-            spec, content = vars(module).get("__spec__"), digest_file(path)
-            _imported[module] = spec, content
-        files[str(path)] = content
+        spec, known = vars(module).get("__spec__"), _imported.get(module)
+        if known is None or known[0] is not spec:
+            known = _imported[module] = spec, digest_file(path)
+        files[str(path)] = known[1]
     return files
 
 
@@ -81,14 +66,14 @@ def digest_file(path: Path) -> str:
         return ""
 
 
-def own_file(module: object) -> Path | None:
+def _own_file(module: object) -> Path | None:
     """Return the source file of a module, None if it has none or is not the user's own."""
     # Not getattr, which would import what is lazy.
     file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
-    if not isinstance(file, str) or not file.endswith(".py") or _INSTALLED & set(Path(file).parts):
+    if not isinstance(file, str) or not file.endswith(".py"):
         return None
     path = Path(file).resolve()
-    if not path.is_file() or _INSTALLED & set(path.parts):
+    if _INSTALLED & {*Path(file).parts, *path.parts} or not path.is_file():
         return None
     return None if any(path.is_relative_to(place) for place in (_THIS_PACKAGE, *_STANDARD)) else path
 
@@ -109,7 +94,7 @@ def digest(value: object) -> str:
 def describe_module(module: nn.Module) -> dict[str, Any]:
     """Return the code of a module, its plain attributes, its layers and its initial weights."""
     return {
-        "class": qualified_name(type(module)),
+        "class": _qualified_name(type(module)),
         "code": code_of(*{type(part) for part in module.modules()}),
         "attributes": {**_plain_attributes(module), "tasks": describe(getattr(module, "tasks", None))},
         "layers": digest(repr(module)),
@@ -123,21 +108,12 @@ def digest_weights(module: nn.Module) -> str:
     return digest([(k, digest(v)) for k, v in state if isinstance(v, Tensor) and not nn.parameter.is_lazy(v)])
 
 
-def describe_data(data: object) -> Any:
-    """Describe a data module by its code and plain attributes, loaders by what they serve, as far as it can be seen."""
-    if isinstance(data, Mapping):
-        return {str(name): describe_data(part) for name, part in data.items()}
-    if any(kind.__name__ == "LightningDataModule" for kind in type(data).__mro__):
-        # What its `setup` makes of these is not there before the first run, so that it cannot count.
-        return {"class": qualified_name(type(data)), "code": code_of(type(data)), "attributes": _plain_attributes(data)}
-    return describe(data)
-
-
 def describe(value: Any, depth: int = _DEPTH) -> Any:
     """Return ``value`` as plain data, equal for equal settings in another process.
 
     Functions and classes count with their own source (see :func:`code_of`) and with what their closures hold, tensors
-    and arrays with their content, other objects with their class and their attributes, some levels deep.
+    and arrays with their content, other objects with their class and their attributes, some levels deep. Of a data
+    module only plain attributes count: what its ``setup`` makes of them is not there before the first run.
     """
     if isinstance(value, _PLAIN):
         return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
@@ -146,7 +122,7 @@ def describe(value: Any, depth: int = _DEPTH) -> Any:
     if hasattr(value, "__array__") and hasattr(value, "tobytes"):
         return digest([str(value.shape), str(value.dtype), hashlib.blake2b(value.tobytes()).hexdigest()])
     if depth == 0:
-        return qualified_name(type(value))
+        return _qualified_name(type(value))
     if isinstance(value, Mapping):
         return {str(key): describe(part, depth - 1) for key, part in value.items()}
     if isinstance(value, (set, frozenset)):
@@ -158,28 +134,34 @@ def describe(value: Any, depth: int = _DEPTH) -> Any:
     if inspect.isroutine(value) or isinstance(value, type):
         held = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
         held += [getattr(value, "__defaults__", None), getattr(value, "__kwdefaults__", None)]
-        return {"name": qualified_name(value), "code": code_of(value), "holds": describe(held, depth - 1)}
-    # The token of a file system (fsspec; each ModelCheckpoint has one) is another in each process.
-    held_by = {name: part for name, part in getattr(value, "__dict__", {}).items() if name != "_fs_token_"}
-    attributes = {name: describe(part, depth - 1) for name, part in held_by.items()}
-    return {"class": qualified_name(type(value)), "code": code_of(type(value)), "attributes": attributes}
+        return {"name": _qualified_name(value), "code": code_of(value), "holds": describe(held, depth - 1)}
+    if is_a("LightningDataModule", value):
+        attributes = _plain_attributes(value)
+    else:
+        # The token of a file system (fsspec; each ModelCheckpoint has one) is another in each process.
+        held_by = {name: part for name, part in getattr(value, "__dict__", {}).items() if name != "_fs_token_"}
+        attributes = {name: describe(part, depth - 1) for name, part in held_by.items()}
+    return {"class": _qualified_name(type(value)), "code": code_of(type(value)), "attributes": attributes}
 
 
-def qualified_name(value: Any) -> str:
-    """Return module and name of a class or function, or of the class of an object."""
+def is_a(kind: str, value: object) -> bool:
+    """Return True if a class of this name, of whichever Lightning, is among those of ``value``."""
+    return any(base.__name__ == kind for base in type(value).__mro__)
+
+
+def _qualified_name(value: Any) -> str:
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _plain_attributes(value: Any) -> dict[str, Any]:
-    hparams = {str(name): describe(part) for name, part in dict(getattr(value, "hparams", {})).items()}
-    own = {name: part for name, part in vars(value).items() if not name.startswith("_")}
-    return {**hparams, **{name: describe(part) for name, part in own.items() if _is_plain(part)}}
+    own = {name: part for name, part in vars(value).items() if not name.startswith("_") and _is_plain(part)}
+    return {str(name): describe(part) for name, part in {**getattr(value, "hparams", {}), **own}.items()}
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
-    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else isinstance(value, _PLAIN)
+    if isinstance(value, (Mapping, list, tuple)):
+        return all(map(_is_plain, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, _PLAIN)
 
 
 # ------------------------------------------------------------------------------------------------ code
@@ -188,14 +170,13 @@ def _is_plain(value: Any) -> bool:
 def code_of(*values: Any) -> dict[str, str]:
     """Return digests of the sources of the user's own functions and classes, with their bases, by name.
 
-    That is all that is known of classes and functions that no file holds, because they were typed into a notebook or an
-    interpreter: what they refer to there is not followed (change ``version`` then).
+    What was typed into a notebook or an interpreter has no file, so that what it refers to is not followed.
     """
     sources: dict[str, set[str]] = {}
     for part in (part for value in values for part in (value.__mro__ if isinstance(value, type) else [value])):
         home = getattr(part, "__module__", None)
-        if home in _MAIN or own_file(sys.modules.get(str(home))):
-            sources.setdefault(qualified_name(part), set()).add(_source(part))
+        if home in _MAIN or _own_file(sys.modules.get(str(home))):
+            sources.setdefault(_qualified_name(part), set()).add(_source(part))
     return {name: digest(sorted(texts)) for name, texts in sources.items()}
 
 

@@ -13,30 +13,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from torch import Tensor
-
 from lightning_uncertainty._arguments import lookup
 from lightning_uncertainty.comparison.arms import ComparisonError
-from lightning_uncertainty.comparison.fingerprint import code_of, describe, describe_data, digest, digest_weights
+from lightning_uncertainty.comparison.fingerprint import code_of, describe, digest, digest_weights, is_a
 from lightning_uncertainty.trainer.callback import UncertaintyCallback
 from lightning_uncertainty.trainer.packages import CallbackBase
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-__all__ = [
-    "Evaluation",
-    "Parts",
-    "PythonSource",
-    "Source",
-    "Start",
-    "lightning_of",
-    "random_state_kept",
-    "seed_everything",
-]
+__all__ = ["Evaluation", "Options", "Parts", "PythonSource", "Source", "Start", "random_state_kept", "seed_everything"]
 
 Evaluation = Literal["validate", "test"]
+Options = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
+"""Options of a Trainer, or a function that makes them from the folder of a run."""
 _LOADERS = {"validate": "val", "test": "test"}
+_PACKAGES = ("lightning", "pytorch_lightning")
 _SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 _BATCHES = 3  # of each run whose fingerprints are taken
 
@@ -56,11 +48,7 @@ class Parts:
     data: Any
 
     def fit(self) -> None:
-        """Train.
-
-        Raises:
-            KeyboardInterrupt: if the user interrupts, in the Lightnings that do not end the process then.
-        """
+        """Train; raise ``KeyboardInterrupt`` if the user interrupts, also in Lightnings that go on then."""
         if isinstance(self.data, Mapping):
             self.trainer.fit(self.module, self.data["train"], self.data.get("val"))
         else:
@@ -72,31 +60,26 @@ class Parts:
         """Return all scalar metrics of ``trainer.validate`` or ``trainer.test``."""
         # Their signatures agree but for the type checker.
         evaluate: Any = self.trainer.validate if how == "validate" else self.trainer.test
-        which = {"ckpt_path": "best"} if best else {}
-        if isinstance(self.data, Mapping):
-            evaluate(self.module, self.data[_LOADERS[how]], verbose=False, **which)
-        else:
-            evaluate(self.module, datamodule=self.data, verbose=False, **which)
+        loaders = isinstance(self.data, Mapping)
+        data = {"dataloaders": self.data[_LOADERS[how]]} if loaders else {"datamodule": self.data}
+        evaluate(self.module, **data, verbose=False, **({"ckpt_path": "best"} if best else {}))
         return {name: float(value) for name, value in self.trainer.callback_metrics.items() if value.numel() == 1}
 
     def check_data(self, how: Evaluation) -> None:
         """Raise ``ComparisonError`` unless there is something to train and to evaluate on."""
         for name in ("train", _LOADERS[how]):
-            self._check_loader(name)
-
-    def _check_loader(self, name: str) -> None:
-        if isinstance(self.data, Mapping):
-            found = self.data.get(name) is not None
-        else:
-            hook = f"{name}_dataloader"
-            holders = [self.module] if self.data is None else [self.module, self.data]
-            found = any(not _is_lightnings(getattr(type(holder), hook, None)) for holder in holders)
-        if not found:
-            raise ComparisonError(
-                f"There is no data for {name!r}: neither {type(self.module).__name__} nor the data has a "
-                f"`{name}_dataloader`. Give a LightningDataModule that has one, or loaders by name: "
-                '{"train": ..., "val": ..., "test": ...}.'
-            )
+            if isinstance(self.data, Mapping):
+                found = self.data.get(name) is not None
+            else:
+                hooks = [getattr(type(part), f"{name}_dataloader", None) for part in (self.module, self.data)]
+                # Those of Lightning's base classes are placeholders.
+                found = any(hook and hook.__module__.split(".")[0] not in _PACKAGES for hook in hooks)
+            if not found:
+                raise ComparisonError(
+                    f"There is no data for {name!r}: neither {type(self.module).__name__} nor the data has a "
+                    f"`{name}_dataloader`. Give a LightningDataModule that has one, or loaders by name: "
+                    '{"train": ..., "val": ..., "test": ...}.'
+                )
 
 
 class Source(Protocol):
@@ -109,31 +92,18 @@ class Source(Protocol):
         """Make a fresh module alone."""
 
     def settings(self, *, learned: bool) -> Any:
-        """Return all settings but those of the module, as plain data.
-
-        Args:
-            learned: True if the callbacks that learn weights count.
-        """
+        """Return all settings but those of the module, as plain data; of callbacks that learn only if ``learned``."""
 
 
 class PythonSource:
     """A source that holds the arguments of :func:`~lightning_uncertainty.compare`."""
 
-    def __init__(
-        self,
-        make_module: Callable[[], LightningModule],
-        data: Any,
-        trainer: Mapping[str, Any] | Callable[[Path], Mapping[str, Any]],
-    ) -> None:
-        if not callable(make_module) or _is_module(make_module):
-            raise TypeError(
-                f"Expected a class or function that makes a new module for each run; got {_of_type(make_module)}. "
-                "Write `compare(lambda: Net(width=64), ...)`."
-            )
+    def __init__(self, make_module: Callable[[], LightningModule], data: Any, trainer: Options) -> None:
+        if not callable(make_module) or is_a("LightningModule", make_module):
+            advice = "Write `compare(lambda: Net(width=64), ...)`."
+            raise _unexpected(make_module, "a class or function that makes a new module for each run", advice)
         if not (callable(trainer) or isinstance(trainer, Mapping)):
-            raise TypeError(
-                f"Expected the Trainer's options, for example trainer={{'max_epochs': 10}}; got {_of_type(trainer)}."
-            )
+            raise _unexpected(trainer, "the Trainer's options", "Write `trainer={'max_epochs': 10}`.")
         self.make_module, self.data, self.trainer = make_module, data, trainer
         self._made: LightningModule | None = None
 
@@ -143,13 +113,9 @@ class PythonSource:
     def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
         module = self.module(seed)
         lightning = lightning_of(type(module))
-        options = {
-            "logger": False if rehearsal else lightning.loggers.CSVLogger(folder, name="", version="logs"),
-            "default_root_dir": folder,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            **self._options(folder),
-        }
+        logger = False if rehearsal else lightning.loggers.CSVLogger(folder, name="", version="logs")
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+        options = {"logger": logger, "default_root_dir": folder, **quiet, **self._options(folder)}
         if not any(isinstance(callback, lightning.callbacks.Checkpoint) for callback in options["callbacks"]):
             options.setdefault("enable_checkpointing", False)
         if rehearsal:
@@ -158,8 +124,8 @@ class PythonSource:
 
     def module(self, seed: int) -> LightningModule:
         module = self.make_module()
-        if not _is_module(module):
-            raise TypeError(f"Expected the function to make a LightningModule; it made {_of_type(module)}.")
+        if not is_a("LightningModule", module):
+            raise _unexpected(module, "a function that makes a LightningModule", "Return the module from it.")
         if module is self._made:
             raise ComparisonError("The function gave the same module twice. It has to make a new one in each call.")
         self._made = module
@@ -171,7 +137,7 @@ class PythonSource:
             options["callbacks"] = [c for c in options["callbacks"] if not isinstance(c, UncertaintyCallback)]
         options = {name: option for name, option in options.items() if name not in ("logger", "default_root_dir")}
         made_by = code_of(self.make_module) if inspect.isroutine(self.make_module) else {}
-        return {"trainer": describe(options), "data": describe_data(self.data), "made by": made_by}
+        return {"trainer": describe(options), "data": describe(self.data), "made by": made_by}
 
     def _options(self, folder: Path) -> dict[str, Any]:
         """Copy the user's options: callbacks have a state, which no two runs should share."""
@@ -184,11 +150,9 @@ class PythonSource:
         if isinstance(data, Mapping):
             for name in data:
                 lookup("kind of data", name, dict.fromkeys(("train", "val", "test")))
-        elif data is not None and not any(kind.__name__ == "LightningDataModule" for kind in type(data).__mro__):
-            raise TypeError(
-                'Expected a LightningDataModule, loaders by name ({"train": ..., "val": ..., "test": ...}), or a '
-                f"function that makes one of them; got {_of_type(data)}."
-            )
+        elif data is not None and not is_a("LightningDataModule", data):
+            advice = 'Write `{"train": ..., "val": ..., "test": ...}`, or a function that makes it.'
+            raise _unexpected(data, "a LightningDataModule or loaders by name", advice)
         return data
 
 
@@ -198,26 +162,14 @@ def lightning_of(module_class: type) -> Any:
     return import_module("pytorch_lightning" if "pytorch_lightning" in names else "lightning.pytorch")
 
 
-def _is_module(value: Any) -> bool:
-    return any(base.__name__ == "LightningModule" for base in type(value).__mro__)
-
-
-def _is_lightnings(hook: Any) -> bool:
-    """Return True if a hook is missing, or only the placeholder in Lightning's base class."""
-    return hook is None or hook.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
-
-
-def _of_type(value: Any) -> str:
-    return f"an object of type {type(value).__name__}"
+def _unexpected(value: Any, expected: str, advice: str) -> TypeError:
+    return TypeError(f"Expected {expected}; got an object of type {type(value).__name__}. {advice}")
 
 
 class Start(CallbackBase):
-    """A callback that takes the fingerprints of the initial weights and of the first batches.
+    """A callback that takes the fingerprints of the initial weights and of the first batches, by name, in ``seen``.
 
     They prove that the arms of one seed differ in nothing but their weights.
-
-    Attributes:
-        seen: Fingerprints by the names of what they were taken of.
     """
 
     def __init__(self) -> None:
@@ -228,18 +180,7 @@ class Start(CallbackBase):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.current_epoch == 0 and batch_idx < _BATCHES:
-            self.seen[f"batch {batch_idx}"] = digest([digest(tensor) for tensor in _tensors(batch)])
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _tensors(value)
-    elif isinstance(batch, (list, tuple)):
-        for value in batch:
-            yield from _tensors(value)
+            self.seen[f"batch {batch_idx}"] = digest(describe(batch))
 
 
 def _lightning() -> Any:
@@ -254,12 +195,11 @@ def seed_everything(seed: int) -> None:
 @contextmanager
 def random_state_kept() -> Iterator[None]:
     """Give the caller's random state back afterwards, so that everything random goes on as if nothing had been."""
-    before = {name: os.environ.get(name) for name in _SEED_VARIABLES}
+    before = {name: os.environ[name] for name in _SEED_VARIABLES if name in os.environ}
     try:
         with import_module(f"{_lightning().__name__}.utilities.seed").isolate_rng():
             yield
     finally:
-        for name, value in before.items():
+        for name in _SEED_VARIABLES:
             os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        os.environ.update(before)

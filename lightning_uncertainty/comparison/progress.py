@@ -18,13 +18,7 @@ __all__ = ["Bar", "RunAdvance", "progress_bar"]
 
 
 class Bar:
-    """A rich bar over all runs, of which several may be under way.
-
-    Args:
-        progress: The display; None shows nothing.
-        total: Number of runs.
-        done: Number of runs that need not be trained.
-    """
+    """A rich bar over ``total`` runs, of which ``done`` need not be trained; None as display shows nothing."""
 
     def __init__(self, progress: Progress | None = None, total: int = 0, done: int = 0) -> None:
         self._progress, self._total = progress, total
@@ -55,14 +49,10 @@ class Bar:
 
 
 class RunAdvance(CallbackBase):
-    """A callback that tells after each batch how far its run has come, 0 to 1; 0 if the end is not known.
-
-    Args:
-        tell: Takes the fraction.
-    """
+    """A callback that tells a function how far its run has come, 0 to 1, at each thousandth; 0 without a known end."""
 
     def __init__(self, tell: Callable[[float], None]) -> None:
-        self.tell = tell
+        self.tell, self._told = tell, 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -73,18 +63,14 @@ class RunAdvance(CallbackBase):
         if trainer.max_epochs is not None and trainer.max_epochs > 0 and trainer.num_training_batches > 0:
             in_epoch = (batch_idx + 1) / trainer.num_training_batches  # 0 where the number is infinite
             fractions.append((trainer.current_epoch + in_epoch) / trainer.max_epochs)
-        self.tell(max(fractions))
+        if max(fractions) >= self._told + 0.001:  # the bar shows no more, and another process may have to hear of it
+            self._told = max(fractions)
+            self.tell(self._told)
 
 
 @contextmanager
 def progress_bar(total: int, done: int, *, wanted: bool | None) -> Iterator[Bar]:
-    """Show a bar with the time left.
-
-    Args:
-        total: Number of runs.
-        done: Number of runs that need not be trained.
-        wanted: True or False to show it or not; None to show it on a terminal, if rich is installed.
-    """
+    """Show a bar with the time left; ``wanted`` says whether, None if on a terminal and with rich."""
     if wanted is False or done == total or not is_main_rank() or find_spec("rich") is None:
         yield Bar()
         return

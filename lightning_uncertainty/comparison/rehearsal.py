@@ -13,18 +13,15 @@ from lightning_uncertainty.comparison.parts import Parts, Source, seed_everythin
 from lightning_uncertainty.trainer.attachment import was_given
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
     from lightning_uncertainty.comparison.study import Plan
 
 __all__ = ["rehearse"]
 
 
 def rehearse(source: Source, plan: Plan) -> None:
-    """Train and evaluate on one batch, with the weights learned.
-
-    Raises:
-        ComparisonError: if a metric is unknown or depends on the weights, there is no data or no best state, or an
-            arm does not fit the module's tasks; or if several workers are wanted for trainings of several processes.
-    """
+    """Train and evaluate on one batch, with the weights learned; raise ``ComparisonError`` for what cannot work."""
     seed_everything(plan.seeds[0])
     with tempfile.TemporaryDirectory() as folder:
         parts = source.build(plan.seeds[0], Path(folder), rehearsal=True)
@@ -34,8 +31,7 @@ def rehearse(source: Source, plan: Plan) -> None:
             for seed in plan.seeds:
                 arm.at(seed).check(tasks, given=was_given(parts.module))
         parts.check_data(plan.evaluate)
-        _check_state(plan, parts)
-        _check_workers(plan, parts)
+        _check_trainer(plan, parts.trainer)
         parts.fit()
         known = _evaluate(plan, parts)
         for name in plan.metrics:
@@ -57,21 +53,17 @@ def rehearse(source: Source, plan: Plan) -> None:
             )
 
 
-def _check_state(plan: Plan, parts: Parts) -> None:
-    callbacks: list[Any] = parts.trainer.checkpoint_callbacks
+def _check_trainer(plan: Plan, trainer: Trainer) -> None:
+    callbacks: list[Any] = trainer.checkpoint_callbacks
     if plan.state == "best" and not (callbacks and getattr(callbacks[0], "monitor", None)):
         raise ComparisonError(
             'state="best" needs a ModelCheckpoint that says what is best, first of its kind among the Trainer\'s '
             'callbacks: `ModelCheckpoint(monitor="val/loss")`.'
         )
-
-
-def _check_workers(plan: Plan, parts: Parts) -> None:
-    strategy = parts.trainer.strategy
-    if plan.workers > 1 and (parts.trainer.world_size > 1 or strategy.launcher is not None):
+    if plan.workers > 1 and (trainer.world_size > 1 or trainer.strategy.launcher is not None):
         raise ComparisonError(
-            f"workers={plan.workers} is for trainings of one process each, but {type(strategy).__name__} starts "
-            f"{parts.trainer.world_size} processes for each training. Write workers=1, or train on one device."
+            f"workers={plan.workers} is for trainings of one process each, but {type(trainer.strategy).__name__} "
+            f"starts {trainer.world_size} processes for each training. Write workers=1, or train on one device."
         )
 
 

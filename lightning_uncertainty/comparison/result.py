@@ -10,18 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from lightning_uncertainty.comparison.arms import ComparisonError
-from lightning_uncertainty.comparison.statistics import Direction, Interval, MeanRelativeGain, relative_gain, t_interval
+from lightning_uncertainty.comparison.statistics import Direction, Interval, relative_gain, t_interval
 from lightning_uncertainty.comparison.store import FinishedRun, from_json, to_json
 from lightning_uncertainty.reporting.files import write_whole
 from lightning_uncertainty.reporting.tables import Table, csv_text
 
-__all__ = ["FILE", "ComparisonResult"]
+__all__ = ["ComparisonResult"]
 
-FILE = "comparison.json"
+_FILE = "comparison.json"
 
 
 @dataclass(frozen=True)
@@ -70,28 +71,17 @@ class ComparisonResult:
 
     def mean_gains(self, arm: str) -> list[float]:
         """Return the mean relative gain over all metrics, in percent, by seed; see :class:`MeanRelativeGain`."""
-        gains = []
-        for seed in self.seeds:
-            baseline, own = (self._values[name, seed].metrics for name in (self.baseline, arm))
-            reference = {name: baseline.get(name, math.nan) for name in self.metrics}
-            gain = MeanRelativeGain(reference, self.metrics, sync_on_compute=False)  # all ranks have all runs
-            gain.update({name: own.get(name, math.nan) for name in self.metrics})
-            gains.append(float(gain.compute()))
-        return gains
+        return [_mean(gains) for gains in zip(*(self.gains(arm, metric) for metric in self.metrics), strict=True)]
 
     def mean_gain(self, arm: str) -> float:
         """Return the mean of :meth:`mean_gains` over the seeds, in percent."""
         return _mean(self.mean_gains(arm))
 
     def interval(self, arm: str, metric: str | None = None) -> Interval | None:
-        """Return the paired 95 % interval of a gain over the seeds: Student's t. None for one seed.
+        """Return the paired 95 % interval of a gain over the seeds, by default of the mean gain; None for one seed.
 
-        It assumes that the differences of pairs are roughly normal, and is not corrected for looking at several arms
-        or metrics.
-
-        Args:
-            arm: Name of an arm, not the baseline.
-            metric: Name of a metric; by default the mean over all.
+        It is Student's: the differences of pairs are taken as roughly normal. Several arms or metrics are not corrected
+        for. The arm is not the baseline.
         """
         return t_interval(self.mean_gains(arm) if metric is None else self.gains(arm, metric))
 
@@ -115,11 +105,10 @@ class ComparisonResult:
         return opening + f"within the noise of {seeds}: cannot tell."
 
     def _undefined(self, arm: str) -> str:
-        for metric in self.metrics:
-            for name in (self.baseline, arm):
-                for seed, value in zip(self.seeds, self.values(name, metric), strict=True):
-                    if not math.isfinite(value) or (name == self.baseline and value == 0.0):
-                        return f"{metric!r} is {value:g} in {name}, seed {seed}"
+        for metric, name in product(self.metrics, (self.baseline, arm)):
+            for seed, value in zip(self.seeds, self.values(name, metric), strict=True):
+                if not math.isfinite(value) or (name == self.baseline and value == 0.0):
+                    return f"{metric!r} is {value:g} in {name}, seed {seed}"
         return "it is not finite"
 
     @property
@@ -131,42 +120,8 @@ class ComparisonResult:
     def origin(self) -> str:
         """A sentence that says how many runs were not trained but found."""
         found, number = sum(run.reused for run in self.runs), len(self.runs)
-        if not found:
-            return f"All {number} runs are new."
-        return f"{found} of {number} runs are from earlier: nothing that can be seen to define them has changed."
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """Flat records of all runs, with arm, seed, metrics and gains in percent; ready for a table library."""
-        records = []
-        for run in self.runs:
-            index = list(self.seeds).index(run.seed)
-            record: dict[str, Any] = {"arm": run.arm, "seed": run.seed}
-            record |= {name: self.values(run.arm, name)[index] for name in self.metrics}
-            record |= {f"{name}: gain in %": self.gains(run.arm, name)[index] for name in self.metrics}
-            record["mean relative gain in %"] = self.mean_gains(run.arm)[index]
-            record["seconds"] = run.seconds
-            records.append(record)
-        return records
-
-    def summary(self) -> list[dict[str, Any]]:
-        """Return a record per arm and metric, and one per arm for their mean gain, in percent."""
-        return [self._row(arm, metric) for arm in self.arms for metric in (*self.metrics, None)]
-
-    def _row(self, arm: str, metric: str | None) -> dict[str, Any]:
-        interval = self.interval(arm, metric)
-        gains = self.mean_gains(arm) if metric is None else self.gains(arm, metric)
-        return {
-            "arm": arm,
-            "metric": metric or "mean relative gain",
-            "better": self.metrics[metric] if metric else "max",
-            "seeds": len(self.seeds),
-            "mean": self.mean(arm, metric) if metric else math.nan,
-            "std": self.std(arm, metric) if metric else math.nan,
-            "gain in %": _mean(gains),
-            "low": interval.low if interval else math.nan,
-            "high": interval.high if interval else math.nan,
-        }
+        reused = f"{found} of {number} runs are from earlier: nothing that can be seen to define them has changed."
+        return reused if found else f"All {number} runs are new."
 
     @property
     def finished(self) -> bool:
@@ -179,10 +134,10 @@ class ComparisonResult:
         if not self.finished:
             rows = [[run.arm, str(run.seed), *(_number(run.metrics.get(m)) for m in self.metrics)] for run in self.runs]
             return Table(["arm", "seed", *self.metrics], rows)
-        rows = []
-        for metric, direction in self.metrics.items():
-            arrow = "↓" if direction == "min" else "↑"
-            rows.append([f"{arrow} {metric}", *(self._cell(arm, metric) for arm in self.arms)])
+        rows = [
+            [f"{'↓' if direction == 'min' else '↑'} {metric}", *(self._cell(arm, metric) for arm in self.arms)]
+            for metric, direction in self.metrics.items()
+        ]
         rows.append(["mean relative gain", "reference", *(_percent(self.mean_gain(arm)) for arm in self.arms[1:])])
         rows.append(["95 % interval", "", *(_interval_cell(self.interval(arm)) for arm in self.arms[1:])])
         caption = f"mean ± standard deviation between seeds; in brackets the gain against {self.baseline}, + is better"
@@ -191,13 +146,20 @@ class ComparisonResult:
 
     def _cell(self, arm: str, metric: str) -> str:
         mean, std = self.mean(arm, metric), self.std(arm, metric)
-        cell = _number(mean) if math.isnan(std) else f"{_number(mean)} ± {std:.2g}"
+        cell = _number(mean) + ("" if math.isnan(std) else f" ± {std:.2g}")
         return cell if arm == self.baseline else f"{cell} ({_percent(_mean(self.gains(arm, metric)))})"
 
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`summary` as CSV. An unknown number is an empty field."""
-        records = self.summary()
-        write_whole(Path(path), csv_text(list(records[0]), [list(record.values()) for record in records]))
+    def to_csv(self) -> str:
+        """Return CSV with a row per arm and metric, and one per arm for the mean gain. Unknown numbers are empty."""
+        header = ["arm", "metric", "better", "seeds", "mean", "std", "gain in %", "low", "high"]
+        rows: list[list[Any]] = []
+        for arm in self.arms:
+            for metric, better in self.metrics.items():
+                numbers = self.mean(arm, metric), self.std(arm, metric), _mean(self.gains(arm, metric))
+                rows.append([arm, metric, better, len(self.seeds), *numbers, *_limits(self.interval(arm, metric))])
+            gain = math.nan, math.nan, self.mean_gain(arm)
+            rows.append([arm, "mean relative gain", "max", len(self.seeds), *gain, *_limits(self.interval(arm))])
+        return csv_text(header, rows)
 
     def to_markdown(self) -> str:
         """Return table and sentences, for an issue or a README."""
@@ -205,8 +167,7 @@ class ComparisonResult:
 
     def write(self, folder: Path) -> None:
         """Write ``comparison.json``, which :meth:`load` and the ``report`` command read; and tables, once finished."""
-        done = f"{len(self.runs)} of {len(self.arms) * len(self.seeds)} runs have finished"
-        note = f"The comparison has not come to its end: {done}."
+        note = f"{len(self.runs)} of {len(self.arms) * len(self.seeds)} runs have finished."
         table = self.table
         content = {
             "format": "lightning_uncertainty comparison",
@@ -214,26 +175,21 @@ class ComparisonResult:
             "table": [list(table.header), *map(list, table.rows)],
             "caption": table.caption,
             "sentences": self.sentences if self.finished else [],
-            "notes": [] if self.finished else [note],
+            "notes": [] if self.finished else [f"The comparison has not come to its end: {note}"],
             "metrics": dict(self.metrics),
             "arms": list(self.arms),
             "seeds": list(self.seeds),
             "runs": [{**to_json(run), "folder": run.folder.name} for run in self.runs],
         }
-        write_whole(folder / FILE, json.dumps(content, indent=2))
+        write_whole(folder / _FILE, json.dumps(content, indent=2))
         if self.finished:
             write_whole(folder / "comparison.md", self.to_markdown())
-            self.to_csv(folder / "comparison.csv")
+            write_whole(folder / "comparison.csv", self.to_csv())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> ComparisonResult:
-        """Read the result that :func:`~lightning_uncertainty.compare` has left in its folder.
-
-        Raises:
-            OSError: if there is none.
-            ComparisonError: if the comparison has not come to its end.
-        """
-        content = json.loads((Path(folder) / FILE).read_text(encoding="utf-8"))
+        """Read the result that :func:`~lightning_uncertainty.compare` has left in its folder, once it has finished."""
+        content = json.loads((Path(folder) / _FILE).read_text(encoding="utf-8"))
         runs = [from_json(run, Path(folder) / run.pop("folder")) for run in content["runs"]]
         result = cls(content["metrics"], content["arms"], content["seeds"], runs)
         if not result.finished:
@@ -241,11 +197,7 @@ class ComparisonResult:
         return result
 
     def print(self, console: Any = None) -> None:
-        """Show table and sentences: by rich if it is installed, else as plain text.
-
-        Args:
-            console: A rich ``Console``; by default one for the standard output.
-        """
+        """Show table and sentences on a rich ``Console``, by default the standard output; as text without rich."""
         if console is None and find_spec("rich") is None:
             print(self)
             return
@@ -264,10 +216,13 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def _limits(interval: Interval | None) -> tuple[float, float]:
+    return (interval.low, interval.high) if interval else (math.nan, math.nan)
+
+
 def _interval_cell(interval: Interval | None) -> str:
-    if interval is None or math.isnan(interval.low):
-        return "none"
-    return f"{_percent(interval.low)} to {_percent(interval.high)}"
+    low, high = map(_percent, _limits(interval))
+    return low if low == "none" else f"{low} to {high}"
 
 
 def _percent(value: float) -> str:

@@ -14,8 +14,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
 import torch
@@ -31,8 +31,6 @@ from lightning_uncertainty.trainer.packages import callbacks_of, quiet_lightning
 
 __all__ = ["Job", "RunError", "check_can_be_sent", "run_jobs"]
 
-_NEWS_EVERY = 0.1  # seconds between two messages of a worker about its progress
-
 
 class RunError(RuntimeError):
     """A worker failed: the message names its run and has the traceback. It is the cause of the error that is raised."""
@@ -40,15 +38,7 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is to be trained.
-
-    Attributes:
-        source: The source of its parts.
-        arm: The way in which the losses are weighed.
-        folder: The folder where it is stored.
-        evaluate: The evaluation.
-        state: The state of the network that is evaluated.
-    """
+    """A run that is to be trained: the source of its parts, its arm and folder, and what is evaluated in the end."""
 
     source: Source
     arm: Arm
@@ -62,11 +52,7 @@ class Job:
         return f"{self.folder.arm}, seed {self.folder.seed}"
 
     def run(self, tell: Callable[[float], None]) -> FinishedRun:
-        """Train, evaluate and store.
-
-        Args:
-            tell: Takes the fraction of the training that is done.
-        """
+        """Train, evaluate and store; ``tell`` takes the fraction of the training that is done."""
         start, begin, seed = Start(), time.perf_counter(), self.folder.seed
         path = self.folder.begin() if is_main_rank() else self.folder.path
         seed_everything(seed)
@@ -91,128 +77,108 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], *, workers: int, bar: Bar) -> Iterator[FinishedRun]:
-    """Run all jobs and yield each run when it has finished.
-
-    Args:
-        jobs: The runs that are to be trained.
-        workers: Number of processes; 1 trains in this one, with its threads.
-        bar: Shows the progress.
+    """Run all jobs, in this process or in several workers, and yield each run when it has finished.
 
     Raises:
         ComparisonError: if a job cannot be sent to a worker.
         RunError: if a worker has ended in the middle of a run.
     """
     if workers > 1 and jobs:
-        with _Workers(min(workers, len(jobs)), bar) as pool:
-            yield from pool.run(jobs)
+        yield from _run_in_workers(jobs, min(workers, len(jobs)), bar)
         return
     for job in jobs:
         bar.begin(job.title)
-        yield job.run(lambda fraction, title=job.title: bar.reach(title, fraction))  # type: ignore[misc]
+        yield job.run(partial(bar.reach, job.title))
         bar.end(job.title)
 
 
 def check_can_be_sent(job: Job) -> bytes:
-    """Return a job as bytes for a worker.
-
-    Raises:
-        ComparisonError: if that cannot be done.
-    """
-    advice = (
-        "Write what makes the module and the data at the top level of a file, with functools.partial for arguments: "
-        "`compare(functools.partial(Net, width=64), ...)`; or write workers=1."
-    )
+    """Return a job as bytes for a worker; raise ``ComparisonError`` if that cannot be done."""
     try:
         content = pickle.dumps(job)
+        if b"__main__" in content and not hasattr(sys.modules["__main__"], "__file__"):
+            raise pickle.PicklingError("a part of __main__, which is no file")
     except Exception as error:
         raise ComparisonError(
-            f"Several workers need a module, data and Trainer options that can be sent to other processes: no lambda, "
-            f"and no class or function inside another function. Found: {error}. {advice}"
+            "Several workers need a module, data and Trainer options that can be sent to other processes: no lambda, "
+            f"and no class or function inside another function or typed into a notebook. Found: {error}. Write what "
+            "makes the module and the data at the top level of a file, with functools.partial for arguments: "
+            "`compare(functools.partial(Net, width=64), ...)`; or write workers=1."
         ) from error
-    if b"__main__" in content and not hasattr(sys.modules["__main__"], "__file__"):
-        raise ComparisonError(f"Several workers cannot see what was typed into a notebook or an interpreter. {advice}")
     return content
 
 
-class _Workers:
-    """Worker processes, which end with the block: at once if it is left by an error or by Ctrl-C."""
-
-    def __init__(self, number: int, bar: Bar) -> None:
-        self._number, self._bar = number, bar
-        self._processes: dict[Any, BaseProcess] = {}  # by connection, whose class depends on the system
-        self._jobs: dict[Any, Job] = {}
-        self._said: dict[Any, Any] = {}  # of the warnings, as a module has it
-
-    def __enter__(self) -> _Workers:
-        spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+def _run_in_workers(jobs: Sequence[Job], number: int, bar: Bar) -> Iterator[FinishedRun]:
+    waiting, said = list(reversed(jobs)), dict[Any, Any]()
+    workers: list[_Worker] = []
+    try:
         with _without_ctrl_c():
-            for _ in range(self._number):
-                ours, theirs = spawn.Pipe()
-                process = spawn.Process(target=_work, args=(theirs,))
-                process.start()
-                theirs.close()
-                self._processes[ours] = process
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for connection, process in self._processes.items():
-            if kind is not None:
-                process.kill()  # nobody waits for trainings that are under way: what was finished is on disk
-            connection.close()
-        for process in self._processes.values():
-            process.join()
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[FinishedRun]:
-        """Yield each run when it has finished."""
-        waiting = list(reversed(jobs))
-        for connection in self._processes:
-            self._give(connection, waiting.pop())
-        while self._jobs:
-            for connection in wait(list(self._jobs)):
-                run = self._hear(connection)
-                if run is not None:
-                    self._bar.end(self._jobs.pop(connection).title)
+            workers.extend(_Worker() for _ in range(number))
+        busy = {worker.connection: worker for worker in workers}
+        for worker in workers:
+            worker.give(waiting.pop(), bar)
+        while busy:
+            for worker in [busy[connection] for connection in wait(list(busy))]:  # type: ignore[index]
+                kind, content = worker.hear()
+                if kind == "reached":
+                    bar.reach(worker.title, content)
+                elif kind == "warning":
+                    message, category, filename, line = content
+                    warnings.warn_explicit(message, category, filename, line, registry=said)
+                elif kind == "failed":
+                    error, text = content
+                    raise error from RunError(f"The run '{worker.title}' failed in its worker.\n\n{text}")
+                else:
+                    bar.end(worker.title)
                     if waiting:
-                        self._give(connection, waiting.pop())
-                    yield run
+                        worker.give(waiting.pop(), bar)
+                    else:
+                        del busy[worker.connection]
+                    yield content
+    except BaseException:
+        for worker in workers:
+            worker.process.kill()  # nobody waits for trainings that are under way: what was finished is on disk
+        raise
+    finally:
+        for worker in workers:
+            worker.connection.close()  # by which it ends
+        for worker in workers:
+            worker.process.join()
 
-    def _give(self, connection: Any, job: Job) -> None:
-        content = check_can_be_sent(job)
-        try:
-            connection.send_bytes(content)
-        except ConnectionError:
-            raise self._ended(connection, job.title) from None
-        self._jobs[connection] = job
-        self._bar.begin(job.title)
 
-    def _hear(self, connection: Any) -> FinishedRun | None:
-        """Take one message of a worker; return the run if it has finished."""
-        title = self._jobs[connection].title
+class _Worker:
+    """A process that trains one run after the other, and the connection to it."""
+
+    def __init__(self) -> None:
+        spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        self.connection, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=_work, args=(theirs,))
+        self.process.start()
+        theirs.close()
+        self.title = ""
+
+    def give(self, job: Job, bar: Bar) -> None:
+        self.title, content = job.title, check_can_be_sent(job)
+        with self._missed():
+            self.connection.send_bytes(content)
+        bar.begin(self.title)
+
+    def hear(self) -> Any:
+        """Return the next message, its kind and its content."""
+        with self._missed():
+            return self.connection.recv()
+
+    @contextmanager
+    def _missed(self) -> Iterator[None]:
         try:
-            kind, content = connection.recv()
+            yield
         except (EOFError, ConnectionError):
-            raise self._ended(connection, title) from None
-        if kind == "reached":
-            self._bar.reach(title, content)
-        elif kind == "warning":
-            message, category, filename, lineno = content
-            warnings.warn_explicit(message, category, filename, lineno, registry=self._said)
-        elif kind == "failed":
-            error, text = content
-            raise error from RunError(f"The run '{title}' failed in its worker.\n\n{text}")
-        elif kind == "done":
-            run: FinishedRun = content
-            return run
-        return None
-
-    def _ended(self, connection: Any, title: str) -> RunError:
-        process = self._processes[connection]
-        process.join()
-        return RunError(
-            f"The worker of the run '{title}' has ended with exit code {process.exitcode}. If it has not said why: "
-            'a script that calls `compare` with workers must do it below `if __name__ == "__main__":`, and a worker '
-            "that the system kills (-9) lacked memory, so use fewer workers."
-        )
+            self.process.join()
+            raise RunError(
+                f"The worker of the run '{self.title}' has ended with exit code {self.process.exitcode}. If it has not "
+                'said why: a script that calls `compare` with workers must do it below `if __name__ == "__main__":`, '
+                "and a worker that the system kills (-9) lacked memory, so use fewer workers."
+            ) from None
 
 
 @contextmanager
@@ -236,17 +202,11 @@ def _work(connection: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the process that compares ends workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    lock, told = threading.Lock(), 0.0
+    lock = threading.Lock()
 
     def send(kind: str, content: Any) -> None:
         with lock:  # threads of loaders may warn
             connection.send((kind, content))
-
-    def tell(fraction: float) -> None:
-        nonlocal told
-        if time.monotonic() - told > _NEWS_EVERY:
-            told = time.monotonic()
-            send("reached", fraction)
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
         send("warning", (str(message), category, filename, lineno))
@@ -256,7 +216,7 @@ def _work(connection: Any) -> None:
         while True:
             content = connection.recv_bytes()
             try:
-                send("done", pickle.loads(content).run(tell))
+                send("done", pickle.loads(content).run(partial(send, "reached")))
             except BaseException as error:
                 send("failed", (_sendable(error), traceback.format_exc()))
 

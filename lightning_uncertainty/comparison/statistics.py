@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_uncertainty._arguments import check_choice, suggest
+from lightning_uncertainty._arguments import check_choice, lookup, require
 
-__all__ = ["Direction", "Interval", "MeanRelativeGain", "check_directions", "relative_gain", "t_interval", "t_quantile"]
+__all__ = ["Direction", "Interval", "MeanRelativeGain", "check_directions", "relative_gain", "t_interval"]
 
 Direction = Literal["min", "max"]
 """The direction in which a metric is better: less or more."""
@@ -42,11 +42,8 @@ class MeanRelativeGain(Metric):
     - ``l_t`` is 1 where less is better, else 0; so positive is better.
 
     It is the multi-task performance of Maninis, Radosavovic and Kokkinos, "Attentive Single-Tasking of Multiple Tasks",
-    CVPR 2019, in percent, with the absolute value of the baseline below, so that the sign stays right for metrics that
-    can be negative.
-
-    A metric whose baseline is 0 has no relative gain, and one that was never given has no value: theirs is NaN, and so
-    is the mean. Leave such a metric out, or choose another for its task. Each update reads its values on the host.
+    CVPR 2019, in percent; the absolute value below keeps the sign right for metrics that can be negative. The mean is
+    NaN if a metric has a baseline of 0 or was never given: leave it out. Each update reads its values on the host.
 
     Args:
         baseline: Metrics of the baseline, by name.
@@ -76,10 +73,8 @@ class MeanRelativeGain(Metric):
         super().__init__(**kwargs)
         check_directions(directions)
         if set(baseline) != set(directions):
-            raise ValueError(
-                f"baseline and directions must name the same metrics; got {', '.join(map(repr, baseline))} "
-                f"and {', '.join(map(repr, directions))}."
-            )
+            names = (", ".join(map(repr, given)) for given in (baseline, directions))
+            raise ValueError(f"baseline and directions must name the same metrics; got {' and '.join(names)}.")
         self.directions = dict(directions)
         self.baseline = {name: float(baseline[name]) for name in directions}
         # The gain is linear in the metric: the mean of the gains is the gain of the mean, and sums can be reduced.
@@ -87,14 +82,9 @@ class MeanRelativeGain(Metric):
         self.add_state("count", torch.zeros(len(directions)), dist_reduce_fx="sum")
 
     def update(self, values: Mapping[str, float | Tensor]) -> None:
-        """Take in the metrics of one evaluation, some or all.
-
-        Raises:
-            ValueError: if the baseline does not have one of them.
-        """
+        """Take in the metrics of one evaluation, some or all; ``ValueError`` if the baseline lacks one of them."""
         for name in values:
-            if name not in self.baseline:
-                raise ValueError(f"The baseline has no metric {name!r}. {suggest(name, self.baseline)}")
+            lookup("metric of the baseline", name, self.baseline)
         for index, (name, reference) in enumerate(self.baseline.items()):
             if name in values:
                 higher = self.directions[name] == "max"
@@ -120,13 +110,7 @@ def check_directions(directions: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its lower and upper limit.
-
-    Attributes:
-        mean: Mean of the values.
-        low: Lower limit.
-        high: Upper limit.
-    """
+    """A mean with its lower and upper limit."""
 
     mean: float
     low: float
@@ -139,14 +123,11 @@ class Interval:
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    r"""Return the confidence interval of the mean of normally distributed ``values``; None for fewer than two.
+    """Return the confidence interval of the mean of normally distributed ``values``; None for fewer than two.
 
-    .. math:: \bar x \pm t_{n-1} \, s / \sqrt n
-
-    - ``s`` is the standard deviation with ``n - 1`` in the denominator,
-    - ``t`` the quantile of Student's distribution with ``n - 1`` degrees of freedom at ``(1 + confidence) / 2``.
-
-    Given the differences of pairs, it is the paired interval. NaN and infinity among the values make its limits NaN.
+    It is ``mean +- t s / sqrt(n)``, with ``n - 1`` in the denominator of the standard deviation ``s`` and as degrees of
+    freedom of Student's ``t``. Given the differences of pairs, it is the paired interval. NaN and infinity among the
+    values make its limits NaN.
 
     >>> interval = t_interval([1.0, 2.0, 3.0])
     >>> f"{interval.mean:.2f}: {interval.low:.3f} to {interval.high:.3f}"
@@ -156,39 +137,9 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | 
         return None
     if not all(map(math.isfinite, values)):
         return Interval(math.nan, math.nan, math.nan)
-    mean, spread = statistics.fmean(values), statistics.stdev(values)
-    half = t_quantile(0.5 + 0.5 * confidence, len(values) - 1) * spread / math.sqrt(len(values))
+    require("compare", "scipy")
+    from scipy import stats
+
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    half = error * float(stats.t.ppf(0.5 + 0.5 * confidence, len(values) - 1))
     return Interval(mean, mean - half, mean + half)
-
-
-def t_quantile(probability: float, degrees: int) -> float:
-    """Return the number that a t-distributed one stays below with ``probability``, by bisection, to double precision.
-
-    >>> round(t_quantile(0.975, 2), 4)
-    4.3027
-    """
-    if probability < 0.5:
-        return -t_quantile(1.0 - probability, degrees)
-    low, high = 0.0, 1.0
-    while _distribution(high, degrees) < probability:
-        low, high = high, 2.0 * high
-    while low < (middle := 0.5 * (low + high)) < high:
-        if _distribution(middle, degrees) < probability:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _distribution(t: float, degrees: int) -> float:
-    """Return the probability of less than ``t >= 0``: Abramowitz and Stegun, 26.7.3 (odd) and 26.7.4 (even)."""
-    angle = math.atan2(t, math.sqrt(degrees))
-    cosine, sine = math.cos(angle), math.sin(angle)
-    odd = degrees % 2
-    term = cosine if odd else 1.0
-    total = 0.0
-    for n in range(2 + odd, degrees + 1, 2):
-        total += term
-        term *= cosine**2 * (n - 1) / n
-    two_sided = 2.0 / math.pi * (angle + sine * total) if odd else sine * total
-    return 0.5 + 0.5 * two_sided

@@ -59,13 +59,9 @@ def from_json(content: Mapping[str, Any], folder: Path) -> FinishedRun:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run: its logs, and ``run.json`` once it has finished.
+    """The folder of one run in that of the comparison: its logs, and ``run.json`` once it has finished.
 
-    Attributes:
-        parent: Folder of the comparison.
-        arm: Name of the way in which the losses are weighed.
-        seed: Seed of everything random.
-        definition: Settings that define the run, as plain data; a change gives it another folder.
+    Its name depends on the ``definition``, the settings that define the run, as plain data.
     """
 
     parent: Path
@@ -82,9 +78,9 @@ class RunFolder:
         """Return the finished run; None if there is none, its code has changed, or its file is not whole."""
         try:
             content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-            if content.pop("definition") != self.definition or not self._unchanged(content.pop("files")):
-                return None
-            return from_json(content, self.path)
+            definition, files, parent = content.pop("definition"), content.pop("files"), self.parent.resolve()
+            unchanged = all(digest_file(parent / path) == known for path, known in files.items())
+            return from_json(content, self.path) if unchanged and definition == self.definition else None
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
@@ -96,18 +92,12 @@ class RunFolder:
 
     def write(self, run: FinishedRun) -> FinishedRun:
         """Store a run with its definition and the user's files that were imported for it, and return it."""
-        content = {**to_json(run), "definition": self.definition, "files": self._files()}
+        script = '"__main__.' in json.dumps(self.definition)
+        # By their paths from the comparison's folder, so that both can move together.
+        files = {_relative(path, self.parent): content for path, content in own_files(script=script).items()}
+        content = {**to_json(run), "definition": self.definition, "files": files}
         write_whole(self.path / "run.json", json.dumps(content, indent=2))
         return replace(run, folder=self.path)
-
-    def _files(self) -> dict[str, str]:
-        """Return the user's files by their paths from the comparison's folder, so that both can move together."""
-        script = '"__main__.' in json.dumps(self.definition)
-        return {_relative(path, self.parent): content for path, content in own_files(script=script).items()}
-
-    def _unchanged(self, files: Mapping[str, str]) -> bool:
-        parent = self.parent.resolve()
-        return all(digest_file(parent / path) == content for path, content in files.items())
 
 
 def _relative(path: str, folder: Path) -> str:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lightning_uncertainty._arguments import check_choice
+from lightning_uncertainty._arguments import check_choice, require
 from lightning_uncertainty._warnings import Notices, is_main_rank
 from lightning_uncertainty.comparison.arms import EQUAL, Arm, parse_arms
 from lightning_uncertainty.comparison.fingerprint import describe, describe_module
 from lightning_uncertainty.comparison.parts import (
     Evaluation,
+    Options,
     PythonSource,
     Source,
     lightning_of,
@@ -45,7 +46,7 @@ def compare(
     *,
     metrics: Mapping[str, Direction],
     seeds: Sequence[int] = (0, 1, 2),
-    trainer: Mapping[str, Any] | Callable[[Path], Mapping[str, Any]] | None = None,
+    trainer: Options | None = None,
     arms: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Mapping[str, float]] | None = None,
     baseline: str = EQUAL,
@@ -61,22 +62,20 @@ def compare(
     For each seed it trains one network per arm. All arms of a seed start from the same initial weights and see the same
     batches (both are checked), so that they are compared in pairs. No code of the network changes: in the arms
     without learning, the tasks get fixed weights, 1 in the arm ``"equal"``; tasks that the module gives a fixed weight
-    keep it. The learned arm takes the options of an ``UncertaintyCallback`` among the Trainer's callbacks, if there is
-    one.
+    keep it. The learned arm takes the options of an ``UncertaintyCallback`` among the Trainer's callbacks, if any.
 
     First of all, one batch is trained and evaluated, to find out within seconds what cannot work. Then every finished
     run is stored in ``folder`` and not run again, unless something that defines it has changed: the seed, the weights
-    and options of its arm, the initial weights of the module, its attributes, the data as far as it can be described,
+    and options of its arm, the attributes and initial weights of the module, the data as far as it can be described,
     the Trainer's options, the versions of torch, Lightning and this package, or one of your own source files that were
-    imported when the run ended. (The script that calls ``compare`` counts if it defines the module, the data or
-    something else of the run; a notebook has no file, so that there only the classes and functions count that are given
-    to ``compare``.) A run that was interrupted starts anew.
+    imported when the run ended. (The script that calls ``compare`` counts if it defines a part of the run; in a
+    notebook, only the classes and functions count that are given to ``compare``.) An interrupted run starts anew.
 
     Args:
         make_module: Makes a new LightningModule; called for each run, right after seeding.
-        data: A LightningDataModule, loaders by name (``{"train": ..., "val": ..., "test": ...}``), or a class or
-            function that makes one of them for each run (safest: an object with a generator of its own would go on
-            where the last run ended); None if the module has its own loaders.
+        data: A LightningDataModule, loaders by name (``{"train": ..., "val": ..., "test": ...}``), or, safest, a class
+            or function that makes one of them for each run (an object with a generator of its own would go on where
+            the last run ended); None if the module has its own loaders.
         metrics: ``"min"`` or ``"max"`` by name, as in ``trainer.callback_metrics`` after the evaluation. They must not
             depend on the weights of the losses; the weighted total does, and is refused.
         seeds: Seeds of the runs; with one there is no telling a difference from noise.
@@ -95,9 +94,9 @@ def compare(
         folder: Folder of the runs and tables.
         version: A part of the definition of each run; change it when something has changed that cannot be seen, such
             as the content of a file that the data is read from.
-        workers: Number of trainings side by side, each in a process of its own with one thread. What makes the module
-            and the data must then be importable: no lambda, and nothing typed into a notebook. With 1 the runs are
-            trained in this process, with its threads; after ``torch.set_num_threads(1)`` the numbers are the same.
+        workers: Number of trainings side by side, each in a process of its own with one thread. Module and data must
+            then be importable: no lambda, and nothing typed into a notebook. With 1 the runs are trained in this
+            process, with its threads; after ``torch.set_num_threads(1)`` the numbers are the same.
         progress: True or False to show a bar or not; by default it is shown on a terminal, if rich is installed.
 
     Returns:
@@ -121,11 +120,7 @@ def compare(
 
 @dataclass(frozen=True)
 class Plan:
-    """The checked arguments of :func:`compare`, which describes them; the first of ``arms`` is the baseline.
-
-    Raises:
-        ValueError: if one of them is not valid.
-    """
+    """The checked arguments of :func:`compare`, which describes them; the first of ``arms`` is the baseline."""
 
     metrics: Mapping[str, Direction]
     seeds: Sequence[int]
@@ -141,29 +136,23 @@ class Plan:
         check_choice("evaluate", self.evaluate, ("validate", "test"))
         check_choice("state", self.state, ("last", "best"))
         seeds = list(self.seeds)
-        if not seeds or not all(_whole(seed) and 0 <= seed < 2**32 for seed in seeds) or len(set(seeds)) < len(seeds):
+        whole = all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+        if not seeds or not whole or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds must be different whole numbers from 0 to {2**32 - 1}; got {seeds!r}.")
-        if not _whole(self.workers) or self.workers < 1:
+        if type(self.workers) is not int or self.workers < 1:
             raise ValueError(f"workers must be a whole number of at least 1; got {self.workers!r}.")
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the arms."""
-        return [arm.name for arm in self.arms]
-
-
-def _whole(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def run_plan(plan: Plan, source: Source, *, progress: bool | None = None) -> ComparisonResult:
     """Run what is not done yet, and write the tables. Arguments and errors are those of :func:`compare`."""
+    require("compare", "scipy")  # better said now than after all runs
     runs: dict[tuple[str, int], FinishedRun] = {}
+    names = [arm.name for arm in plan.arms]
     with random_state_kept(), quiet_lightning(), closing(_run_all(plan, source, progress)) as finished:
         for run in finished:
             runs[run.arm, run.seed] = run
-            done = [runs[key] for key in product(plan.names, plan.seeds) if key in runs]
-            result = ComparisonResult(plan.metrics, plan.names, list(plan.seeds), done)
+            done = [runs[key] for key in product(names, plan.seeds) if key in runs]
+            result = ComparisonResult(plan.metrics, names, list(plan.seeds), done)
             if is_main_rank() and (result.finished or not run.reused):
                 result.write(plan.folder)
     return result

@@ -90,7 +90,7 @@ class UncertaintyCallback(packages.CallbackBase):
             raise ValueError(f"log_prefix and name must not be empty; got {log_prefix!r} and {name!r}.")
         self.tasks = None if tasks is None else parse_tasks(tasks)
         self.module, self.prog_bar, self.summary = module, prog_bar, summary
-        self._options = options
+        self.options = options
         # What is wrong with the options is better said now; a strategy of one's own may need the tasks of the module.
         if self.tasks or isinstance(options.get("strategy", "uncertainty"), str):
             UncertaintyWeighting(self.tasks or {"any": 1.0}, **options)  # here jsonargparse looks for their names
@@ -126,7 +126,7 @@ class UncertaintyCallback(packages.CallbackBase):
         module = attachment.module_at(pl_module, self)
         others = [c for c in packages.callbacks_of(trainer) if isinstance(c, UncertaintyCallback) and c is not self]
         attachment.check_apart(pl_module, self, others)
-        weighting = attachment.weighting_for(module, self.tasks, self._options, self._weighting)
+        weighting = attachment.weighting_for(module, self.tasks, self.options, self._weighting)
         if stage == "fit":
             packages.check_processes(trainer, pl_module, weighting.process_group)
         if weighting is not self._weighting:

@@ -1,4 +1,4 @@
-"""The mean relative gain against numpy, and Student's t against scipy."""
+"""The mean relative gain against numpy, and the paired interval against scipy."""
 
 import math
 import statistics
@@ -12,7 +12,6 @@ from scipy import stats
 
 from lightning_uncertainty import MeanRelativeGain
 from lightning_uncertainty.comparison import Interval, relative_gain, t_interval
-from lightning_uncertainty.comparison.statistics import t_quantile
 from tests.workers import comparison_ranks
 from tests.workers.processes import run_ranks
 
@@ -101,17 +100,6 @@ def test_what_cannot_be_compared_is_refused(baseline, directions, said):
 def test_an_unknown_metric_is_refused_with_the_closest_name():
     with pytest.raises(ValueError, match="Did you mean 'accuracy'"):
         MeanRelativeGain(BASELINE, DIRECTIONS).update({"acuracy": 1.0})
-
-
-@given(
-    probability=st.floats(0.501, 0.9999),
-    degrees=st.one_of(st.integers(1, 12), st.integers(13, 400)),
-)
-@settings(max_examples=60, deadline=None)
-def test_the_quantile_of_student_is_that_of_scipy(probability, degrees):
-    expected = stats.t.ppf(probability, degrees)
-    assert t_quantile(probability, degrees) == pytest.approx(expected, rel=1e-9)
-    assert t_quantile(1.0 - probability, degrees) == pytest.approx(-expected, rel=1e-9)
 
 
 @given(st.lists(st.floats(-100.0, 100.0), min_size=2, max_size=8))

@@ -421,7 +421,7 @@ class Settled(Net):
         (Net, {"trainer": [1]}, TypeError, "Expected the Trainer's options"),
         (Net(), {}, TypeError, "makes a new module for each run"),
         (functools.cache(lambda: Net()), {}, ValueError, "same module twice"),
-        (dict, {}, TypeError, "it made an object of type dict"),
+        (dict, {}, TypeError, "got an object of type dict"),
         (Taskless, {}, ValueError, "Taskless has no tasks"),
         (Settled, {}, ValueError, "All tasks of Settled have fixed weights"),
         (Unvalidated, {"data": None}, ValueError, "no data for 'val'"),
@@ -515,13 +515,11 @@ def test_an_arm_that_differs_from_pair_to_pair_by_less_than_seeds_do_is_told_apa
     assert result.interval("learned").excludes_zero
 
 
-def test_tables_and_records_hold_what_was_measured(tmp_path):
+def test_the_tables_hold_what_was_measured(tmp_path):
     result = run(tmp_path)
-    records = {(record["arm"], record["seed"]): record for record in result.records}
-    values = [records["learned", seed]["val/a"] for seed in (0, 1)]
-    reference = [records["equal", seed]["val/a"] for seed in (0, 1)]
+    values, reference = (result.values(arm, "val/a") for arm in ("learned", "equal"))
     gains = [100.0 * (1.0 - value / base) for value, base in zip(values, reference, strict=True)]
-    assert [records["learned", seed]["val/a: gain in %"] for seed in (0, 1)] == pytest.approx(gains)
+    assert result.gains("learned", "val/a") == pytest.approx(gains)
     with (tmp_path / "runs" / "comparison.csv").open() as file:
         rows = {(row["arm"], row["metric"]): row for row in csv.DictReader(file)}
     row = rows["learned", "val/a"]

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.scenes.data.generator import SceneGenerator
 from experiments.scenes.data.label_noise import EXACT, LabelNoise
-from experiments.scenes.experiment.figures import save_noise
+from experiments.scenes.figures import save_noise
 from experiments.scenes.noise_check import check_noise
 
 NOISE = LabelNoise(0.2, 4.0, 1.0)
