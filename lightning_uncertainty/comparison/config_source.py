@@ -112,9 +112,7 @@ def _read(config: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         wrong = "has no settings: expected `trainer:`, `model:` and `data:`"
     elif isinstance(content.get("fit"), Mapping):
-        wrong = (
-            "has settings under `fit:`, for `--config` before the subcommand. Move what stands there to the top level"
-        )
+        wrong = "has its settings under `fit:`, for `--config` before the subcommand. Move them to the top level"
     elif content.get("ckpt_path"):
         wrong = "has a `ckpt_path`, and each run is to start anew. Remove it"
     else:

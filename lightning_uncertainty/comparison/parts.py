@@ -105,10 +105,6 @@ class PythonSource:
         if not (callable(trainer) or isinstance(trainer, Mapping)):
             raise _unexpected(trainer, "the Trainer's options", "Write `trainer={'max_epochs': 10}`.")
         self.make_module, self.data, self.trainer = make_module, data, trainer
-        self._made: LightningModule | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_made": None}  # a module may not be possible to send to a worker, and need not be
 
     def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
         module = self.module(seed)
@@ -126,9 +122,6 @@ class PythonSource:
         module = self.make_module()
         if not is_a("LightningModule", module):
             raise _unexpected(module, "a function that makes a LightningModule", "Return the module from it.")
-        if module is self._made:
-            raise ComparisonError("The function gave the same module twice. It has to make a new one in each call.")
-        self._made = module
         return module
 
     def settings(self, *, learned: bool) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -12,40 +13,26 @@ from lightning_uncertainty.trainer.packages import CallbackBase
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
-    from rich.progress import Progress
 
 __all__ = ["Bar", "RunAdvance", "progress_bar"]
 
 
 class Bar:
-    """A rich bar over ``total`` runs, of which ``done`` need not be trained; None as display shows nothing."""
+    """One bar over ``total`` runs, of which ``done`` need not be trained; ``update`` changes what the screen shows."""
 
-    def __init__(self, progress: Progress | None = None, total: int = 0, done: int = 0) -> None:
-        self._progress, self._total = progress, total
-        self._begun, self._ended = done, 0
-        self._under_way: dict[str, float] = {}
-        self._task = None if progress is None else progress.add_task("", total=total - done)
+    def __init__(self, total: int, done: int, update: Callable[..., None] = lambda **_: None) -> None:
+        self._total, self._done, self._update = total, done, update
+        self._reached: dict[str, float] = {}
 
     def begin(self, run: str) -> None:
         """Say that a run starts."""
-        self._begun += 1
-        self._under_way[run] = 0.0
-        self._update(description=f"run {self._begun} of {self._total}: {run}")
+        self._reached[run] = 0.0
+        self._update(description=f"run {self._done + len(self._reached)} of {self._total}: {run}")
 
-    def reach(self, run: str, fraction: float) -> None:
-        """Say how far a run has come, 0 to 1."""
-        self._under_way[run] = min(fraction, 1.0)
-        self._update(completed=self._ended + sum(self._under_way.values()))
-
-    def end(self, run: str) -> None:
-        """Say that a run is done."""
-        del self._under_way[run]
-        self._ended += 1
-        self._update(completed=self._ended + sum(self._under_way.values()))
-
-    def _update(self, **fields: Any) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, **fields)
+    def reach(self, run: str, fraction: float = 1.0) -> None:
+        """Say how far a run has come, 0 to 1; by default that it is done."""
+        self._reached[run] = min(fraction, 1.0)
+        self._update(completed=sum(self._reached.values()))
 
 
 class RunAdvance(CallbackBase):
@@ -72,15 +59,15 @@ class RunAdvance(CallbackBase):
 def progress_bar(total: int, done: int, *, wanted: bool | None) -> Iterator[Bar]:
     """Show a bar with the time left; ``wanted`` says whether, None if on a terminal and with rich."""
     if wanted is False or done == total or not is_main_rank() or find_spec("rich") is None:
-        yield Bar()
+        yield Bar(total, done)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if wanted is None and not console.is_terminal:
-        yield Bar()
+        yield Bar(total, done)
         return
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:
-        yield Bar(progress, total, done)
+        yield Bar(total, done, partial(progress.update, progress.add_task("", total=total - done)))

@@ -25,6 +25,8 @@ def rehearse(source: Source, plan: Plan) -> None:
     seed_everything(plan.seeds[0])
     with tempfile.TemporaryDirectory() as folder:
         parts = source.build(plan.seeds[0], Path(folder), rehearsal=True)
+        if source.module(plan.seeds[0]) is parts.module:
+            raise ComparisonError("The function gave the same module twice. It has to make a new one in each call.")
         Arm(LEARNED).apply(parts.module, parts.trainer)
         tasks = tasks_of(parts.module, parts.trainer)
         for arm in plan.arms:

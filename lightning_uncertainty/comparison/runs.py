@@ -89,7 +89,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, bar: Bar) -> Iterator[Finishe
     for job in jobs:
         bar.begin(job.title)
         yield job.run(partial(bar.reach, job.title))
-        bar.end(job.title)
+        bar.reach(job.title)
 
 
 def check_can_be_sent(job: Job) -> bytes:
@@ -129,7 +129,7 @@ def _run_in_workers(jobs: Sequence[Job], number: int, bar: Bar) -> Iterator[Fini
                     error, text = content
                     raise error from RunError(f"The run '{worker.title}' failed in its worker.\n\n{text}")
                 else:
-                    bar.end(worker.title)
+                    bar.reach(worker.title)
                     if waiting:
                         worker.give(waiting.pop(), bar)
                     else:
@@ -224,10 +224,10 @@ def _work(connection: Any) -> None:
 def _sendable(error: BaseException) -> BaseException:
     """Return the error, or one that can be sent and does not end the process that hears of it."""
     try:
-        pickle.loads(pickle.dumps(error))
+        as_it_is = isinstance(pickle.loads(pickle.dumps(error)), Exception)
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error if isinstance(error, Exception) else RuntimeError(repr(error))
+        as_it_is = False
+    return error if as_it_is else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _end_with_parent() -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +90,13 @@ class RunFolder:
         self.path.mkdir(parents=True)
         return self.path
 
-    def write(self, run: FinishedRun) -> FinishedRun:
-        """Store a run with its definition and the user's files that were imported for it, and return it."""
+    def write(self, run: FinishedRun) -> None:
+        """Store a run with its definition and the user's files that were imported for it."""
         script = '"__main__.' in json.dumps(self.definition)
         # By their paths from the comparison's folder, so that both can move together.
         files = {_relative(path, self.parent): content for path, content in own_files(script=script).items()}
         content = {**to_json(run), "definition": self.definition, "files": files}
         write_whole(self.path / "run.json", json.dumps(content, indent=2))
-        return replace(run, folder=self.path)
 
 
 def _relative(path: str, folder: Path) -> str:
