@@ -227,7 +227,7 @@ def test_an_error_inside_the_module_keeps_its_traceback(project, tmp_path):
         compare(*BOTH)
 
 
-@pytest.mark.parametrize("package", ["jsonargparse", "rich"])
+@pytest.mark.parametrize("package", ["jsonargparse", "rich", "scipy"])
 def test_a_missing_package_gets_one_line_with_the_command_that_installs_it(project, package, capsys, monkeypatch):
     project()
     found = extras.find_spec
