@@ -28,10 +28,10 @@ __all__ = ["UncertaintyCallback"]
 class UncertaintyCallback(packages.CallbackBase):
     """A callback that learns the weights of a multi-task loss while a Trainer trains, and logs them.
 
-    With :class:`~lightning_uncertainty.UncertaintyMixin` it weighs what the module passes to ``self.weigh``. Without
-    the mixin it weighs what ``training_step`` returns as ``{"losses": {...}}``, and sets ``"loss"``.
-    A module with inner modules that weigh for themselves, as a generator and a discriminator do, takes one callback for
-    each: ``UncertaintyCallback(module="generator")``.
+    With :class:`~lightning_uncertainty.UncertaintyMixin` it weighs what the module passes to ``self.weigh``; without it
+    what ``training_step`` returns as ``{"losses": {...}}``, and sets ``"loss"``. A module with inner modules that weigh
+    for themselves, as a generator and a discriminator do, takes one callback for each:
+    ``UncertaintyCallback(module="generator")``.
 
     Logged on the steps on which the Trainer logs, to every logger and to ``trainer.callback_metrics`` (there also
     before each validation and at the end of each epoch), under ``log_prefix``:
@@ -61,8 +61,7 @@ class UncertaintyCallback(packages.CallbackBase):
         **options: Options of :class:`~lightning_uncertainty.UncertaintyWeighting`, from ``lr`` to ``process_group``.
 
     Raises:
-        ValueError: If an argument is not valid.
-        TypeError: If ``tasks`` has none of the allowed forms.
+        ValueError, TypeError: If an argument is not valid.
 
     Example:
         >>> import lightning as L
@@ -172,7 +171,11 @@ class UncertaintyCallback(packages.CallbackBase):
         self.weighting.eval()
         self._step_if_due(trainer)
         if packages.logs_now(trainer, self._batch_began_at):
-            self._log(trainer)
+            snapshot = self._publish(trainer)
+            self._report.record(snapshot)
+            metrics, step = snapshot.metrics(self.log_prefix), packages.logged_step(trainer)
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics_for(logger, metrics, self.log_prefix), step=step)
         elif trainer.is_last_batch:
             self._report.record(self._publish(trainer))
         elif self.weighting.steps > 0 and not self._report.begun:
@@ -184,6 +187,14 @@ class UncertaintyCallback(packages.CallbackBase):
         if trainer.global_step != self._stepped_at:
             self._stepped_at = trainer.global_step
             self.weighting.step()
+
+    def _publish(self, trainer: Trainer) -> Snapshot:
+        snapshot = self.weighting.snapshot()
+        self.weighting.check(snapshot)
+        prefix = f"{self.module}/" if self.module else ""
+        weights = {f"{prefix}weight/{name}": float(f"{task.precision:.3g}") for name, task in snapshot.tasks.items()}
+        packages.publish(trainer, snapshot.metrics(self.log_prefix), weights if self.prog_bar else None)
+        return snapshot
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Publish the current weights, on which others decide after a validation. Write the history of a fit."""
@@ -215,23 +226,6 @@ class UncertaintyCallback(packages.CallbackBase):
             if self._trainer is not None:
                 self._report.fail(trainer, exception, self.weighting.snapshot, summary=self.summary)
         self._detach(pl_module)
-
-    # ------------------------------------------------------------------------------------------------ logging
-
-    def _log(self, trainer: Trainer) -> None:
-        snapshot = self._publish(trainer)
-        self._report.record(snapshot)
-        metrics = snapshot.metrics(self.log_prefix)
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics_for(logger, metrics, self.log_prefix), step=packages.logged_step(trainer))
-
-    def _publish(self, trainer: Trainer) -> Snapshot:
-        snapshot = self.weighting.snapshot()
-        self.weighting.check(snapshot)
-        prefix = f"{self.module}/" if self.module else ""
-        weights = {f"{prefix}weight/{name}": float(f"{task.precision:.3g}") for name, task in snapshot.tasks.items()}
-        packages.publish(trainer, snapshot.metrics(self.log_prefix), weights if self.prog_bar else None)
-        return snapshot
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     _Base = LightningModule
 else:
-    # No base of its own: the same mixin serves `lightning` and `pytorch_lightning`, whose modules differ.
-    _Base = object
+    _Base = object  # the same mixin serves `lightning` and `pytorch_lightning`, whose modules differ
 
 __all__ = ["UncertaintyMixin"]
 
@@ -73,11 +72,7 @@ class UncertaintyMixin(CanWeigh, _Base):
 
     @property
     def uncertainty(self) -> UncertaintyWeighting:
-        """The engine, with ``.weights``, ``.sigmas``, ``.freeze()``. The Trainer attaches it; without one, assign it.
-
-        Raises:
-            RuntimeError: If there is none yet.
-        """
+        """The engine. The Trainer attaches it; without one, assign it. Reading it before is a RuntimeError."""
         weighting = attached_weighting(self)
         if weighting is None:
             raise RuntimeError(
@@ -121,22 +116,21 @@ class UncertaintyMixin(CanWeigh, _Base):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the weights if the checkpoint has any; without a Trainer, attach an engine that holds them."""
         super().on_load_checkpoint(checkpoint)
-        for key, module in by_checkpoint_key(self).items():
-            if (state := checkpoint.get(key)) is not None:
-                module._take_over(state)
+        _load_weightings(self, checkpoint)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load the network's weights, and those of the losses if a spawned process sent them home with it."""
-        sent = {key: module for key, module in by_checkpoint_key(self).items() if key in state_dict}
-        for key, module in sent.items():
-            module._take_over(state_dict[key])
-        if sent:
+        if sent := _load_weightings(self, state_dict):
             state_dict = {key: value for key, value in state_dict.items() if key not in sent}
         return super().load_state_dict(state_dict, *args, **kwargs)
 
-    def _take_over(self, state: Mapping[str, Any]) -> None:
-        if attached_weighting(self) is not None:
-            self.uncertainty.load_state_dict(state)
-            return
-        # The tasks of the class may have changed since.
-        attach_weighting(self, UncertaintyWeighting.from_state_dict(state, getattr(self, "tasks", None)))
+
+def _load_weightings(module: LightningModule, states: Mapping[str, Any]) -> set[str]:
+    """Load the engines of a module and of those inside it as far as ``states`` has any, and return their keys."""
+    found = {key: inner for key, inner in by_checkpoint_key(module).items() if states.get(key) is not None}
+    for key, inner in found.items():
+        if (weighting := attached_weighting(inner)) is not None:
+            weighting.load_state_dict(states[key])
+        else:  # the tasks of the class may have changed since
+            attach_weighting(inner, UncertaintyWeighting.from_state_dict(states[key], getattr(inner, "tasks", None)))
+    return set(found)

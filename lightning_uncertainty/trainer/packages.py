@@ -4,8 +4,7 @@
 take either, but each package's LightningCLI accepts only its own: a callback that is both works everywhere.
 
 What is not public may change in any release. So each such access stands here (or, if it attaches something to a module,
-in :mod:`~lightning_uncertainty.trainer.attachment`) with its reason, and ``tests/trainer/test_packages.py`` has a test
-of it.
+in ``attachment.py``) with its reason, and ``tests/trainer/test_packages.py`` has a test of it.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,13 +41,8 @@ __all__ = [
 
 
 def _callback_bases() -> tuple[type, ...]:
-    bases = []
-    for package in ("lightning.pytorch", "pytorch_lightning"):
-        try:
-            bases.append(import_module(package).Callback)
-        except ModuleNotFoundError as missing:
-            if missing.name not in ("lightning", "pytorch_lightning"):
-                raise  # it is there, but something that it needs is not
+    packages = ("lightning.pytorch", "pytorch_lightning")
+    bases = [import_module(package).Callback for package in packages if find_spec(package.partition(".")[0])]
     if not bases:
         raise ModuleNotFoundError("UncertaintyCallback needs Lightning: `pip install lightning`.")
     return tuple(bases)
@@ -66,8 +61,7 @@ else:
 
 def callbacks_of(trainer: Trainer) -> list[Any]:
     """Return the Trainer's own list of callbacks, which may be changed."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return callbacks
+    return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
 
 
 def callbacks_around(module: Any) -> list[Any]:
@@ -85,12 +79,7 @@ def is_silent(trainer: Trainer) -> bool:
 
 
 def logs_now(trainer: Trainer, batch_began_at: int) -> bool:
-    """Return True if Lightning logs the metrics of ``training_step`` for this batch.
-
-    Args:
-        trainer: The Trainer, at the end of a batch.
-        batch_began_at: Value of ``trainer.global_step`` at the start of the batch.
-    """
+    """Return True if Lightning logs the batch that ends now and began at this value of ``trainer.global_step``."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     automatic = trainer.lightning_module.automatic_optimization
     if not every or (automatic and trainer.global_step == batch_began_at):
@@ -140,16 +129,7 @@ def is_compiled(pl_module: LightningModule) -> bool:
 
 
 def check_processes(trainer: Trainer, pl_module: LightningModule, group: dist.ProcessGroup | None) -> None:
-    """Refuse a strategy in which the mean over all processes would be wrong, or there is none.
-
-    Args:
-        trainer: The Trainer.
-        pl_module: The module that it trains.
-        group: The processes to average over, if they were given.
-
-    Raises:
-        ValueError: If there are several processes without ``torch.distributed``, or pipeline stages without a group.
-    """
+    """Refuse a strategy in which the mean over all processes, or over ``group``, would be wrong, or there is none."""
     strategy = type(trainer.strategy).__name__
     if trainer.world_size > 1 and world_size() == 1:
         raise ValueError(
@@ -166,17 +146,12 @@ def check_processes(trainer: Trainer, pl_module: LightningModule, group: dist.Pr
         )
 
 
-# Where both packages are installed, the one that was imported last speaks for both.
-LOGGERS = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
-
-
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning below warnings; afterwards its log levels are what they were.
-
-    One deprecation inside torch, of a function that Lightning calls, is not shown either.
-    """
-    loggers = [logging.getLogger(name) for name in LOGGERS]
+    """Silence Lightning below warnings, and one deprecation inside torch; then restore its log levels."""
+    # Where both packages are installed, the one that was imported last speaks for both.
+    names = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
