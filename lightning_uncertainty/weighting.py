@@ -10,18 +10,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_uncertainty._arguments import check_choice, check_steps, suggest
+from lightning_uncertainty._arguments import check_choice, check_steps
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.engine.losses import CompiledKeys, RawLosses, SampleCounts, sample_counts
 from lightning_uncertainty.engine.named_values import NamedValues
-from lightning_uncertainty.engine.state import EngineState, HostFlags, SavedState, read_state, rows_later, short_forms
+from lightning_uncertainty.engine.state import (
+    EngineState,
+    HostFlags,
+    SavedState,
+    check_fields,
+    read_state,
+    rows_later,
+    short_forms,
+)
 from lightning_uncertainty.engine.total import raise_if_refused, weighted_sum, within_half
 from lightning_uncertainty.engine.window import Call, LossWindow, mean_over_ranks
 from lightning_uncertainty.findings import findings_of
-from lightning_uncertainty.regularizers import Regularizer
+from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
-from lightning_uncertainty.strategies import STRATEGIES, Fixed, Strategy, Uncertainty, get_strategy
+from lightning_uncertainty.strategies import STRATEGIES, Fixed, Strategy, Uncertainty, check_options, get_strategy
 from lightning_uncertainty.strategies.base import move_tensors
 from lightning_uncertainty.strategies.uncertainty import UncertaintyOptions
 from lightning_uncertainty.tasks import TaskSpecs, parse_tasks
@@ -74,7 +82,7 @@ class UncertaintyWeighting(NamedValues):
             raises at once, at the price of a host synchronisation in every call.
         process_group: The processes to average over; by default all of ``torch.distributed``.
         **options: Settings of :class:`~lightning_uncertainty.strategies.Uncertainty`: ``lr``, ``betas``, ``eps``,
-            ``init``, ``regularizer``, ``bounds``, ``min_variance_ratio``. Other strategies have no use for them.
+            ``init``, ``regularizer``, ``bounds``, ``min_variance_ratio``.
 
     Raises:
         ValueError: if an argument is not valid.
@@ -110,24 +118,21 @@ class UncertaintyWeighting(NamedValues):
         check_steps("freeze_after", 0 if freeze_after is None else freeze_after)
         self.warmup_steps, self.warmup, self.freeze_after = warmup_steps, warmup, freeze_after
         self.nonfinite, self.process_group = nonfinite, process_group
-        if unknown := options.keys() - UncertaintyOptions.__annotations__.keys():
-            name = min(unknown)
-            raise TypeError(f"There is no option {name!r}. {suggest(name, WeightingOptions.__annotations__)}")
-        uncertainty = Uncertainty(**options)  # its settings are checked, also where another strategy is chosen
-        self.strategy = uncertainty if strategy == "uncertainty" else get_strategy(strategy)
-        self.regularizer: Regularizer = getattr(self.strategy, "regularizer", uncertainty.regularizer)
-        self.strategy.bind(tuple(self.tasks.values()))
+        check_options(options, strategy, WeightingOptions.__annotations__)
+        self.strategy = Uncertainty(**options) if strategy == "uncertainty" else get_strategy(strategy)
+        self.regularizer: Regularizer = getattr(self.strategy, "regularizer", get_regularizer("log_sigma"))
         self._equal = Fixed()  # the strategy of a warm-up with equal weights
-        self._equal.bind(tuple(self.tasks.values()))
-
-        self.training = True
+        for each in (self.strategy, self._equal):
+            each.bind(tuple(self.tasks.values()))
         self.observers: list[Callable[[Mapping[str, Tensor | CrossEntropy], Tensor], None]] = []  # of recorded calls
-        self.steps, self._frozen = 0, False
+        self.training, self.steps, self._frozen = True, 0, False
         self._notices, self._trouble = Notices(), HostFlags()
         self._compiled_keys = CompiledKeys(self._notices)
         self._raw_losses = RawLosses(self.tasks, self._notices)
         self._state = self._new_state(len(self.tasks))
+        check_fields(self._state, self.strategy.state)
         self._window = LossWindow(len(self.tasks))
+        self._equal_now = torch.tensor(False)  # for graphs of torch.compile, in which a Python bool is a constant
         self._choose()
 
     def _new_state(self, size: int) -> EngineState:
@@ -144,9 +149,9 @@ class UncertaintyWeighting(NamedValues):
 
         Args:
             losses: The scalar loss by task name, in any order; ``CrossEntropy(logits, target)`` for an exact softmax.
-            samples: The number of samples that the losses are means of, one for all or one for each task. The mean that
-                ``s`` learns from, which is also the logged one, is then over samples and not over calls, in every
-                micro-batch and on every rank; so give it always or never. The total and its gradient are the same.
+            samples: The number of samples that the losses are means of, one for all or one for each task. The learned
+                and logged mean is then over samples and not over calls, in every micro-batch and on every rank; so
+                give it always or never. The total and its gradient are the same.
 
         Raises:
             TypeError: if a loss is not a tensor, or not of floating point, or a sample count is no number.
@@ -179,13 +184,17 @@ class UncertaintyWeighting(NamedValues):
 
     def _factors(self, raw_loss: Tensor, recording: bool, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return factors and offsets for this call."""
+        if torch.compiler.is_compiling():  # a branch would be a guard that fails later on, and one graph costs nothing
+            chosen = self.strategy.factors(raw_loss.to(torch.float32))
+            if self.warmup == "initial":
+                return chosen
+            equal = self._equal.factor, self._equal.offset
+            return torch.where(self._equal_now, equal[0], chosen[0]), torch.where(self._equal_now, equal[1], chosen[1])
         strategy = self._in_force
-        # Compiled, the branch would be a guard that fails later on, and the general path costs nothing.
-        if not torch.compiler.is_compiling():
-            if strategy.settled:
-                return strategy.factor, strategy.offset
-            if recording and self._opening:
-                raw_loss = mean_over_ranks(raw_loss, counts, self.process_group)
+        if strategy.settled:
+            return strategy.factor, strategy.offset
+        if recording and self._opening:
+            raw_loss = mean_over_ranks(raw_loss, counts, self.process_group)
         return strategy.factors(raw_loss.to(torch.float32))
 
     # ------------------------------------------------------------------------------------------------ learning
@@ -210,6 +219,8 @@ class UncertaintyWeighting(NamedValues):
     def _choose(self) -> None:
         """Put the strategy in force, or equal weights while they warm up."""
         self._in_force: Strategy = self._equal if self._warming_up_equal else self.strategy
+        if self.warmup == "equal":
+            self._equal_now = torch.full_like(self._equal_now, self._warming_up_equal)
 
     def end_epoch(self) -> None:
         """Tell the strategy that an epoch has ended. The callback does this."""
@@ -265,22 +276,15 @@ class UncertaintyWeighting(NamedValues):
     # ------------------------------------------------------------------------------------------------ warning
 
     def check(self, snapshot: Snapshot | None = None) -> None:
-        """Warn of what is wrong with the weights as they are now; each finding is said once.
-
-        :meth:`step` does this every 100 steps, without waiting for the device, and the callback whenever it logs.
-
-        Args:
-            snapshot: The snapshot to look at; by default the present one, which costs a transfer to the host.
-        """
+        """Warn of what is wrong now, each finding once. The callback does this when it logs, ``step`` every 100 steps."""
         for found in findings_of(self.snapshot() if snapshot is None else snapshot):
             self._notices.warn(found.subject, str(found))
 
     def _look_for_trouble(self) -> None:
         """Warn without waiting for the device: a loop that reads nothing should hear of trouble too."""
         state, columns = self._state, self.strategy.columns()
-        trouble = [state.nonfinite > 0, state.lowest_loss < 0.0, state.cut]
-        trouble += [columns[name] for name in ("at_lower", "at_upper") if name in columns]
-        if self._trouble.poll(torch.cat(trouble)):
+        bounds = [columns[name] for name in ("at_lower", "at_upper") if name in columns]
+        if self._trouble.poll(torch.cat([state.nonfinite > 0, state.lowest_loss < 0.0, state.cut, *bounds])):
             self.check()
 
     # ------------------------------------------------------------------------------------------------ reading
@@ -307,8 +311,9 @@ class UncertaintyWeighting(NamedValues):
     @torch.no_grad()
     def snapshot_later(self) -> Callable[[], Snapshot]:
         """Return a function that gives the snapshot of now: the transfer to the host waits until it is called."""
-        weights = {"factor": self._in_force.factor, "offset": self._in_force.offset}
-        rows = rows_later({**self._state.tensors(), **self.strategy.columns(), **weights}, self.tasks)
+        now = {"factor": self._in_force.factor, "offset": self._in_force.offset}
+        columns = {"log_var": self.strategy.log_var, "precision": self.strategy.factor, **self.strategy.columns()}
+        rows = rows_later({**self._state.tensors(), **columns, **now}, self.tasks)
         learned, steps = self.strategy.learned, self.steps
 
         def read() -> Snapshot:
@@ -331,6 +336,7 @@ class UncertaintyWeighting(NamedValues):
         self._window.flush()
         for part in (self._state, self.strategy, self._equal):
             part.to(target)
+        self._equal_now = self._equal_now.to(target, copy=True)
         for holder in (self._raw_losses, self._window):
             move_tensors(holder, target)
         return self
@@ -345,9 +351,9 @@ class UncertaintyWeighting(NamedValues):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next step depends on, by task, on the CPU. Losses since the last step are no part of it."""
+        kinds = short_forms(self.tasks), self.strategy.name, self.regularizer.name
         tensors = {**self._state.tensors(), **self.strategy.state.tensors()}
-        forms, regularizer = short_forms(self.tasks), self.regularizer.name
-        return SavedState(forms, self.strategy.name, regularizer, self.steps, self._frozen, tensors).written()
+        return SavedState(*kinds, self.steps, self._frozen, tensors).written()
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -376,10 +382,7 @@ class UncertaintyWeighting(NamedValues):
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any], tasks: TaskSpecs | None = None) -> UncertaintyWeighting:
         """Return an engine with the strategy, the regulariser and the values of ``state``, and else default options.
-
-        Args:
-            state: The state that :meth:`state_dict` returned.
-            tasks: The tasks, which may have changed since; by default those of ``state``.
+        The tasks may have changed since; by default they are those of ``state``.
 
         Raises:
             ValueError: if ``state`` is not usable, or has a likelihood that is not one of this package.

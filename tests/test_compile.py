@@ -122,6 +122,22 @@ def losses_of(names):
 KEY_SETS = [s for size in (1, 2, 3) for s in itertools.combinations("abc", size)]
 
 
+def test_the_end_of_a_warm_up_with_equal_weights_costs_no_graph(backend):
+    options = {"warmup_steps": 3, "warmup": "equal"}
+    eager, weighting = (UncertaintyWeighting({"a": "gaussian", "b": "laplace"}, **options) for _ in range(2))
+    call = compiled(weighting.__call__, backend)
+    for step in range(8):
+        losses = [torch.tensor(value, requires_grad=True) for value in (4.0 + step, 2.0)]
+        others = [loss.detach().clone().requires_grad_() for loss in losses]
+        call(dict(zip("ab", losses, strict=True))).backward()
+        eager(dict(zip("ab", others, strict=True))).backward()
+        assert [loss.grad.item() for loss in losses] == pytest.approx([loss.grad.item() for loss in others], rel=1e-6)
+        assert (losses[0].grad.item() == 1.0) == (step < 3)
+        weighting.step()
+        eager.step()
+    assert backend.frame_count == 1
+
+
 def test_each_set_of_keys_costs_one_graph_and_its_return_none(eager_backend):
     weighting = UncertaintyWeighting(dict.fromkeys("abc", "gaussian"))
     call = compiled(weighting.__call__, eager_backend)

@@ -17,7 +17,16 @@ from torch import Tensor
 from lightning_uncertainty.engine.window import WindowMeans
 from lightning_uncertainty.tasks import Task
 
-__all__ = ["EngineState", "HostFlags", "SavedState", "TaskTensors", "read_state", "rows_later", "short_forms"]
+__all__ = [
+    "EngineState",
+    "HostFlags",
+    "SavedState",
+    "TaskTensors",
+    "check_fields",
+    "read_state",
+    "rows_later",
+    "short_forms",
+]
 
 
 @dataclass
@@ -26,7 +35,8 @@ class TaskTensors:
 
     A subclass adds a quantity as one more field. The metadata of a field say what its saved values may be:
     ``may_be_nan`` (by default False), ``negative`` (by default True), and ``missing``, the value for all tasks where a
-    state lacks the field because an older version saved it; without, such a state is refused.
+    state lacks the field because an older version saved it; without, such a state is refused. ``shown`` (by default
+    True) says whether a snapshot has the field.
     """
 
     def tensors(self) -> dict[str, Tensor]:
@@ -165,7 +175,7 @@ class SavedState:
             else:
                 continue
             yield f"unmatched {name}", sentence
-        if self.regularizer != regularizer:
+        if strategy == self.strategy == "uncertainty" and self.regularizer != regularizer:
             yield (
                 "regularizer",
                 f"The checkpoint was trained with regularizer={self.regularizer!r}, and this is {regularizer!r}: sigma "
@@ -214,6 +224,13 @@ def read_state(
     tensors = {key: _read_tensor(key, state.get(key), names, rule) for key, rule in rules.items()}
     tasks = dict(zip(names, likelihoods, strict=True))
     return SavedState(tasks, saved_by, state["regularizer"], state["steps"], state["frozen"], tensors)
+
+
+def check_fields(engine: TaskTensors, strategy: TaskTensors) -> None:
+    """Raise ``ValueError`` if a field of the strategy's state has the name of something else in a saved state."""
+    taken = {"version", "tasks", "likelihoods", "strategy", "regularizer", "steps", "frozen", *engine.tensors()}
+    if clash := sorted(taken & strategy.tensors().keys()):
+        raise ValueError(f"A strategy's state cannot have a field {clash[0]!r}: the engine saves one. Rename it.")
 
 
 def _is_count(value: Any) -> bool:

@@ -32,8 +32,8 @@ def weighted_sum(raw_loss: Tensor, factor: Tensor, offset: Tensor) -> tuple[Tens
     """Return what :func:`plain_weighted_sum` returns; in eager code with as few and as cheap operations as possible.
 
     What depends on the values is computed beside the graph, where an operation costs half; the graph itself is a stack
-    and a dot product with the factors of those who take part. No host reads anything. Of ``torch.compile`` nobody can
-    ask to overwrite a value, nor need anyone ask it for fewer operations.
+    and a dot product with the factors of those who take part. No host reads anything. Under ``torch.compile`` the plain
+    form is used: there a value cannot be overwritten, and the compiler saves operations itself.
     """
     if torch.compiler.is_compiling():
         return plain_weighted_sum(raw_loss, factor, offset)
@@ -54,7 +54,7 @@ def weighted_sum(raw_loss: Tensor, factor: Tensor, offset: Tensor) -> tuple[Tens
 def within_half(factor: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     """Cut the factors of losses in fp16 (``half``, bool) at its largest number; return them, and where they were cut.
 
-    Beyond, their gradient would be infinite.
+    The gradient of such a loss is its factor, and would be infinite if the factor were larger.
     """
     beyond = half & (factor > _HALF_MAX)
     return torch.where(beyond, _HALF_MAX, factor), beyond

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from lightning_uncertainty._arguments import lookup
+from lightning_uncertainty._arguments import lookup, suggest
 from lightning_uncertainty.strategies.base import Strategy
 from lightning_uncertainty.strategies.fixed import Fixed
 from lightning_uncertainty.strategies.uncertainty import Uncertainty
 
-__all__ = ["STRATEGIES", "Fixed", "Strategy", "Uncertainty", "get_strategy"]
+__all__ = ["STRATEGIES", "Fixed", "Strategy", "Uncertainty", "check_options", "get_strategy"]
 
 STRATEGIES: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (Uncertainty, Fixed)}
 """The strategies that ``strategy="..."`` knows, by their short form."""
@@ -19,8 +22,29 @@ def get_strategy(strategy: str | Strategy) -> Strategy:
     """Return a new strategy: the one of that name with its default settings, or a copy that no other engine shares.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is none of that name, or one of your own has no name.
     """
-    if isinstance(strategy, Strategy):
-        return copy.deepcopy(strategy)
-    return lookup("strategy", strategy, STRATEGIES)()
+    if not isinstance(strategy, Strategy):
+        return lookup("strategy", strategy, STRATEGIES)()
+    if not isinstance(getattr(strategy, "name", None), str):
+        kind = type(strategy).__name__
+        raise ValueError(f"The strategy {kind} has no name for checkpoints. Write `name = {kind.lower()!r}` into it.")
+    return copy.deepcopy(strategy)
+
+
+def check_options(options: Mapping[str, Any], strategy: str | Strategy, known: Iterable[str]) -> None:
+    """Check the settings of :class:`Uncertainty` that stand beside ``strategy``.
+
+    Raises:
+        TypeError: if there is no such setting.
+        ValueError: if one has another value than its default, and another strategy is chosen.
+    """
+    settings = inspect.signature(Uncertainty).parameters
+    for name, value in options.items():
+        if name not in settings:
+            raise TypeError(f"There is no option {name!r}. {suggest(name, known)}")
+        if strategy != Uncertainty.name and value != settings[name].default:
+            raise ValueError(
+                f'{name}={value!r} would have no effect: only strategy="uncertainty" has such a setting. Leave it out, '
+                f"or write strategy=Uncertainty({name}={value!r})."
+            )

@@ -18,16 +18,29 @@ __all__ = ["Strategy"]
 class Strategy(ABC):
     """A rule by which the factors before the losses follow from the losses.
 
-    The engine owns what every rule needs: missing tasks, NaN, precision, ranks, accumulation, checkpoints, logs. A rule
-    is told mean losses and says factors. One that is made by a user holds settings only; the engine works with a copy,
-    which :meth:`bind` gives the tasks.
+    The engine owns what every rule needs: missing tasks, NaN, precision, ranks, accumulation, checkpoints, logs. A
+    strategy receives losses and returns factors. An instance that you create only holds settings; the engine works
+    with a copy of it, to which :meth:`bind` gives the tasks.
+
+    >>> class Inverse(Strategy):
+    ...     name = "inverse"
+    ...     def bind(self, tasks):
+    ...         self.state, self.learned = TaskTensors(), {task.name: False for task in tasks}
+    ...         self.factor, self.offset = torch.ones(len(tasks)), torch.zeros(len(tasks))
+    ...     def factors(self, raw_loss):
+    ...         return 1.0 / raw_loss, self.offset
+    >>> from lightning_uncertainty import UncertaintyWeighting
+    >>> weighting = UncertaintyWeighting({"depth": "laplace", "class": "softmax"}, strategy=Inverse())
+    >>> weighting({name: torch.tensor(4.0, requires_grad=True) for name in weighting.tasks})
+    tensor(2., grad_fn=<DotBackward0>)
 
     Attributes:
         name: The short form in ``strategy="..."``.
         state: The tensors that the next step depends on. They are saved, moved and restored by their fields.
         factor: The factors in force, fp32, of shape (K,); what multiplies each loss.
         offset: The terms that are added to the total, fp32, of shape (K,).
-        settled: True if :meth:`factors` no longer looks at the losses. Known to the host.
+        settled: True if :meth:`factors` returns :attr:`factor` and :attr:`offset` whatever the losses are, so that the
+            engine need not ask.
         learned: A bool by task, in their order: True if the rule learns a sigma for it.
     """
 
@@ -35,7 +48,7 @@ class Strategy(ABC):
     state: TaskTensors
     factor: Tensor
     offset: Tensor
-    settled: bool = True
+    settled: bool = False
     learned: Mapping[str, bool]
 
     @abstractmethod
@@ -97,8 +110,11 @@ class Strategy(ABC):
         return torch.zeros_like(self.factor, dtype=torch.bool)
 
     def columns(self) -> dict[str, Tensor]:
-        """Return what a snapshot shows of each task, by the names of its fields, each of shape (K,)."""
-        return {"log_var": self.log_var, "precision": self.factor}
+        """Return what a snapshot shows of each task, each of shape (K,); by default the fields of :attr:`state`.
+
+        A field that is declared with ``metadata={"shown": False}`` is left out.
+        """
+        return {key: self.state.tensors()[key] for key, rule in self.state.rules().items() if rule.get("shown", True)}
 
     def to(self, device: torch.device) -> None:
         """Move all tensors to ``device``, as copies."""

@@ -21,17 +21,17 @@ class FixedState(TaskTensors):
     """The given factors, saved so that they can be read from a checkpoint.
 
     Attributes:
-        weight: The factor of each task.
+        fixed_factor: The factor of each task.
     """
 
-    weight: Tensor = field(metadata={"negative": False})
+    fixed_factor: Tensor = field(metadata={"negative": False, "shown": False})
 
 
 class Fixed(Strategy):
     """Given factors: the total is ``sum_k w_k L_k``.
 
     Args:
-        weights: The factor ``w`` by task. A task without one keeps the number that it was declared with, or has 1.
+        factors: The factor ``w`` by task. A task without one keeps the number that it was declared with, or has 1.
 
     Raises:
         ValueError: if a factor is negative or not finite, or belongs to no task.
@@ -42,17 +42,18 @@ class Fixed(Strategy):
     """
 
     name = "fixed"
+    settled = True
     state: FixedState
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        self.weights = {
-            name: check_number(f"The weight of task {name!r}", value, above=0.0)
-            for name, value in (weights or {}).items()
+    def __init__(self, factors: Mapping[str, float] | None = None) -> None:
+        self.given = {
+            name: check_number(f"The factor of task {name!r}", value, above=0.0)
+            for name, value in (factors or {}).items()
         }
 
     def bind(self, tasks: Sequence[Task]) -> None:
         given = {task.name: None if task.likelihood.learned else task.likelihood.coefficient for task in tasks}
-        for name, weight in self.weights.items():
+        for name, weight in self.given.items():
             lookup("task", name, given)
             given[name] = weight
         self.learned = dict.fromkeys(given, False)
@@ -64,5 +65,5 @@ class Fixed(Strategy):
 
     def restored(self) -> Tensor:
         """Take over saved factors where none is given now."""
-        self.state.weight = self.factor = torch.where(self._own, self._given, self.state.weight)
+        self.state.fixed_factor = self.factor = torch.where(self._own, self._given, self.state.fixed_factor)
         return super().restored()

@@ -55,11 +55,11 @@ class UncertaintyState(TaskTensors):
     """
 
     log_var: Tensor
-    start: Tensor
+    start: Tensor = field(metadata={"shown": False})
     started: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor = field(metadata={"negative": False})
-    count: Tensor = field(metadata={"negative": False})
+    exp_avg: Tensor = field(metadata={"shown": False})
+    exp_avg_sq: Tensor = field(metadata={"negative": False, "shown": False})
+    count: Tensor = field(metadata={"negative": False, "shown": False})
 
     def __post_init__(self) -> None:
         self.moments = torch.stack((self.exp_avg, self.exp_avg_sq))
@@ -248,13 +248,8 @@ class Uncertainty(Strategy):
         return before != self.log_var
 
     def columns(self) -> dict[str, Tensor]:
-        return {
-            "log_var": self.log_var,
-            "precision": self.likelihoods.precision(self.log_var),
-            "at_lower": self.log_var <= self.lower,
-            "at_upper": self.log_var >= self.ceiling,
-            "started": self.state.started,
-        }
+        bounds = {"at_lower": self.log_var <= self.lower, "at_upper": self.log_var >= self.ceiling}
+        return {**super().columns(), **bounds, "precision": self.likelihoods.precision(self.log_var)}
 
     def to(self, device: torch.device) -> None:
         super().to(device)

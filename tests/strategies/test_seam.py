@@ -60,9 +60,16 @@ def test_fixed_factors_come_back_from_a_state_and_those_given_now_win():
         (lambda: UncertaintyWeighting(TASKS, strategy="fixd"), "Unknown strategy 'fixd'. Did you mean 'fixed'"),
         (lambda: UncertaintyWeighting(TASKS, strategy=Fixed({"d": 1.0})), "Unknown task 'd'"),
         (lambda: Fixed({"a": -1.0}), "'a'"),
+        (
+            lambda: UncertaintyWeighting(TASKS, strategy="fixed", lr=0.5),
+            r"lr=0.5 would have.*Uncertainty\(lr",
+        ),
+        (lambda: UncertaintyWeighting(TASKS, strategy=Uncertainty(), init=3.0), "init=3.0 would have no effect"),
+        (lambda: UncertaintyWeighting(TASKS, strategy=Nameless()), "Nameless has no name"),
+        (lambda: UncertaintyWeighting(TASKS, strategy=Clashing()), "cannot have a field 'raw_loss'"),
         (lambda: setattr(UncertaintyWeighting(TASKS, strategy="fixed"), "sigmas", {"a": 1.0}), "'fixed' has no log"),
     ],
-    ids=["name", "task", "factor", "sigma"],
+    ids=["name", "task", "factor", "an option beside a name", "one beside an object", "no name", "a field", "sigma"],
 )
 def test_what_cannot_be_is_refused_by_name(make, said):
     with pytest.raises(ValueError, match=said):
@@ -130,8 +137,41 @@ class Inverse(Strategy):
         self.state.epochs += 1.0
         self.restored()
 
-    def columns(self):
-        return {**super().columns(), "epochs": self.state.epochs}
+
+class Live(Strategy):
+    """One over the very loss of the call: it overrides nothing else."""
+
+    name = "live"
+
+    def bind(self, tasks):
+        self.state, self.learned = TaskTensors(), {task.name: False for task in tasks}
+        self.factor, self.offset = torch.ones(len(tasks)), torch.zeros(len(tasks))
+
+    def factors(self, raw_loss):
+        return 1.0 / raw_loss, self.offset
+
+
+class Nameless(Live):
+    name = None
+
+
+@dataclass
+class ClashingState(TaskTensors):
+    raw_loss: torch.Tensor
+
+
+class Clashing(Live):
+    def bind(self, tasks):
+        super().bind(tasks)
+        self.state = ClashingState(torch.zeros(len(tasks)))
+
+
+@pytest.mark.parametrize("wrap", [lambda call: call, lambda call: torch.compile(call, backend="aot_eager")])
+def test_factors_may_follow_from_the_losses_of_the_call(wrap):
+    weighting = UncertaintyWeighting(TASKS, strategy=Live())
+    losses = {"a": leaf(4.0), "b": leaf(8.0), "c": leaf(2.0)}
+    wrap(weighting.__call__)(losses).backward()
+    assert {name: loss.grad.item() for name, loss in losses.items()} == {"a": 0.25, "b": 0.125, "c": 0.5}
 
 
 def test_a_strategy_of_ones_own_gets_missing_tasks_snapshots_and_checkpoints():
@@ -145,7 +185,7 @@ def test_a_strategy_of_ones_own_gets_missing_tasks_snapshots_and_checkpoints():
     resumed = UncertaintyWeighting(TASKS, strategy=Inverse())
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert str(resumed.snapshot()) == str(weighting.snapshot())  # a NaN equals none
-    assert resumed.snapshot().tasks["b"].more == {"epochs": 1.0}
+    assert resumed.snapshot().tasks["b"].more == {"epoch_mean": 4.0, "epochs": 1.0}
     assert train(resumed, a=2.0)[1] == train(weighting, a=2.0)[1] == {"a": 1.0}
 
 

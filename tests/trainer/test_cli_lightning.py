@@ -89,7 +89,7 @@ def test_a_yaml_file_says_it_all(tmp_path, package, in_callback):
     assert weighting.weights["aux"] == pytest.approx(0.1)
 
 
-FIXED = {"class_path": "lightning_uncertainty.strategies.Fixed", "init_args": {"weights": {"depth": 3.0}}}
+FIXED = {"class_path": "lightning_uncertainty.strategies.Fixed", "init_args": {"factors": {"depth": 3.0}}}
 
 
 @pytest.mark.parametrize(
