@@ -276,7 +276,7 @@ class UncertaintyWeighting(NamedValues):
     # ------------------------------------------------------------------------------------------------ warning
 
     def check(self, snapshot: Snapshot | None = None) -> None:
-        """Warn of what is wrong now, each finding once. The callback does this when it logs, ``step`` every 100 steps."""
+        """Warn of what is wrong now, each finding once. The callback does so when it logs, ``step`` every 100 steps."""
         for found in findings_of(self.snapshot() if snapshot is None else snapshot):
             self._notices.warn(found.subject, str(found))
 
