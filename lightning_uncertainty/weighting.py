@@ -112,6 +112,7 @@ class UncertaintyWeighting(NamedValues):
         **options: Unpack[UncertaintyOptions],
     ) -> None:
         self.tasks = {task.name: task for task in parse_tasks(tasks)}
+        self.task_names = tuple(self.tasks)
         check_choice("warmup", warmup, ("initial", "equal"))
         check_choice("nonfinite", nonfinite, ("skip", "raise"))
         check_steps("warmup_steps", warmup_steps)
@@ -124,6 +125,7 @@ class UncertaintyWeighting(NamedValues):
         self._equal = Fixed()  # the strategy of a warm-up with equal weights
         for each in (self.strategy, self._equal):
             each.bind(tuple(self.tasks.values()))
+        self._foreign: Mapping[str, Any] | None = None  # the state of a strategy that only its own class can read
         self.observers: list[Callable[[Mapping[str, Tensor | CrossEntropy], Tensor], None]] = []  # of recorded calls
         self.training, self.steps, self._frozen = True, 0, False
         self._notices, self._trouble = Notices(), HostFlags()
@@ -290,18 +292,13 @@ class UncertaintyWeighting(NamedValues):
     # ------------------------------------------------------------------------------------------------ reading
 
     @property
-    def task_names(self) -> tuple[str, ...]:
-        """The names of the tasks, in the order of the vectors."""
-        return tuple(self.tasks)
-
-    @property
     def device(self) -> torch.device:
         """The device on which the losses are expected."""
         return self.strategy.factor.device
 
     @property
     def log_var(self) -> Tensor:
-        """A copy of ``s``, fp32, of shape (K,), in the order of :attr:`task_names`."""
+        """A copy of ``s``, fp32, of shape (K,), in the order of ``task_names``."""
         return self.strategy.log_var.clone()
 
     def snapshot(self) -> Snapshot:
@@ -351,6 +348,8 @@ class UncertaintyWeighting(NamedValues):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next step depends on, by task, on the CPU. Losses since the last step are no part of it."""
+        if self._foreign is not None and self._foreign["steps"] == self.steps:
+            return dict(self._foreign)
         kinds = short_forms(self.tasks), self.strategy.name, self.regularizer.name
         tensors = {**self._state.tensors(), **self.strategy.state.tensors()}
         return SavedState(*kinds, self.steps, self._frozen, tensors).written()
@@ -391,6 +390,7 @@ class UncertaintyWeighting(NamedValues):
         strategy = saved.strategy if saved.strategy in STRATEGIES else "fixed"  # one's own is known by its name only
         weighting = cls(tasks or saved.tasks, strategy=strategy, regularizer=saved.regularizer)
         weighting.load_state_dict(state)
+        weighting._foreign = state if strategy != saved.strategy else None
         return weighting
 
 

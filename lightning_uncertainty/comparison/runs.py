@@ -27,7 +27,7 @@ from lightning_uncertainty.comparison.parts import Evaluation, Source, Start, se
 from lightning_uncertainty.comparison.progress import Bar, RunAdvance
 from lightning_uncertainty.comparison.store import FinishedRun, RunFolder
 from lightning_uncertainty.trainer.attachment import attached_weighting
-from lightning_uncertainty.trainer.packages import callbacks_of, quiet_lightning
+from lightning_uncertainty.trainer.packages import brings_state_home, callbacks_of, quiet_lightning
 
 __all__ = ["Job", "RunError", "check_can_be_sent", "run_jobs"]
 
@@ -59,7 +59,7 @@ class Job:
         parts = self.source.build(seed, path, rehearsal=False)
         self.arm.apply(parts.module, parts.trainer)
         # Processes that are spawned or forked would keep what these see, and could not even be given a bar.
-        if not hasattr(parts.trainer.strategy.launcher, "get_extra_results"):
+        if not brings_state_home(parts.trainer):
             callbacks_of(parts.trainer)[:0] = [start, RunAdvance(tell)]
         own_files(script=True)  # as they are now is what this process has imported, whatever is edited meanwhile
         parts.fit()

@@ -254,6 +254,12 @@ class UncertaintyCallback(packages.CallbackBase):
         if stepped and due and self.weighting.steps > self.history.newest:
             self._report.record(self.weighting.snapshot())
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on from a checkpoint of a version in which the name did not follow from the module."""
+        states = checkpoint.get("callbacks", {})
+        if self.state_key not in states:
+            self.load_state_dict(states.get("UncertaintyCallback(uncertainty)", {}))
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         if state_dict:

@@ -166,6 +166,19 @@ class Clashing(Live):
         self.state = ClashingState(torch.zeros(len(tasks)))
 
 
+def test_its_state_comes_back_through_a_module_that_is_loaded_without_it(tmp_path):
+    module, _ = fit(tmp_path, Weighed(), callback=UncertaintyCallback(strategy=Inverse()), max_epochs=2)
+    trained = module.uncertainty.state_dict()
+    with pytest.warns(UncertaintyWarning, match="strategy='inverse', and this is 'fixed'"):
+        between = UncertaintyWeighting.from_state_dict(trained)
+    assert str(between.state_dict()) == str(trained)
+    again = UncertaintyWeighting(module.tasks, strategy=Inverse())
+    again.load_state_dict(between.state_dict())
+    assert again.weights == module.uncertainty.weights
+    train(between, a=1.0, b=1.0)  # then it is what it learned since
+    assert between.state_dict()["strategy"] == "fixed"
+
+
 @pytest.mark.parametrize("wrap", [lambda call: call, lambda call: torch.compile(call, backend="aot_eager")])
 def test_factors_may_follow_from_the_losses_of_the_call(wrap):
     weighting = UncertaintyWeighting(TASKS, strategy=Live())

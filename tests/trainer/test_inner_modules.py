@@ -1,6 +1,7 @@
 """Modules inside the module that is trained, each with a callback and an engine of its own."""
 
 import csv
+import warnings
 
 import pytest
 import torch
@@ -224,6 +225,31 @@ def test_load_from_checkpoint_without_a_trainer_gives_both_back(tmp_path, cls):
     loaded = cls.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True)
     assert difference(loaded.states(), module.states()) is None
     assert loaded.generator.uncertainty.log_vars != loaded.parts["critic"].uncertainty.log_vars
+
+
+class Around(Plain):
+    """Without the mixin, so that nothing but the callback holds the weights in a checkpoint."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = None
+        self.generator = Part(1)
+
+    def training_step(self, batch, batch_idx):
+        return self.generator.weigh(self.generator.losses(batch))
+
+
+def test_a_checkpoint_from_before_the_name_followed_from_the_module_still_loads(tmp_path):
+    path, old = tmp_path / "old.ckpt", UncertaintyCallback(module="generator", name="uncertainty")
+    _, runner = fit(tmp_path, Around(), callback=old, max_epochs=1)
+    runner.save_checkpoint(path)
+    assert list(torch.load(path, weights_only=True)["callbacks"]) == ["UncertaintyCallback(uncertainty)"]
+    new = UncertaintyCallback(module="generator")
+    with warnings.catch_warnings():  # Lightning's own, of the callback whose key it does not find
+        warnings.filterwarnings("ignore", ".*Please add the following callbacks")
+        fit(tmp_path, Around(), callback=new, ckpt_path=path, max_epochs=2)
+    assert new.weighting.steps == 2 * old.weighting.steps
+    assert new.history.steps[0] == old.history.steps[0]
 
 
 def test_a_spawned_process_sends_both_home(tmp_path):
