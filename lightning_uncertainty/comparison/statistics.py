@@ -110,7 +110,13 @@ def check_directions(directions: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its lower and upper limit."""
+    """A mean with its lower and upper limit.
+
+    Attributes:
+        mean: The mean.
+        low: The lower limit.
+        high: The upper limit.
+    """
 
     mean: float
     low: float
