@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Snapshot", "TaskSnapshot"]
-
-
-_KINDS: dict[str, Any] = {"nonfinite": int, "absent": int, "started": bool, "cut": bool}
 
 
 @dataclass(frozen=True)
@@ -61,17 +57,24 @@ class TaskSnapshot:
 
         In place of ``at_bound`` there are ``at_lower`` and ``at_upper``.
         """
-        row = {"at_lower": 0.0, "at_upper": 0.0, "started": 1.0, **numbers}
-        bound = "lower" if row.pop("at_lower") else "upper" if row["at_upper"] else None
-        del row["at_upper"]
-        names = {each.name for each in fields(cls)}
+        row = dict(numbers)  # written out, because a logging step makes one for each task
+        lower, upper, log_var = row.pop("at_lower", 0.0), row.pop("at_upper", 0.0), row.pop("log_var")
         return cls(
             likelihood=task.likelihood.name,
-            sigma=math.exp(0.5 * row["log_var"]) if learned else None,
-            at_bound=bound if learned else None,
+            log_var=log_var,
+            sigma=math.exp(0.5 * log_var) if learned else None,
+            precision=row.pop("precision"),
+            factor=row.pop("factor"),
+            raw_loss=row.pop("raw_loss"),
+            nonfinite=int(row.pop("nonfinite")),
+            at_bound=("lower" if lower else "upper" if upper else None) if learned else None,
+            started=bool(row.pop("started", 1.0)),
+            offset=row.pop("offset"),
+            absent=int(row.pop("absent")),
+            lowest_loss=row.pop("lowest_loss"),
+            cut=bool(row.pop("cut")),
             unit=task.unit,
-            more={name: number for name, number in row.items() if name not in names},
-            **{name: _KINDS.get(name, float)(number) for name, number in row.items() if name in names},
+            more=row,
         )
 
     @property

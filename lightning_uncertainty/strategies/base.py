@@ -114,7 +114,8 @@ class Strategy(ABC):
 
         A field that is declared with ``metadata={"shown": False}`` is left out.
         """
-        return {key: self.state.tensors()[key] for key, rule in self.state.rules().items() if rule.get("shown", True)}
+        rules = self.state.rules()
+        return {key: tensor for key, tensor in self.state.tensors().items() if rules[key].get("shown", True)}
 
     def to(self, device: torch.device) -> None:
         """Move all tensors to ``device``, as copies."""
