@@ -191,8 +191,8 @@ def report(
 ) -> None:
     """Write one HTML page about a run, finished or killed, and print its summary."""
     from lightning_uncertainty._arguments import file_stem
-    from lightning_uncertainty.reporting.files import NothingToReportError, read_report
-    from lightning_uncertainty.reporting.page import write_page
+    from lightning_uncertainty.reporting.files import NothingToReportError, read_report, write_whole
+    from lightning_uncertainty.reporting.page import build_page
     from lightning_uncertainty.reporting.summary import print_summary
 
     if not prefix:
@@ -203,7 +203,7 @@ def report(
         raise typer.BadParameter(str(error)) from None
     page = output or (run if run.is_dir() else run.parent) / f"{file_stem(content.prefix)}.html"
     _check_free(page)
-    write_page(page, content)
+    write_whole(page, build_page(content))
     if content.comparison is not None:
         typer.echo("\n".join(["", *content.comparison.sentences, *content.comparison.notes]))
     if content.history is not None:
@@ -213,11 +213,11 @@ def report(
 
 def _check_free(page: Path) -> None:
     """Refuse to overwrite anything but an older page."""
-    from lightning_uncertainty.reporting.page import is_page
+    from lightning_uncertainty.reporting.page import GENERATOR
 
     if page.is_dir():
         raise typer.BadParameter(f"{page} is a folder. Give --output the name of a file, for example page.html.")
     if not page.parent.is_dir():
         raise typer.BadParameter(f"There is no folder {page.parent} to write {page.name} to.")
-    if page.exists() and not is_page(page):
+    if page.exists() and GENERATOR not in page.read_text(encoding="utf-8", errors="replace"):
         raise typer.BadParameter(f"{page} is there already, and no page of this command. Give another --output.")

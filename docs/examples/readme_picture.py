@@ -59,8 +59,6 @@ def draw(history: History, path: Path, ink: str) -> Path:
         left, right = figure.subplots(1, 2)
         plot_weights(left, history).set_title("the weight that each loss has learned", fontsize=11)
         plot_shares(right, history).set_title("the share that each task then has", fontsize=11)
-        for name in (*left.texts, *right.texts):
-            name.set_color(ink)  # the line to it keeps the colour of the task
         figure.savefig(path, transparent=True, metadata={"Date": None, "Description": _description(history)})
     return path
 

@@ -1,8 +1,8 @@
 """Pictures of a run. Every plotting function takes an axis, draws on it and returns it.
 
-Few tasks have a line each with its name at the end. Of more, all are drawn thin and grey; of very many, the quantiles
-are; in both, those that end highest and lowest are named. The colours keep a contrast of at least 3 on white and on
-dark grey, so that a transparent picture serves both.
+Few tasks have a line each, in the legend in the order of their ends. Of more, all are drawn thin and grey; of very
+many, the quantiles are; in both, those that end highest and lowest are named. The colours keep a contrast of at least 3
+on white and on dark grey, so that a transparent picture serves both.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import math
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty._arguments import require
 from lightning_uncertainty.reporting.diagnosis import shares_at_the_end
 from lightning_uncertainty.reporting.history import History, TaskFacts
-from lightning_uncertainty.reporting.labels import label_right, shortened
 from lightning_uncertainty.reporting.summary import loss_unit, summarize, weight_unit
 from lightning_uncertainty.snapshot import Snapshot
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["overview", "plot_raw_losses", "plot_shares", "plot_sigmas", "plot_weights", "save_overview"]
+__all__ = ["overview", "plot_raw_losses", "plot_shares", "plot_sigmas", "plot_weights"]
 
 # Okabe and Ito, "Color universal design", 2008, of medium lightness: without black and yellow, orange and sky darker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A67600", "#2A8FBD")
@@ -35,19 +33,17 @@ FEW, MANY = 8, 60  # tasks: up to FEW each has its name, from MANY on only quant
 EXTREMES = 3  # named at the top, and as many at the bottom
 LARGEST = 4  # named in a stacked area
 SMOOTHED_FROM = 100  # points; below, nothing needs smoothing
+LONGEST = 24  # letters of a name
 
 Points = History | Iterable[Snapshot]
-Labels = Mapping[str, str] | None
-UnitOf = Callable[[TaskFacts], str]
 
 
-def plot_weights(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
+def plot_weights(axis: Axes, points: Points) -> Axes:
     """Plot the effective weight of every task over the steps, logarithmic.
 
     Args:
         axis: The axis to draw on.
         points: A history, or snapshots in order of their steps.
-        labels: Text at the line of a task; by default its name and unit.
 
     Returns:
         ``axis``.
@@ -58,49 +54,44 @@ def plot_weights(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
     history = _checked(points)
     laplace = any(fact.likelihood == "laplace" for fact in history.facts.values())
     axis.set_ylabel(r"effective weight $\sigma^{-2}$" + (" (Laplace: 1/b)" if laplace else ""))
-    return _plot_tasks(axis, history, "precision", weight_unit, labels)
+    return _plot_quantity(axis, history, "precision", weight_unit)
 
 
-def plot_sigmas(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
+def plot_sigmas(axis: Axes, points: Points) -> Axes:
     """Plot sigma of every learned task over the steps, logarithmic. Arguments as in :func:`plot_weights`."""
     axis.set_ylabel(r"$\sigma$, in the unit of the target")
-    return _plot_tasks(axis, _checked(points), "sigma", lambda fact: fact.unit, labels)
+    return _plot_quantity(axis, _checked(points), "sigma", lambda fact: fact.unit)
 
 
-def plot_raw_losses(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
+def plot_raw_losses(axis: Axes, points: Points) -> Axes:
     """Plot the raw loss of every task over the steps, logarithmic: each point faint, a moving median strong.
 
     Arguments as in :func:`plot_weights`.
     """
     axis.set_ylabel("raw training loss, before weighting")
-    return _plot_tasks(axis, _checked(points), "raw_loss", loss_unit, labels)
+    return _plot_quantity(axis, _checked(points), "raw_loss", loss_unit)
 
 
-def plot_shares(axis: Axes, points: Points, *, labels: Labels = None) -> Axes:
+def plot_shares(axis: Axes, points: Points) -> Axes:
     """Plot each task's part of the weighted loss over the steps, stacked to 1; of many, the largest are named.
 
-    Negative parts, of negative losses, are drawn as 0. Other arguments as in :func:`plot_weights`.
+    Negative parts, of negative losses, are drawn as 0. Arguments as in :func:`plot_weights`.
     """
     history = _checked(points)
     rows = _stacked(history)
     colours = [COLOURS[index % len(COLOURS)] for index in range(len(rows))]
     if len(history.tasks) > FEW:
         colours[LARGEST:] = GREY, LIGHT
+    means = shares_at_the_end(history)
+    shares = {name: means.get(name, row[-1]) for name, row in rows.items()}  # the mean is the one in the summary
+    texts = [f"{shortened(name)} {share:.{0 if share >= 0.1 else 1}%}" for name, share in shares.items()]
     steps = [float(step) for step in history.steps]
     if len(history) == 1:  # one point makes no area
         steps, rows = [steps[0] - 0.5, steps[0] + 0.5], {name: row * 2 for name, row in rows.items()}
-    axis.stackplot(steps, *rows.values(), colors=colours, labels=rows, alpha=0.8, lw=0.6, edgecolor="white")
-    dress(axis, steps)
+    areas = axis.stackplot(steps, *rows.values(), colors=colours, labels=rows, alpha=0.8, lw=0.6, edgecolor="white")
     axis.set_ylim(0.0, 1.0)
     axis.set_ylabel("share of the weighted loss")
-    means, ends, texts, floor = shares_at_the_end(history), {}, {}, 0.0
-    for (name, row), colour in zip(rows.items(), colours, strict=True):
-        share = means.get(name, row[-1])  # the mean is the one in the summary
-        texts[name] = f"{(labels or {}).get(name, shortened(name))} {share:.{0 if share >= 0.1 else 1}%}"
-        ends[name] = steps[-1], floor + 0.5 * row[-1], GREY if colour == LIGHT else colour  # light is hard to read
-        floor += row[-1]
-    label_right(axis, ends if floor > 0.0 else {}, texts)
-    return axis
+    return _dress(axis, steps, areas[::-1], texts[::-1])
 
 
 def _stacked(history: History) -> dict[str, list[float]]:
@@ -120,11 +111,11 @@ def _stacked(history: History) -> dict[str, list[float]]:
     return areas
 
 
-PLOTS: dict[str, tuple[str, Callable[..., Axes]]] = {  # by caption: a label for who cannot see it, and the function
-    "How much each task counts: its weight": ("weights of the tasks over the steps", plot_weights),
-    "How uncertain each task is: its sigma": ("sigmas of the tasks over the steps", plot_sigmas),
-    "How well each task is learned: its raw loss": ("raw losses of the tasks over the steps", plot_raw_losses),
-    "Share of each task in the weighted loss": ("shares of the tasks over the steps", plot_shares),
+PLOTS: dict[str, Callable[..., Axes]] = {  # by caption
+    "How much each task counts: its weight": plot_weights,
+    "How uncertain each task is: its sigma": plot_sigmas,
+    "How well each task is learned: its raw loss": plot_raw_losses,
+    "Share of each task in the weighted loss": plot_shares,
 }
 
 
@@ -145,29 +136,13 @@ def overview(points: Points, *, title: str = "Uncertainty weighting") -> Figure:
     history = _checked(points)
     summary = summarize(history)
     texts = [textwrap.shorten(text, 175, placeholder=" …") for _, text in summary.findings[:4]]
-    figure = Figure(figsize=(13.0, 8.6), layout="constrained")
+    figure = Figure(figsize=(13.0, 8.6), dpi=110, layout="constrained")
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.0, 0.03 + 0.03 * len(texts))).flat
-    for axis, (_, plot) in zip(upper.subplots(2, 2, sharex=True).flat, PLOTS.values(), strict=True):
+    for axis, plot in zip(upper.subplots(2, 2).flat, PLOTS.values(), strict=True):
         plot(axis, history)
-        axis.label_outer()
     upper.suptitle(f"{title}: {summary.title}", fontsize="x-large")
     lower.text(0.01, 0.98, "\n".join(texts), va="top", fontsize="medium", wrap=True, parse_math=False)
     return figure
-
-
-def save_overview(path: Path, points: Points) -> Path:
-    """Write :func:`overview` to ``path``, in the format of its suffix; the folder exists. Return ``path``."""
-    overview(points).savefig(path, dpi=110)
-    return path
-
-
-def dress(axis: Axes, steps: Sequence[float]) -> None:
-    """Give an axis over the steps its label, its grid and its limits."""
-    axis.set_xlabel("optimizer step")
-    axis.grid(alpha=0.2)
-    axis.spines[["top", "right"]].set_visible(False)
-    if len(steps) > 1:
-        axis.set_xlim(steps[0], steps[-1] + 0.01 * (steps[-1] - steps[0]))
 
 
 def _checked(points: Points) -> History:
@@ -177,36 +152,80 @@ def _checked(points: Points) -> History:
     return history
 
 
-def _plot_tasks(axis: Axes, history: History, quantity: str, unit_of: UnitOf, labels: Labels) -> Axes:
-    axis.set_yscale("log", nonpositive="mask")
+def _plot_quantity(axis: Axes, history: History, quantity: str, unit_of: Callable[[TaskFacts], str]) -> Axes:
     series = {name: history.series(quantity, name) for name in history.tasks}
-    series = {name: values for name, values in series.items() if any(value > 0.0 for value in values)}
-    few = len(series) <= FEW
-    named = list(series) if few else _extremes(series)
-    if len(series) > MANY:
-        _plot_quantiles(axis, history.steps, list(series.values()))
+    units = {name: unit_of(fact) for name, fact in history.facts.items()}
+    return plot_lines(axis, history.steps, series, units, smooth=quantity == "raw_loss")
+
+
+def plot_lines(
+    axis: Axes,
+    steps: Sequence[int],
+    series: Mapping[str, Sequence[float]],
+    units: Mapping[str, str],
+    *,
+    smooth: bool = False,
+) -> Axes:
+    """Plot the values of each task that are above 0, logarithmic, with a legend in the order of their ends.
+
+    Args:
+        axis: The axis to draw on.
+        steps: The step of each value.
+        series: The values of each task; NaN where there is none.
+        units: The unit of each task; "" for none.
+        smooth: True draws the moving median of many values.
+
+    Returns:
+        ``axis``.
+    """
+    axis.set_yscale("log")
+    seen = {name: [(x, y) for x, y in zip(steps, row, strict=True) if y > 0.0] for name, row in series.items()}
+    ordered = sorted(filter(seen.get, seen), key=lambda name: seen[name][-1][1], reverse=True)
+    few = len(ordered) <= FEW
+    named = ordered if few else [*ordered[:EXTREMES], *ordered[-EXTREMES:]]
+    if len(ordered) > MANY:
+        _plot_quantiles(axis, steps, [series[name] for name in ordered])
     elif not few:
-        for name in series.keys() - named:
-            axis.plot(history.steps, series[name], color=GREY, alpha=0.7, linewidth=0.8)
-    ends, texts = {}, {}
-    for index, name in enumerate(named):
-        values, place = series[name], history.tasks.index(name) if few else index
+        for name in ordered[EXTREMES:-EXTREMES]:
+            axis.plot(*zip(*seen[name], strict=True), color=GREY, alpha=0.7, linewidth=0.8)
+    lines = {}
+    for place, name in enumerate(series if few else named):
+        if name not in named:
+            continue
         colour, style = COLOURS[place % len(COLOURS)], place % len(LINE_STYLES)
-        if quantity == "raw_loss" and len(values) >= SMOOTHED_FROM:
+        x, y = map(list, zip(*seen[name], strict=True))
+        if smooth and len(y) >= SMOOTHED_FROM:
             if few:
-                axis.plot(history.steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            values = _moving_median(values, len(values) // 25)
-        marker = "o" if len(history) == 1 else ""  # one point makes no line
-        axis.plot(history.steps, values, color=colour, marker=marker, linewidth=1.8, label=name)
-        axis.lines[-1].set(linestyle=LINE_STYLES[style], zorder=2.0 + 0.1 * style)
-        unit = unit_of(history.facts[name])
-        texts[name] = f"{shortened(name)} [{unit}]" if unit else shortened(name)
-        if 0.0 < values[-1] < math.inf:
-            ends[name] = (history.steps[-1], values[-1], colour)
-    dress(axis, history.steps)
-    axis.set_ylim(axis.get_ylim())  # the labels' heights hold for these limits
-    label_right(axis, ends, {**texts, **(labels or {})})
+                axis.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
+            y = _moving_median(y, len(y) // 25)
+        marker = "o" if len(x) == 1 else ""  # one point makes no line
+        (lines[name],) = axis.plot(x, y, color=colour, marker=marker, linewidth=1.8, label=name)
+        lines[name].set(linestyle=LINE_STYLES[style], zorder=2.0 + 0.1 * style)
+    texts = [shortened(name) + (f" [{units[name]}]" if units.get(name) else "") for name in named]
+    return _dress(axis, steps, [lines[name] for name in named], texts)
+
+
+def _dress(axis: Axes, steps: Sequence[float], lines: Sequence[Any], texts: Sequence[str]) -> Axes:
+    """Give an axis over the steps its label, its grid, its limits and its legend."""
+    axis.set_xlabel("optimizer step")
+    axis.grid(alpha=0.2)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(steps) > 1:
+        axis.set_xlim(steps[0], steps[-1])
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+    legend = axis.legend(lines, texts, **place, frameon=False, fontsize="small", handlelength=1.5)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a dollar is a unit
     return axis
+
+
+def shortened(name: str) -> str:
+    """Return a long name without its middle, so that it leaves room for the plot.
+
+    >>> shortened("surface_normals_in_the_frame_of_the_camera")
+    'surface_norm…the_camera'
+    """
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-(LONGEST // 2 - 2) :]}"
 
 
 def _plot_quantiles(axis: Axes, steps: Sequence[int], rows: Sequence[Sequence[float]]) -> None:
@@ -223,18 +242,10 @@ def _plot_quantiles(axis: Axes, steps: Sequence[int], rows: Sequence[Sequence[fl
     axis.set_title(said, loc="left", color=GREY, fontsize="small")
 
 
-def _extremes(series: Mapping[str, Sequence[float]]) -> list[str]:
-    """Return the tasks that end highest, and those that end lowest."""
-    ordered = sorted((name for name in series if series[name][-1] > 0.0), key=lambda name: series[name][-1])
-    return [*ordered[: -EXTREMES - 1 : -1], *ordered[EXTREMES - 1 :: -1]]
-
-
 def _moving_median(values: Sequence[float], width: int) -> list[float]:
-    """Return the median of the values up to ``width`` before and after each, leaving out NaN.
+    """Return the median of the values up to ``width`` before and after each.
 
-    >>> _moving_median([1.0, 9.0, 2.0, math.nan, 3.0], 1)
-    [5.0, 2.0, 5.5, 2.5, 3.0]
+    >>> _moving_median([1.0, 9.0, 2.0, 3.0], 1)
+    [5.0, 2.0, 3.0, 2.5]
     """
-    windows = (values[max(i - width, 0) : i + width + 1] for i in range(len(values)))
-    known = ([value for value in window if not math.isnan(value)] for window in windows)
-    return [statistics.median(values) if values else math.nan for values in known]
+    return [statistics.median(values[max(i - width, 0) : i + width + 1]) for i in range(len(values))]

@@ -8,23 +8,17 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from lightning_uncertainty.reporting import figures, gradients
-from lightning_uncertainty.reporting.files import ComparisonFile, ReportContent, write_whole
+from lightning_uncertainty.reporting.files import ComparisonFile, ReportContent
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.summary import COLUMNS, NOTE, summarize
 
-__all__ = ["build_page", "is_page", "write_page"]
-
+GENERATOR = '<meta name="generator" content="lightning-uncertainty">'  # by which a page is known
 _INK = "#010203"  # what is drawn in it has the colour of the text, light or dark
 _WORDS = {"fault": "Mend it", "look": "Have a look", "fine": "Fine"}
 _SIZE = 5.0, 3.7  # inches: on a phone, text is then as large as it says
-_DRAWN = 20_000  # points of all lines of a figure, so that the page stays small
-_MARK = '<meta name="generator" content="lightning-uncertainty">'
-
-Plot = Callable[[Any, Any], Any]  # draws data on an axis
 
 
 def build_page(content: ReportContent) -> str:
@@ -45,27 +39,11 @@ def build_page(content: ReportContent) -> str:
         body += _gradients(name, snapshots)
     style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     head = (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{_MARK}\n'
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{GENERATOR}\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>\n{style}</style>\n</head>"
     )
     return "\n".join([head, "<body>", *body, "</body>", "</html>", ""])
-
-
-def write_page(path: Path, content: ReportContent) -> Path:
-    """Write :func:`build_page` to ``path``, whose folder exists: all of it or nothing. Return ``path``.
-
-    Raises:
-        ValueError: As :func:`build_page` does.
-    """
-    write_whole(path, build_page(content))
-    return path
-
-
-def is_page(path: Path) -> bool:
-    """Return whether a file is a page that was written by :func:`write_page`."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return _MARK in file.read(1000)
 
 
 def _run(history: History) -> Iterator[str]:
@@ -101,9 +79,6 @@ def _gradients(name: str, snapshots: Sequence[gradients.GradientSnapshot]) -> It
         f"<p>What each task does to the shared part of the network, as GradientView saw it in {steps}. "
         "Weights change the norms, and leave the angles as they are.</p>"
     )
-    most = max(_DRAWN // max(len(snapshots[-1].norms), 1), 2)
-    if len(snapshots) > most:  # evenly, with the first and the last
-        snapshots = [snapshots[round(place * (len(snapshots) - 1) / (most - 1))] for place in range(most)]
     plots = gradients.PLOTS if len(snapshots[-1].norms) > 1 else dict(list(gradients.PLOTS.items())[:2])  # no angles
     yield from _figures(plots, snapshots)
 
@@ -119,18 +94,18 @@ def _table(kind: str, heading: Sequence[str], rows: Iterable[Iterable[str]]) -> 
     yield "</tbody></table></div>"
 
 
-def _figures(plots: Mapping[str, tuple[str, Plot]], data: Any) -> Iterator[str]:
-    """Yield a figure for each plot, with its caption and a label for those who cannot see it."""
+def _figures(plots: Mapping[str, Callable[..., Any]], data: Any) -> Iterator[str]:
+    """Yield a figure for each plot of the data, with its caption."""
     if find_spec("matplotlib") is None:
         yield '<p>The plots need matplotlib: <code>pip install "lightning-uncertainty[report]"</code></p>'
         return
     yield '<div class="figures">'
-    for caption, (label, plot) in plots.items():
-        yield f"<figure><figcaption>{_text(caption)}</figcaption>{_svg(label, plot, data)}</figure>"
+    for caption, plot in plots.items():
+        yield f"<figure><figcaption>{_text(caption)}</figcaption>{_svg(caption, plot, data)}</figure>"
     yield "</div>"
 
 
-def _svg(label: str, plot: Plot, data: Any) -> str:
+def _svg(label: str, plot: Callable[..., Any], data: Any) -> str:
     """Return a plot as inline SVG, with text and axes in the colour of the page's text."""
     import matplotlib as mpl
     from matplotlib.figure import Figure

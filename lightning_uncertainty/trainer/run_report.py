@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty._arguments import file_stem
 from lightning_uncertainty._warnings import Notices
-from lightning_uncertainty.reporting.figures import save_overview
+from lightning_uncertainty.reporting.figures import overview
 from lightning_uncertainty.reporting.files import ReportContent, RunFile, history_file, write_whole
 from lightning_uncertainty.reporting.history import History
-from lightning_uncertainty.reporting.page import write_page
+from lightning_uncertainty.reporting.page import build_page
 from lightning_uncertainty.reporting.summary import print_summary
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.trainer.gradient_view import GradientView
@@ -140,7 +140,11 @@ class RunReport:
     def _write_all(self, trainer: Trainer, finished: bool) -> str:
         """Write all files and draw the picture; return what to say of them."""
         folder, stem = self._write_history(trainer, self.history, finished=finished), file_stem(self.prefix)
-        said = [f"Open {write_page(folder / f'{stem}.html', ReportContent(self.history))}"] if folder else []
+        said = []
+        if folder is not None:
+            page = folder / f"{stem}.html"
+            write_whole(page, build_page(ReportContent(self.history)))
+            said = [f"Open {page}"]
         if find_spec("matplotlib") is not None:
             self._draw(trainer, folder, stem)
         elif trainer.loggers:
@@ -153,7 +157,8 @@ class RunReport:
         if folder is None and not takers:
             return
         with tempfile.TemporaryDirectory() as temporary:
-            path = save_overview((folder or Path(temporary)) / f"{stem}.png", self.history)
+            path = (folder or Path(temporary)) / f"{stem}.png"
+            overview(self.history).savefig(path)
             for logger, give in takers:
                 # One logger that fails must not keep the picture from the others.
                 act = partial(give, logger, f"{self.prefix}/overview", path, trainer.global_step)

@@ -10,7 +10,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from matplotlib.text import Text
 
 from lightning_uncertainty import Snapshot, UncertaintyWeighting
 from lightning_uncertainty.reporting import figures
@@ -23,7 +22,6 @@ from lightning_uncertainty.reporting.figures import (
     plot_shares,
     plot_sigmas,
     plot_weights,
-    save_overview,
 )
 from lightning_uncertainty.snapshot import TaskSnapshot
 
@@ -58,6 +56,10 @@ def named(count):
 
 def axis():
     return Figure(layout="constrained").subplots()
+
+
+def texts(drawn):
+    return [text.get_text() for text in drawn.get_legend().get_texts()]
 
 
 # ---------------------------------------------------------------------------------------------------- few tasks
@@ -97,7 +99,7 @@ def test_the_areas_add_up_to_one_and_have_the_height_of_the_shares():
         floor += share
     assert floor == pytest.approx(1.0)
     means = {name: statistics.fmean(snapshot.shares[name] for snapshot in given[-2:]) for name in UNITS}
-    assert {text.get_text() for text in drawn.texts} == {f"{n} {mean:.0%}" for n, mean in means.items()}
+    assert texts(drawn) == [f"{name} {mean:.0%}" for name, mean in reversed(means.items())]  # as they lie on each other
 
 
 @pytest.mark.parametrize("plot", PLOTS)
@@ -107,9 +109,7 @@ def test_no_two_labels_overlap_and_all_lie_on_the_picture(names, plot):
     drawn = plot(figure.subplots(), snapshots(names=names))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    for text in drawn.texts:
-        text.update_positions(canvas.get_renderer())
-    boxes = [Text.get_window_extent(text) for text in drawn.texts]  # of the text without its line
+    boxes = [text.get_window_extent() for text in drawn.get_legend().get_texts()]
     assert len(boxes) == (len(names) if len(names) <= FEW else 6)
     assert all(box.x0 > drawn.bbox.x1 for box in boxes)  # beside the axis
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
@@ -117,14 +117,16 @@ def test_no_two_labels_overlap_and_all_lie_on_the_picture(names, plot):
     assert all(figure.bbox.containsy(box.y0) and figure.bbox.containsy(box.y1) for box in boxes)
 
 
-def test_a_label_has_the_colour_of_its_line_and_the_unit_or_what_was_asked_for():
-    drawn = plot_raw_losses(axis(), snapshots(), labels={"cut": "grade"})
-    colours = {line.get_label(): line.get_color() for line in drawn.lines}
-    texts = {text.get_text(): text.get_color() for text in drawn.texts}
-    said = {"price": "price [$²]", "carat": "carat [ct²]", "cut": "grade", "color": "color", "clarity": "clarity"}
-    assert texts == {said[name]: colours[name] for name in UNITS}
-    weights = {text.get_text() for text in plot_weights(axis(), snapshots()).texts}
-    assert {"price [$⁻²]", "carat [ct⁻²]"} < weights
+def test_a_label_has_the_look_of_its_line_and_the_unit_and_labels_are_in_the_order_of_the_ends():
+    given = snapshots()
+    drawn = plot_raw_losses(axis(), given)
+    lines = {line.get_label(): line for line in drawn.lines}
+    said = {"price": "price [$²]", "carat": "carat [ct²]", "cut": "cut", "color": "color", "clarity": "clarity"}
+    ordered = sorted(UNITS, key=lambda name: -given[-1].tasks[name].raw_loss)
+    assert texts(drawn) == [said[name] for name in ordered]
+    for name, key in zip(ordered, drawn.get_legend().legend_handles, strict=True):
+        assert (key.get_color(), key.get_linestyle()) == (lines[name].get_color(), lines[name].get_linestyle())
+    assert {"price [$⁻²]", "carat [ct⁻²]"} < {*texts(plot_weights(axis(), snapshots()))}
 
 
 def test_of_two_lines_in_one_place_both_are_seen():
@@ -188,7 +190,7 @@ def test_of_thirty_tasks_all_are_drawn_and_the_extremes_are_named():
     drawn = plot_weights(axis(), given)
     assert len(drawn.lines) == 30
     ordered = sorted(given[-1].tasks, key=lambda name: given[-1].tasks[name].precision)
-    assert {text.get_text() for text in drawn.texts} == {*ordered[:3], *ordered[-3:]}
+    assert texts(drawn) == [*ordered[:-4:-1], *ordered[2::-1]]
 
 
 def test_of_three_hundred_tasks_the_quantiles_are_drawn_and_the_extremes_are_named():
@@ -221,7 +223,7 @@ def test_tasks_that_were_never_seen_or_lost_nothing_do_no_harm():
     figure = Figure(layout="constrained")
     drawn = plot_raw_losses(figure.subplots(), given)
     FigureCanvasAgg(figure).draw()
-    assert [text.get_text() for text in drawn.texts] == ["c"]
+    assert texts(drawn) == ["c"]
 
 
 ODD = {
@@ -248,7 +250,8 @@ def test_nothing_to_plot_says_what_to_pass(plot):
 
 @pytest.mark.parametrize("count", [3, 30, 300])
 def test_the_saved_overview_opens_and_has_the_colours_of_its_lines(tmp_path, count):
-    picture = imread(save_overview(tmp_path / "overview.png", snapshots(steps=120, names=named(count))))
+    overview(snapshots(steps=120, names=named(count))).savefig(tmp_path / "overview.png")
+    picture = imread(tmp_path / "overview.png")
     assert picture.shape == (946, 1430, 4)
     for colour in COLOURS[:3]:
         close = abs(picture[..., :3] - to_rgb(colour)).max(axis=-1) < 0.02
@@ -260,13 +263,13 @@ def test_plotting_leaves_pyplot_and_the_users_settings_alone(tmp_path):
 import sys, json, pathlib, matplotlib
 before = matplotlib.rcParams.copy()  # which does not choose a backend, as dict() does
 from lightning_uncertainty import UncertaintyWeighting
-from lightning_uncertainty.reporting.figures import save_overview
+from lightning_uncertainty.reporting.figures import overview
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.files import ReportContent
-from lightning_uncertainty.reporting.page import write_page
+from lightning_uncertainty.reporting.page import build_page
 snapshot = UncertaintyWeighting({{"a": "gaussian"}}, init=0.0).snapshot()
-save_overview(pathlib.Path({str(tmp_path)!r}) / "a.png", [snapshot])
-write_page(pathlib.Path({str(tmp_path)!r}) / "a.html", ReportContent(History.of([snapshot])))
+overview([snapshot]).savefig(pathlib.Path({str(tmp_path)!r}) / "a.png")
+build_page(ReportContent(History.of([snapshot])))
 print(json.dumps(["matplotlib.pyplot" in sys.modules, before == matplotlib.rcParams.copy()]))
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -98,7 +98,7 @@ def test_a_finished_run_gives_one_page_with_all_of_it(whole, copied, capsys):
     text = (folder / "uncertainty.html").read_text()
     shown = Page(text)
     assert [title for title in shown.titles if title in SECTIONS] == SECTIONS
-    assert shown.count("svg") == 8
+    assert shown.count("svg") == 7
     assert "Read from uncertainty_history.json." in shown.text
     assert all(name in shown.words for name in history.tasks)
     printed = capsys.readouterr().out
@@ -394,7 +394,7 @@ def test_chromium_opens_the_page_of_a_run(whole, copied):
     seen = look(folder / "uncertainty.html", height=3000)
     assert seen.complaints == []
     assert seen.picture.shape == (3000, DESKTOP, 3)
-    assert seen.dom.count("<svg") == 8
+    assert seen.dom.count("<svg") == 7
     assert all(f"<h2>{title}</h2>" in seen.dom for title in SECTIONS)
 
 
@@ -415,7 +415,7 @@ def test_on_a_phone_and_on_a_desktop_in_light_and_in_dark_everything_has_its_pla
         assert measured["background"] == f"rgb{paper}"
         assert measured["room"] == measured["needed"] == width  # nothing to scroll to the side
         assert measured["loaded"] == []
-        assert len(measured["figures"]) == 8
+        assert len(measured["figures"]) == 7
         assert all(0 <= start < end <= width and height > 200 for start, end, height in measured["figures"])
         assert all(start >= 0 for start, _, _ in measured["texts"])
         assert all(room == needed for room, needed in measured["tables"])

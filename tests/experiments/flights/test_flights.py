@@ -81,7 +81,7 @@ def test_labels_are_minutes_and_a_yes_or_no():
 
 
 def test_the_command_compares_three_ways_to_weigh(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lightning_uncertainty.trainer.run_report.write_page", lambda *_: None)  # one page is enough
+    monkeypatch.setattr("lightning_uncertainty.trainer.run_report.build_page", lambda *_: "")  # one page is enough
     monkeypatch.setattr("lightning_uncertainty.trainer.run_report.find_spec", lambda _: None)
     assert main(["--rows", "3000", "--epochs", "1", "--seeds", "1", "--output", str(tmp_path)]) == 0
     shown = re.sub(r"\s+", " ", capsys.readouterr().out)

@@ -45,7 +45,7 @@ def invented(name, arm, seed):
 def _pages():
     """No run writes its own page and picture, which takes more than its training."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lightning_uncertainty.trainer.run_report.write_page", lambda *_: None)
+        patch.setattr("lightning_uncertainty.trainer.run_report.build_page", lambda *_: "")
         patch.setattr("lightning_uncertainty.trainer.run_report.find_spec", lambda _: None)
         yield
 
