@@ -19,9 +19,10 @@ class Notices:
 
     def __init__(self) -> None:
         self._said: set[str] = set()
+        # Under torch.compile it warns while the graph is made: warning from within it would break it in two. No
+        # decorator says so, because saying it imports torch._dynamo, for which nobody who only imports us should wait.
+        torch.compiler.assume_constant_result(Notices.warn)  # type: ignore[no-untyped-call]
 
-    # Under torch.compile it warns while the graph is made: warning from within it would break it in two.
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def warn(self, subject: str, message: str) -> None:
         """Warn on the main rank, unless there was a warning about this ``subject`` before."""
         if subject in self._said:

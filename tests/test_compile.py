@@ -1,6 +1,8 @@
 """torch.compile: one graph without a break, the same numbers, and a warning before torch gives up."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -294,3 +296,9 @@ def test_labels_that_come_and_go_as_nan_train_in_one_graph(tmp_path, eager_backe
     assert eager_backend.frame_count == 1
     state = module.uncertainty.state_dict()
     assert 0 < state["nonfinite"][1] == 48 - state["count"][1] - 1
+
+
+def test_importing_the_package_does_not_import_the_compiler():
+    """Which takes longer than the rest of the package; an optimizer imports it, and so does Lightning."""
+    code = "import sys, lightning_uncertainty as lu; lu.UncertaintyWeighting; print('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

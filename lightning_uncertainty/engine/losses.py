@@ -233,9 +233,9 @@ class CompiledKeys:
     def __init__(self, notices: Notices) -> None:
         self._notices = notices
         self._seen: set[tuple[frozenset[str], bool]] = set()
+        # Called while the graph is made, with constants; the graph itself does not contain it.
+        torch.compiler.assume_constant_result(CompiledKeys.note)  # type: ignore[no-untyped-call]
 
-    # Called while the graph is made, with constants; the graph itself does not contain it.
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def note(self, names: tuple[str, ...], recording: bool) -> None:
         """Take note that a graph is being made for ``names``; warn at the last but one that there may be."""
         self._seen.add((frozenset(names), recording))

@@ -97,6 +97,7 @@ class UncertaintyCallback(packages.CallbackBase):
             others: WeightingOptions = {**options, "strategy": "fixed"}
             UncertaintyWeighting({"any": 1.0}, **others)
         self._weighting: UncertaintyWeighting | None = None
+        self._loaded_early: dict[str, Any] = {}  # a state that came before the engine
         self._notices = Notices()
         self._trainer: Trainer | None = None  # while it trains
         self._stepped_at = self._batch_began_at = 0  # values of trainer.global_step
@@ -136,6 +137,8 @@ class UncertaintyCallback(packages.CallbackBase):
         weighting.eval().to(trainer.strategy.root_device)
         if stage == "fit" and not isinstance(module, attachment.CanWeigh):
             weigh_returned_losses(module, weighting)
+        early, self._loaded_early = self._loaded_early, {}
+        self.load_state_dict(early)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give ``training_step`` back as it was, and follow the module to the CPU."""
@@ -175,7 +178,7 @@ class UncertaintyCallback(packages.CallbackBase):
             self._report.record(snapshot)
             metrics, step = snapshot.metrics(self.log_prefix), packages.logged_step(trainer)
             for logger in trainer.loggers:
-                logger.log_metrics(metrics_for(logger, metrics, self.log_prefix), step=step)
+                logger.log_metrics(metrics=metrics_for(logger, metrics, self.log_prefix), step=step)
         elif trainer.is_last_batch:
             self._report.record(self._publish(trainer))
         elif self.weighting.steps > 0 and not self._report.begun:
@@ -239,7 +242,7 @@ class UncertaintyCallback(packages.CallbackBase):
         # Lightning asks for it before any hook of a save, and a callback that saves may stand before this one.
         self.catch_up()
         if self._weighting is None:
-            return {}
+            return self._loaded_early
         return {**self._weighting.state_dict(), "history": self.history.state_dict()}
 
     def catch_up(self) -> None:
@@ -261,8 +264,10 @@ class UncertaintyCallback(packages.CallbackBase):
             self.load_state_dict(states.get("UncertaintyCallback(uncertainty)", {}))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        if state_dict:
+        """Go on from a checkpoint; before a Trainer has attached the weights, once it does."""
+        if self._weighting is None:
+            self._loaded_early = state_dict
+        elif state_dict:
             self.weighting.load_state_dict(state_dict)
             self._report.begin(state_dict.get("history"))
 

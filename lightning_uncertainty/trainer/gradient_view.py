@@ -187,7 +187,7 @@ class GradientView(CallbackBase):
             snapshot, self._gradients = self._gradients.close(self._steps), None
             publish(trainer, metrics := snapshot.metrics(self.log_prefix))
             for logger in trainer.loggers:
-                logger.log_metrics(metrics, step=logged_step(trainer))
+                logger.log_metrics(metrics=metrics, step=logged_step(trainer))
             self._keep(snapshot)
         self._steps += 1
 

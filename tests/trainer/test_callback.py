@@ -297,6 +297,20 @@ def test_the_weights_of_a_callback_that_no_trainer_has_seen():
         _ = UncertaintyCallback(TASKS).weighting
 
 
+@pytest.mark.parametrize("cls", [Weighed, Returned])
+def test_a_state_that_is_loaded_before_a_trainer_begins_is_the_one_that_it_begins_with(tmp_path, cls):
+    fit(tmp_path, cls(), callback=(first := UncertaintyCallback(TASKS)))
+    callback, state = UncertaintyCallback(TASKS), first.state_dict()
+    callback.load_state_dict(state)
+    assert callback.state_dict() == state
+    module, _ = fit(tmp_path, cls(), callback=callback, max_epochs=0)
+    assert difference(callback.state_dict(), state) is None
+    fit(tmp_path, module, callback=callback, max_epochs=1)  # goes on, and does not load it again
+    fit(tmp_path, module, callback=callback, max_epochs=1)
+    assert callback.weighting.steps == state["steps"] + 48
+    assert callback.history.steps[: len(first.history)] == first.history.steps
+
+
 def test_weighing_before_anything_was_attached_says_what_to_do():
     with pytest.raises(RuntimeError, match=r"no weights yet.*super\(\).configure_callbacks\(\).*UncertaintyWeighting"):
         Weighed().weigh({"a": torch.tensor(1.0)})

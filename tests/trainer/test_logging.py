@@ -130,6 +130,19 @@ def test_the_keys_stay_the_same_when_a_task_is_missing_or_comes_late(tmp_path):
     assert float(table[5]["uncertainty/loss/b"]) > 0.0
 
 
+def test_loggers_get_their_arguments_as_lightning_gives_them(tmp_path):
+    """By name: a logger of one's own may have them in another order, or with others between them."""
+
+    class Own(CSVLogger):
+        seen = ()
+
+        def log_metrics(self, *, step=None, metrics):
+            self.seen = (*self.seen, *metrics)
+
+    logged_fit(tmp_path, logger=(logger := Own(tmp_path)), log_every_n_steps=10)
+    assert set(logger.seen) >= KEYS
+
+
 def test_the_prefix_can_be_chosen(tmp_path):
     _, runner = fit(tmp_path, callback=UncertaintyCallback(log_prefix="mtl"))
     assert {key.replace("mtl/", "uncertainty/") for key in runner.callback_metrics} == KEYS
