@@ -7,7 +7,8 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
-from typing import Literal, TypeVar
+from numbers import Integral, Real
+from typing import Any, Literal, TypeVar
 
 __all__ = ["MissingExtraError", "check_bounds", "check_choice", "check_init", "check_number", "check_steps", "require"]
 
@@ -18,25 +19,39 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
 
 
-def check_steps(name: str, value: object) -> None:
-    """Raise ``ValueError`` unless ``value`` is a whole number that is not negative."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+def as_number(value: Any) -> int | float | None:
+    """Return a number as Python's own, also one of numpy or of an array without axes; None for anything else.
+
+    True and False are no numbers.
+    """
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return None
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def check_steps(name: str, value: object) -> int:
+    """Return ``value`` as a whole number that is not negative."""
+    number = as_number(value)
+    if not isinstance(number, int) or number < 0:
         raise ValueError(f"{name} must be a number of steps that is not negative; got {value!r}.")
+    return number
 
 
 def check_number(name: str, value: object, *, above: float = -math.inf, below: float = math.inf) -> float:
     """Return ``value`` as a float that is finite and lies in [above, below)."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and above <= value < below):  # type: ignore[arg-type, operator]
+    number = as_number(value)
+    if number is None or not (math.isfinite(number) and above <= number < below):
         limits = f" of at least {above:g}" if above > -math.inf else ""
         limits += f"{' and' if limits else ''} less than {below:g}" if below < math.inf else ""
         raise ValueError(f"{name} must be a finite number{limits}; got {value!r}.")
-    return float(value)  # type: ignore[arg-type]
+    return float(number)
 
 
 def check_init(init: object) -> float | Literal["auto"]:
     """Return ``init`` as a float or ``"auto"``."""
-    if init == "auto":
+    if isinstance(init, str) and init == "auto":
         return "auto"
     try:
         return check_number("init", init)
@@ -46,11 +61,9 @@ def check_init(init: object) -> float | Literal["auto"]:
 
 def check_bounds(bounds: object) -> tuple[float, float]:
     """Return ``bounds`` as two ordered floats."""
-    if isinstance(bounds, Iterable) and not isinstance(bounds, str):
-        lowest_highest = tuple(bounds)
-        numbers = all(isinstance(bound, (int, float)) for bound in lowest_highest)
-        if len(lowest_highest) == 2 and numbers and lowest_highest[0] < lowest_highest[1]:
-            return float(lowest_highest[0]), float(lowest_highest[1])
+    limits = [as_number(bound) for bound in bounds] if isinstance(bounds, Iterable) else []
+    if len(limits) == 2 and None not in limits and limits[0] < limits[1]:  # type: ignore[operator]
+        return float(limits[0]), float(limits[1])  # type: ignore[arg-type]
     raise ValueError(f"bounds must be (lowest, highest) log-variances, for example (-40.0, 40.0); got {bounds!r}.")
 
 

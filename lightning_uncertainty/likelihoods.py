@@ -15,14 +15,13 @@ Scene Geometry and Semantics", CVPR 2018.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from lightning_uncertainty._arguments import lookup
+from lightning_uncertainty._arguments import as_number, check_number, lookup
 from lightning_uncertainty.regularizers import LogSigma, Regularizer
 
 __all__ = [
@@ -107,6 +106,11 @@ class Likelihood(_Formulas):
     learned: bool = True
     tempered: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str.__str__(self.name))  # a checkpoint takes no str of numpy or of an enum
+        for constant in ("coefficient", "rate", "precision_coefficient", "precision_rate"):
+            object.__setattr__(self, constant, check_number(f"The {constant}", getattr(self, constant)))
+
     def __repr__(self) -> str:
         own = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]
         said = [f"{name}={value!r}" for name, value, default in own[1:] if value != default]
@@ -160,8 +164,7 @@ def fixed(factor: float = 1.0) -> Likelihood:
     >>> fixed(0.1).factor(torch.tensor(0.0))
     tensor(0.1000)
     """
-    if not (math.isfinite(factor) and factor >= 0.0):
-        raise ValueError(f"A fixed weight must be a finite number that is not negative; got {factor}.")
+    factor = check_number("A fixed weight", factor, above=0.0)
     return Likelihood(
         "fixed", factor, 0.0, precision_coefficient=factor, precision_rate=0.0, regularized=False, learned=False
     )
@@ -180,8 +183,8 @@ def get_likelihood(likelihood: str | float | Likelihood) -> Likelihood:
     """
     if isinstance(likelihood, Likelihood):
         return likelihood
-    if isinstance(likelihood, (int, float)) and not isinstance(likelihood, bool):
-        return fixed(float(likelihood))
+    if as_number(likelihood) is not None:
+        return fixed(likelihood)  # type: ignore[arg-type]
     return lookup("likelihood", likelihood, {**_LIKELIHOODS, "fixed": fixed()})
 
 

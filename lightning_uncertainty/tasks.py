@@ -122,4 +122,4 @@ def check_name(name: object) -> str:
             f"{name!r} cannot name a task: loggers need letters, digits, '_', '-', '.' and inner spaces, "
             f"starting with a letter or digit, for example {example!r}."
         )
-    return name
+    return str.__str__(name)  # a checkpoint takes no str of numpy or of an enum

@@ -115,9 +115,8 @@ class UncertaintyWeighting(NamedValues):
         self.task_names = tuple(self.tasks)
         check_choice("warmup", warmup, ("initial", "equal"))
         check_choice("nonfinite", nonfinite, ("skip", "raise"))
-        check_steps("warmup_steps", warmup_steps)
-        check_steps("freeze_after", 0 if freeze_after is None else freeze_after)
-        self.warmup_steps, self.warmup, self.freeze_after = warmup_steps, warmup, freeze_after
+        self.warmup_steps, self.warmup = check_steps("warmup_steps", warmup_steps), warmup
+        self.freeze_after = None if freeze_after is None else check_steps("freeze_after", freeze_after)
         self.nonfinite, self.process_group = nonfinite, process_group
         check_options(options, strategy, WeightingOptions.__annotations__)
         self.strategy = Uncertainty(**options) if strategy == "uncertainty" else get_strategy(strategy)

@@ -1,7 +1,11 @@
+from enum import Enum
+from fractions import Fraction
+
+import numpy as np
 import pytest
 
 from lightning_uncertainty import Task
-from lightning_uncertainty.likelihoods import LAPLACE, fixed
+from lightning_uncertainty.likelihoods import LAPLACE, Likelihood, fixed
 from lightning_uncertainty.tasks import parse_tasks
 
 
@@ -64,3 +68,31 @@ def test_what_is_wrong_is_said(specs, error, message):
 def test_a_task_cannot_be_changed():
     with pytest.raises(AttributeError):
         Task("depth").name = "other"
+
+
+class Head(str, Enum):
+    DEPTH = "depth"
+
+
+@pytest.mark.parametrize("name", [Head.DEPTH, np.str_("depth"), np.array(["depth"])[0]])
+def test_a_name_is_a_plain_string_whatever_kind_of_string_was_given(name):
+    """A checkpoint that is loaded with weights_only=True takes no other."""
+    assert type(Task(name).name) is type(Likelihood(name).name) is str
+    assert Task(name).name == Likelihood(name).name == name == "depth"
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.float16(0.5), np.array(0.5), Fraction(1, 2)])
+def test_every_kind_of_number_is_a_number_in_a_task(number):
+    task = Task("depth", number, init=number, bounds=(-number, number))
+    assert task == Task("depth", 0.5, init=0.5, bounds=(-0.5, 0.5))
+    assert Task("depth", Likelihood("own", rate=number)) == Task("depth", Likelihood("own", rate=0.5))
+    kept = (task.likelihood.coefficient, task.init, *task.bounds)
+    assert {type(value) for value in kept} == {float}
+    assert Task("depth", bounds=np.array([-1, 1])).bounds == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [np.True_, np.array(True), np.array([0.5]), np.str_("0.5"), 1j, np.complex64(1)])
+@pytest.mark.parametrize("field", ["likelihood", "init", "bounds"])
+def test_what_is_no_number_is_refused_in_a_task(field, value):
+    with pytest.raises(ValueError, match=r"Unknown likelihood|init must be|bounds must be"):
+        Task("depth", **{field: (value, value) if field == "bounds" else value})

@@ -2,6 +2,7 @@ import copy
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -661,6 +662,39 @@ def test_it_shows_what_it_is():
 def test_arguments_that_are_not_valid_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         UncertaintyWeighting({"a": "gaussian"}, **options)
+
+
+NUMBERS = {
+    "warmup_steps": 3,
+    "freeze_after": 7,
+    "lr": 0.25,
+    "betas": (0.5, 0.75),
+    "eps": 0.125,
+    "init": 0.5,
+    "bounds": (-4.0, 4.0),
+    "min_variance_ratio": 0.25,
+}
+
+
+@pytest.mark.parametrize("kind", [np.asarray, np.float32, torch.tensor])
+@pytest.mark.parametrize("option", NUMBERS)
+def test_every_option_takes_numbers_of_numpy_as_numbers(option, kind):
+    plain = NUMBERS[option]
+    kind = np.int64 if isinstance(plain, int) and kind is np.float32 else kind
+    foreign = tuple(map(kind, plain)) if isinstance(plain, tuple) else kind(plain)
+    one, other = (UncertaintyWeighting({"a": "gaussian"}, **{option: value}) for value in (plain, foreign))
+    for weighting in (one, other):
+        train(weighting, steps=9, a=3.0)
+    assert all(torch.equal(one.state_dict()[key], other.state_dict()[key]) for key in ("log_var", "start", "exp_avg"))
+    assert getattr(one, option, None) == getattr(other, option, None)
+
+
+@pytest.mark.parametrize("value", [True, np.True_, "3", np.str_("3"), np.array([3, 3, 3]), None])
+@pytest.mark.parametrize("option", [name for name in NUMBERS if name != "freeze_after"])
+def test_no_option_takes_booleans_or_strings_as_numbers(option, value):
+    value = (value, value) if option == "betas" else value
+    with pytest.raises((ValueError, TypeError), match=option):
+        UncertaintyWeighting({"a": "gaussian"}, **{option: value})
 
 
 # ---------------------------------------------------------------------------------------------------- memory

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning_uncertainty._arguments import suggest
+from lightning_uncertainty._arguments import as_number, suggest
 from lightning_uncertainty.tasks import Task, parse_tasks
 from lightning_uncertainty.trainer.attachment import attach_weighting, attached_weighting, was_given
 from lightning_uncertainty.trainer.callback import UncertaintyCallback
@@ -150,11 +150,12 @@ def _read(name: str, given: Any) -> Arm:
 
 def _checked_weights(name: str, weights: Mapping[str, Any]) -> dict[str, float]:
     for task, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0.0 <= weight < math.inf:
+        number = as_number(weight)
+        if number is None or not 0.0 <= number < math.inf:
             wrong = f"The weight of {task!r} in {name!r} must be a number of at least 0; got {weight!r}."
-            hint = "" if isinstance(weight, (int, float)) else f" If it is meant as an option: {suggest(task, OPTIONS)}"
+            hint = "" if number is not None else f" If it is meant as an option: {suggest(task, OPTIONS)}"
             raise ComparisonError(wrong + hint)
-    return dict(weights)
+    return {task: float(weight) for task, weight in weights.items()}
 
 
 def tasks_of(module: LightningModule, trainer: Trainer) -> tuple[Task, ...]:

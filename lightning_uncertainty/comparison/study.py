@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lightning_uncertainty._arguments import check_choice, require
+from lightning_uncertainty._arguments import as_number, check_choice, require
 from lightning_uncertainty._warnings import Notices, is_main_rank
 from lightning_uncertainty.comparison.arms import EQUAL, Arm, parse_arms
 from lightning_uncertainty.comparison.fingerprint import describe, describe_module
@@ -135,12 +135,14 @@ class Plan:
         check_directions(self.metrics)
         check_choice("evaluate", self.evaluate, ("validate", "test"))
         check_choice("state", self.state, ("last", "best"))
-        seeds = list(self.seeds)
-        whole = all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+        seeds, workers = [as_number(seed) for seed in self.seeds], as_number(self.workers)
+        whole = all(isinstance(seed, int) and 0 <= seed < 2**32 for seed in seeds)
         if not seeds or not whole or len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds must be different whole numbers from 0 to {2**32 - 1}; got {seeds!r}.")
-        if type(self.workers) is not int or self.workers < 1:
+            raise ValueError(f"seeds must be different whole numbers from 0 to {2**32 - 1}; got {list(self.seeds)!r}.")
+        if not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers must be a whole number of at least 1; got {self.workers!r}.")
+        for name, value in (("seeds", seeds), ("workers", workers)):
+            object.__setattr__(self, name, value)
 
 
 def run_plan(plan: Plan, source: Source, *, progress: bool | None = None) -> ComparisonResult:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_uncertainty._arguments import lookup, suggest
+from lightning_uncertainty._arguments import as_number, lookup, suggest
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.likelihoods import SOFTMAX
@@ -211,12 +211,12 @@ def _check_count(name: str, count: Any) -> None:
                 "for example `mask.sum()`."
             )
         return
-    if isinstance(count, bool) or not isinstance(count, (int, float)):
+    if (number := as_number(count)) is None:
         raise TypeError(
             f"The sample count of task {name!r} is of type {type(count).__name__}. Expected a number or a scalar "
             "tensor, for example `len(batch)`."
         )
-    if not (math.isfinite(count) and count >= 0):
+    if not (math.isfinite(number) and number >= 0):
         raise ValueError(
             f"The sample count of task {name!r} is {count}. Expected a finite number that is not negative: how many "
             "samples the loss is the mean of."

@@ -119,10 +119,10 @@ class Uncertainty(Strategy):
         bounds: tuple[float, float] = (-40.0, 40.0),
         min_variance_ratio: float = 1e-4,
     ) -> None:
-        check_number("min_variance_ratio", min_variance_ratio, above=0.0, below=1.0)
+        ratio = check_number("min_variance_ratio", min_variance_ratio, above=0.0, below=1.0)
         self.init, self.bounds = check_init(init), check_bounds(bounds)
         self.regularizer = get_regularizer(regularizer)
-        self.min_log_ratio = math.log(min_variance_ratio) if min_variance_ratio else -math.inf
+        self.min_log_ratio = math.log(ratio) if ratio else -math.inf
         self.adam = MaskedAdam(lr=lr, betas=betas, eps=eps)
 
     def bind(self, tasks: Sequence[Task]) -> None:

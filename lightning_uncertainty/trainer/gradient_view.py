@@ -81,7 +81,7 @@ class GradientView(CallbackBase):
 
     def __init__(self, module: str, *, every_n_steps: int = 100, log_prefix: str = "gradients") -> None:
         super().__init__()
-        check_steps("every_n_steps", every_n_steps)
+        every_n_steps = check_steps("every_n_steps", every_n_steps)
         if not (every_n_steps and module and log_prefix):
             raise ValueError(
                 "GradientView needs the name of the shared module, every_n_steps of at least 1 and a log_prefix; got "

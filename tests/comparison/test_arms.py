@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,10 +21,11 @@ TWO = {"a": 0.1, "b": 3.0}
         ({"freeze_after": 0, "init": 1.0}, Arm("mine", options={"freeze_after": 0, "init": 1.0})),
         (TWO, Arm("mine", TWO)),
         ({"a": 1, "b": 0}, Arm("mine", {"a": 1, "b": 0})),
+        ({"a": np.float32(0.5), "b": np.int64(3)}, Arm("mine", {"a": 0.5, "b": 3.0})),
         ("fixed", Arm("mine", options={"strategy": "fixed"})),
         (lambda seed: {"a": seed, "b": 1}, Arm("mine", {"a": 7, "b": 1})),
     ],
-    ids=["option", "options", "weights", "weight of 0", "strategy", "function of the seed"],
+    ids=["option", "options", "weights", "weight of 0", "weights of numpy", "strategy", "function of the seed"],
 )
 def test_an_arm_is_read_by_its_form(given, arm):
     arms = parse_arms({"mine": given}, {}, "equal")

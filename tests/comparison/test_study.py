@@ -24,7 +24,9 @@ from lightning_uncertainty import (
     compare,
 )
 from lightning_uncertainty.comparison import ComparisonResult, FinishedRun
+from lightning_uncertainty.comparison.arms import Arm
 from lightning_uncertainty.comparison.fingerprint import describe
+from lightning_uncertainty.comparison.study import Plan
 from lightning_uncertainty.demo.diamonds import make_data, make_net
 from tests.models import TASKS, Loader, Plain
 from tests.workers import comparison_ranks
@@ -391,6 +393,14 @@ class Unvalidated(Net):
 class Taskless(Evaluated):
     def training_step(self, batch, batch_idx):
         return sum(self.losses(batch).values())
+
+
+def test_seeds_and_workers_may_be_numbers_of_numpy():
+    def plan(seeds, workers):
+        return Plan(METRICS, seeds, (Arm("equal", "equal"),), "validate", "last", Path(), workers=workers)
+
+    assert plan(np.arange(3), np.int64(2)) == plan([0, 1, 2], 2)
+    assert {type(seed) for seed in plan(np.arange(3), 1).seeds} == {int}
 
 
 class Settled(Net):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,11 +31,22 @@ def raw(weighting):
         ([({"a": 1.0, "b": 2.0}, 3), ({"a": 5.0, "b": 6.0}, 1)], {"a": 2.0, "b": 3.0}),
         ([({"a": 1.0, "b": 2.0}, {"a": 3, "b": 1}), ({"a": 5.0, "b": 6.0}, 1)], {"a": 2.0, "b": 4.0}),
         ([({"a": 1.0, "b": 2.0}, torch.tensor(3)), ({"a": 5.0}, {"a": torch.tensor(1.0)})], {"a": 2.0, "b": 2.0}),
+        ([({"a": 1.0, "b": 2.0}, np.int64(3)), ({"a": 5.0, "b": 6.0}, np.float32(1))], {"a": 2.0, "b": 3.0}),
+        ([({"a": 1.0, "b": 2.0}, {"a": np.array(3), "b": np.uint8(1)}), ({"a": 5.0}, 1)], {"a": 2.0, "b": 2.0}),
         ([({"a": 1.0, "b": math.nan}, 3), ({"a": 5.0, "b": 6.0}, 1)], {"a": 2.0, "b": 6.0}),
         ([({"a": 1.0, "b": 2.0}, {"a": 0, "b": 1}), ({"a": 5.0, "b": 6.0}, 1)], {"a": 5.0, "b": 4.0}),
         ([({"a": 1.0, "b": 2.0}, None), ({"a": 5.0, "b": 6.0}, None)], {"a": 3.0, "b": 4.0}),
     ],
-    ids=["one number", "per task", "tensors", "NaN counts for nothing", "none counts for nothing", "default: calls"],
+    ids=[
+        "one number",
+        "per task",
+        "tensors",
+        "numpy",
+        "per task, numpy",
+        "NaN is none",
+        "none is none",
+        "by default calls",
+    ],
 )
 @pytest.mark.filterwarnings("ignore:The loss of task 'b' was NaN")
 def test_the_raw_loss_is_the_mean_over_the_samples_of_all_micro_batches(calls, expected):
@@ -94,8 +106,10 @@ def test_the_total_and_its_gradient_do_not_depend_on_it():
         (torch.ones(2), ValueError, r"The sample count of task 'a' has shape \(2,\)"),
         ("many", TypeError, "The sample count of task 'a' is of type str"),
         (True, TypeError, "The sample count of task 'a' is of type bool"),
+        (np.True_, TypeError, "The sample count of task 'a' is of type bool"),
+        (np.ones(2), TypeError, "The sample count of task 'a' is of type ndarray"),
     ],
-    ids=["missing", "unknown", "negative", "NaN", "vector", "word", "boolean"],
+    ids=["missing", "unknown", "negative", "NaN", "vector", "word", "boolean", "numpy's boolean", "numpy's vector"],
 )
 def test_counts_that_cannot_be_meant_are_refused_and_nothing_is_recorded(samples, error, words):
     weighting = UncertaintyWeighting({"a": "gaussian", "b": "laplace"})
