@@ -141,8 +141,7 @@ class ComparisonResult:
         rows.append(["mean relative gain", "reference", *(_percent(self.mean_gain(arm)) for arm in self.arms[1:])])
         rows.append(["95 % interval", "", *(_interval_cell(self.interval(arm)) for arm in self.arms[1:])])
         caption = f"mean ± standard deviation between seeds; in brackets the gain against {self.baseline}, + is better"
-        last = len(rows) - 2
-        return Table(["metric", *self.arms], rows, caption=caption, sections=[last], bold=[last])
+        return Table(["metric", *self.arms], rows, caption=caption, sums=[len(rows) - 2])
 
     def _cell(self, arm: str, metric: str) -> str:
         mean, std = self.mean(arm, metric), self.std(arm, metric)

@@ -11,7 +11,7 @@ from lightning_uncertainty import findings
 from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, counted_calls
 from lightning_uncertainty.reporting.history import History
 
-__all__ = ["diagnose", "shares_at_the_end", "verdicts"]
+__all__ = ["diagnose", "shares_at_the_end"]
 
 _LOUDER = {  # a weight that explodes also moves or meets its bound: that is said once
     Finding.AT_BOUND: {Finding.EXPLODES},
@@ -36,16 +36,6 @@ def diagnose(history: History) -> list[Diagnosis]:
         found.append(Finding.NOTHING.about(None))
     order = list(Finding)
     return sorted(found, key=lambda each: (SEVERITIES.index(each.finding.severity), order.index(each.finding)))
-
-
-def verdicts(history: History, found: list[Diagnosis]) -> dict[str, str]:
-    """Return a few words about each task."""
-    fine = "too short" if _is_too_short(history) else "fine"
-    return {
-        name: ", ".join(each.verdict for each in found if each.task == name)
-        or (fine if fact.learned else "fixed weight")
-        for name, fact in history.facts.items()
-    }
 
 
 def shares_at_the_end(history: History) -> dict[str, float]:

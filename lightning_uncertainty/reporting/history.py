@@ -7,7 +7,7 @@ import math
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -57,8 +57,7 @@ class TaskFacts:
 _FACTS = tuple(each.name for each in fields(TaskFacts))
 
 
-@dataclass(frozen=True)
-class _Point:
+class _Point(NamedTuple):
     step: int
     total: float
     values: dict[str, array[float]]  # the columns, by task; single precision
@@ -95,9 +94,9 @@ class History:
             raise ValueError(f"A history needs room for at least 2 points; got capacity={capacity}.")
         self.capacity = capacity
         self.facts: dict[str, TaskFacts] = {}
-        self._kept: list[_Point] = []
-        self._latest: _Point | None = None
         self.newest = -1
+        self._points: list[_Point] = []
+        self._kept = 0  # points that stay; a last one beside them goes when the next comes
         self._seen, self._stride = 0, 1  # how many were added, every how many-th of them is kept
 
     @classmethod
@@ -114,32 +113,28 @@ class History:
         """Record a snapshot. One of a step that is already recorded changes nothing."""
         if snapshot.step <= self.newest:
             return
-        point = self._take(snapshot)
+        point, points = self._take(snapshot), self._points[: self._kept]
         if self._seen % self._stride == 0:
-            self._kept.append(point)
+            points.append(point)
         bytes_per_point = 4 * len(_COLUMNS) * max(len(self.facts), 1)
         room = max(min(self.capacity, MOST_BYTES // bytes_per_point) - 1, 1)  # one more is the last
-        while len(self._kept) > room:
-            self._kept = self._kept[::2]
+        while len(points) > room:
+            points = points[::2]
             self._stride *= 2
         self._seen += 1
-        self._latest, self.newest = point, snapshot.step
+        self._kept, self.newest = len(points), snapshot.step
+        self._points = points if points[-1] is point else [*points, point]
 
     def ended(self, snapshot: Snapshot) -> History:
         """Return a copy with ``snapshot`` as its last point until the next one comes. This history stays as it is."""
-        twin = copy.copy(self)  # what it holds is replaced, never changed in place, but for the list of points
-        twin._kept, twin._latest = self._kept.copy(), twin._take(snapshot)
+        twin = copy.copy(self)  # what it holds is replaced, never changed in place
+        point, points = twin._take(snapshot), self._points[: self._kept]
+        twin._points = points if points and points[-1].step >= point.step else [*points, point]
         return twin
 
     def _take(self, snapshot: Snapshot) -> _Point:
         self.facts = {name: TaskFacts.of(task) for name, task in snapshot.tasks.items()}
         return _Point(snapshot.step, snapshot.total, {name: _cells(task) for name, task in snapshot.tasks.items()})
-
-    @property
-    def _points(self) -> list[_Point]:
-        if self._latest is None or (self._kept and self._kept[-1].step >= self._latest.step):
-            return self._kept
-        return [*self._kept, self._latest]
 
     def __len__(self) -> int:
         return len(self._points)
@@ -190,9 +185,8 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """Return plain values and tensors, which load with ``weights_only=True``; under a megabyte."""
         values = torch.tensor(
-            [[self.series(column, name) for name in self.facts] for column in _COLUMNS], dtype=torch.float32
+            [[list(point.values.get(name, _UNKNOWN)) for name in self.facts] for point in self._points]
         )
-        shape = len(_COLUMNS), len(self.facts), len(self)
         return {
             "version": VERSION,
             "tasks": list(self.facts),
@@ -200,10 +194,10 @@ class History:
             "stride": self._stride,
             "seen": self._seen,
             "newest": self.newest,
-            "kept": len(self._kept),
+            "kept": self._kept,
             "steps": torch.tensor(self.steps, dtype=torch.long),
             "totals": torch.tensor(self.totals, dtype=torch.float64),
-            "values": values.reshape(shape).permute(2, 0, 1).contiguous(),
+            "values": values.reshape(len(self), len(self.facts), len(_COLUMNS)).transpose(1, 2).contiguous(),
         }
 
     @classmethod
@@ -224,9 +218,9 @@ class History:
             history.facts = {name: TaskFacts(*fact) for name, fact in zip(names, facts, strict=True)}
             values = state["values"].reshape(len(steps), len(_COLUMNS), len(names)).transpose(1, 2).tolist()
             tables = ({name: array("f", cells) for name, cells in zip(names, row, strict=True)} for row in values)
-            points = [_Point(*point) for point in zip(steps, state["totals"].tolist(), tables, strict=True)]
+            history._points = [_Point(*point) for point in zip(steps, state["totals"].tolist(), tables, strict=True)]
             history._seen, history._stride, history.newest = int(state["seen"]), stride, int(state["newest"])
-            history._kept, history._latest = points[: int(state["kept"])], points[-1] if points else None
+            history._kept = int(state["kept"])
         except DAMAGE as error:
             raise ValueError(f"This is no usable history ({type(error).__name__}: {error}).") from None
         return history

@@ -53,12 +53,10 @@ def _run(history: History) -> Iterator[str]:
     for severity, text in summary.findings:
         yield f'<li class="{severity}"><b>{_WORDS[severity]}.</b> <span>{_prose(text)}</span></li>'
     yield "</ul><h2>Tasks</h2>"
-    rows = summary.ordered()
-    if rows != summary.rows:
-        yield '<p class="quiet">Tasks of which something is found come first.</p>'
-    verdicts = (f'<span class="{row.severity}">{_text(row.cells[-1])}</span>' for row in rows)
-    cells = ([*map(_text, row.cells[:-1]), verdict] for row, verdict in zip(rows, verdicts, strict=True))
-    yield from _table("tasks", COLUMNS, cells)
+    rows = (
+        [*map(_text, cells[:-1]), f'<span class="{worst}">{_text(cells[-1])}</span>'] for worst, cells in summary.rows
+    )
+    yield from _table("tasks", COLUMNS, rows)
     yield f'<p class="quiet">{_text(NOTE)}</p>'
     yield "<h2>Over the steps</h2>"
     yield from _figures(figures.PLOTS, history)

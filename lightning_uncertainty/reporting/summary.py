@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import groupby
-from typing import TextIO
 
 from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, Severity
-from lightning_uncertainty.reporting.diagnosis import diagnose, shares_at_the_end, verdicts
+from lightning_uncertainty.reporting.diagnosis import diagnose, shares_at_the_end
 from lightning_uncertainty.reporting.history import History, TaskFacts
 from lightning_uncertainty.reporting.tables import Table
-
-__all__ = ["COLUMNS", "NOTE", "Row", "Summary", "loss_unit", "print_summary", "summarize", "weight_unit"]
 
 COLUMNS = ("task", "likelihood", "raw loss", "sigma", "weight", "share", "missing", "NaN", "verdict")
 NOTE = (
@@ -35,37 +32,19 @@ _ZERO = ("0%", "0")
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of the table: one task.
-
-    Attributes:
-        cells: Texts in the order of :data:`COLUMNS`.
-        severity: Severity of the worst finding about the task.
-    """
-
-    cells: tuple[str, ...]
-    severity: Severity
-
-
-@dataclass(frozen=True)
 class Summary:
     """The summary of a run.
 
     Attributes:
         title: Number of tasks and of steps.
-        rows: A row for each task, in their order.
+        rows: The worst severity of each task, and its texts in the order of :data:`COLUMNS`. The tasks are in their
+            order; if there are very many, those with findings come first.
         findings: Severity and text of each finding; the same finding of many tasks is told once.
     """
 
     title: str
-    rows: list[Row]
+    rows: list[tuple[Severity, list[str]]]
     findings: list[tuple[Severity, str]]
-
-    def ordered(self) -> list[Row]:
-        """Return all rows. If there are very many, those with findings come first."""
-        if len(self.rows) <= MOST_ROWS:
-            return self.rows
-        return sorted(self.rows, key=lambda row: SEVERITIES.index(row.severity))
 
 
 def summarize(history: History) -> Summary:
@@ -74,36 +53,37 @@ def summarize(history: History) -> Summary:
     Raises:
         ValueError: If it has no points.
     """
-    found = diagnose(history)
-    words, shares = verdicts(history, found), shares_at_the_end(history)
-    severities: dict[str, Severity] = {each.task: each.finding.severity for each in reversed(found) if each.task}
+    found, shares = diagnose(history), shares_at_the_end(history)
     too_short = any(each.finding is Finding.TOO_SHORT for each in found)  # which is said of each task that is learned
-    rows = []
+    rows: list[tuple[Severity, list[str]]] = []
     for name, fact in history.facts.items():
-        cells = name, *_cells(history, name, fact, shares.get(name, math.nan)), words[name]
-        rows.append(Row(cells, severities.get(name, "look" if too_short and fact.learned else "fine")))
+        severity: Severity = "look" if too_short and fact.learned else "fine"
+        verdict = "fixed weight" if not fact.learned else "too short" if too_short else "fine"
+        if mine := [each for each in found if each.task == name]:  # faults first
+            severity, verdict = mine[0].finding.severity, ", ".join(each.verdict for each in mine)
+        rows.append((severity, [name, *_cells(history, name, fact, shares.get(name, math.nan)), verdict]))
     title = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'} after {history.steps[-1]:,} steps"
+    if len(rows) > MOST_ROWS:
+        rows.sort(key=lambda row: SEVERITIES.index(row[0]))
     return Summary(title, rows, list(_digest(found)))
 
 
-def print_summary(history: History, *, closing: str = "", stream: TextIO | None = None) -> None:
+def print_summary(history: History, *, closing: str = "") -> None:
     """Print the summary: in colour where the output is a terminal and rich is there, else as plain text.
 
     Args:
         history: The history to summarize.
         closing: The last line.
-        stream: The stream to print to; by default the standard output.
 
     Raises:
         ValueError: If the history has no points.
     """
     summary = summarize(history)
-    stream = sys.stdout if stream is None else stream
-    if stream.isatty() and find_spec("rich") is not None:
-        _print_rich(summary, closing, stream)
+    if sys.stdout.isatty() and find_spec("rich") is not None:
+        _print_rich(summary, closing)
         return
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(as_text(summary, closing).encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+    encoding = sys.stdout.encoding or "utf-8"
+    print(as_text(summary, closing).encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def as_text(summary: Summary, closing: str = "") -> str:
@@ -114,11 +94,11 @@ def as_text(summary: Summary, closing: str = "") -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _print_rich(summary: Summary, closing: str, stream: TextIO) -> None:
+def _print_rich(summary: Summary, closing: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=stream)
+    console = Console()
     table = _table(summary, unsaid=_ZERO if console.width < WIDTH else ())  # where room is scarce
     console.print(table.rich(fixed=[i for i, name in enumerate(table.header) if name != "raw loss"]))
     console.print(Text(NOTE, style="dim"))
@@ -130,17 +110,17 @@ def _print_rich(summary: Summary, closing: str, stream: TextIO) -> None:
 
 def _table(summary: Summary, *, unsaid: tuple[str, ...] = ()) -> Table:
     """Return the table of the tasks without the columns that have nothing but empty cells or those ``unsaid``."""
-    shown = summary.ordered()[:MOST_ROWS]
+    shown = summary.rows[:MOST_ROWS]
     hidden = len(summary.rows) - len(shown)
-    used = [i for i in range(len(COLUMNS)) if any(row.cells[i] not in ("", *unsaid) for row in shown)]
+    used = [i for i in range(len(COLUMNS)) if any(cells[i] not in ("", *unsaid) for _, cells in shown)]
     last = len(used) - 1  # the verdict, which is never empty
     return Table(
         [COLUMNS[i] for i in used],
-        [[row.cells[i] for i in used] for row in shown],
+        [[cells[i] for i in used] for _, cells in shown],
         left=(0, 1, last),
         title=f"\nUncertainty weighting: {summary.title}",
         caption=f"... and {hidden} more tasks; the page has all of them." if hidden else "",
-        styles={(index, last): _COLOURS[row.severity] for index, row in enumerate(shown)},
+        styles={(index, last): _COLOURS[severity] for index, (severity, _) in enumerate(shown)},
     )
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-__all__ = ["Table", "csv_text"]
-
 
 @dataclass(frozen=True)
 class Table:
-    r"""A table of text that can be written in several forms. ``print`` shows it in columns.
+    """A table of text that can be written in several forms. ``print`` shows it in columns.
 
     Attributes:
         header: Titles of the columns.
@@ -25,26 +23,8 @@ class Table:
         left: Indices of the columns that are aligned left. All others are aligned right.
         title: A line above the table, or "".
         caption: A line below the table, or "".
-        sections: Indices of the rows that begin a section: a rule is drawn above them.
-        bold: Indices of the rows that are printed in bold.
+        sums: Indices of the rows that sum up those above: a rule is drawn above them, and rich prints them in bold.
         styles: Styles of rich for single cells, by row and column, such as ``{(0, 2): "red"}``.
-
-    Example:
-        >>> table = Table(["task", "loss"], [["depth", "0.25"], ["a|b", "10"]], caption="raw losses")
-        >>> print(table)
-        task   loss
-        -----------
-        depth  0.25
-        a|b      10
-        raw losses
-        >>> print(table.markdown())
-        | task | loss |
-        | --- | ---: |
-        | depth | 0.25 |
-        | a\|b | 10 |
-        <BLANKLINE>
-        raw losses
-        <BLANKLINE>
     """
 
     header: Sequence[str]
@@ -52,8 +32,7 @@ class Table:
     left: Collection[int] = (0,)
     title: str = ""
     caption: str = ""
-    sections: Collection[int] = ()
-    bold: Collection[int] = ()
+    sums: Collection[int] = ()
     styles: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,20 +41,13 @@ class Table:
 
     def __str__(self) -> str:
         """Return the table in columns of spaces, for any terminal and log."""
-        lines = list(self._aligned())
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        forms = [f"{{:{'<' if column in self.left else '>'}{width}}}" for column, width in enumerate(widths)]
+        lines = ["  ".join(forms).format(*row).rstrip() for row in (self.header, *self.rows)]
         rule = "-" * max(map(len, lines))
-        for index in sorted(self.sections, reverse=True):
+        for index in sorted([0, *self.sums], reverse=True):
             lines.insert(index + 1, rule)
-        lines.insert(1, rule)
         return "\n".join([*filter(None, [self.title]), *lines, *filter(None, [self.caption])])
-
-    def _aligned(self) -> Iterator[str]:
-        everything = [self.header, *self.rows]
-        widths = [max(len(row[column]) for row in everything) for column in range(len(self.header))]
-        for row in everything:
-            cells = zip(row, widths, strict=True)
-            aligned = [c.ljust(width) if i in self.left else c.rjust(width) for i, (c, width) in enumerate(cells)]
-            yield "  ".join(aligned).rstrip()
 
     def markdown(self) -> str:
         """Return the table in Markdown. A bar inside a cell is escaped."""
@@ -98,13 +70,12 @@ class Table:
         table = RichTable(box=box.SIMPLE_HEAD, title_justify="left", show_edge=False, pad_edge=False)
         table.title, table.caption = self.title or None, self.caption or None
         for column, title in enumerate(self.header):
-            justify: Literal["left", "right"] = "left" if column in self.left else "right"
-            table.add_column(Text(title), justify=justify, no_wrap=column in fixed)
+            table.add_column(Text(title), justify="left" if column in self.left else "right", no_wrap=column in fixed)
         for index, row in enumerate(self.rows):
-            if index in self.sections:
+            if index in self.sums:
                 table.add_section()
             cells = [Text(cell, self.styles.get((index, column), "")) for column, cell in enumerate(row)]
-            table.add_row(*cells, style="bold" if index in self.bold else None)
+            table.add_row(*cells, style="bold" if index in self.sums else None)
         return table
 
 

@@ -10,7 +10,7 @@ from lightning_uncertainty import CrossEntropy, Snapshot, UncertaintyCallback
 from lightning_uncertainty.demo.diamonds import make_data, make_net
 from lightning_uncertainty.demo.run import EPOCHS
 from lightning_uncertainty.findings import Finding
-from lightning_uncertainty.reporting.diagnosis import diagnose, verdicts
+from lightning_uncertainty.reporting.diagnosis import diagnose
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.summary import summarize
 from lightning_uncertainty.snapshot import TaskSnapshot
@@ -122,6 +122,10 @@ RUNS = {
 }
 
 
+def verdicts(history):
+    return {cells[0]: cells[-1] for _, cells in summarize(history).rows}
+
+
 def train_into(folder, cls, options, data, **more):
     callback = UncertaintyCallback(**options)
     data = {"count": 200, **data}
@@ -137,7 +141,7 @@ def test_a_run_into_a_fault_has_the_finding_and_no_other(tmp_path, cls, options,
     found = diagnose(history)
     assert {each.finding for each in found} == expected
     named = {each.task for each in found} - {None}
-    assert {name for name, words in verdicts(history, found).items() if words not in _CALM} == named
+    assert {name for name, words in verdicts(history).items() if words not in _CALM} == named
 
 
 def test_every_finding_is_trained_into():
@@ -173,7 +177,7 @@ def test_a_diagnosis_names_the_task_its_numbers_and_a_remedy():
     assert str(first).startswith("The loss of task 'depth' was NaN or infinite in 7 calls, and the task sat them out.")
     assert first.finding.severity == "look"  # the way to say that labels are missing
     assert second.sentence == "Task 'depth' took no part in 67% of the steps."
-    assert verdicts(history, [first, second]) == {"depth": "not finite, mostly missing", "aux": "fixed weight"}
+    assert verdicts(history) == {"depth": "not finite, mostly missing", "aux": "fixed weight"}
 
 
 def test_every_finding_has_all_its_texts_and_faults_come_first():
@@ -241,7 +245,7 @@ def test_beside_a_task_whose_loss_is_gone_the_others_are_not_to_blame(tmp_path):
 
 def test_a_run_that_is_too_short_is_not_told_to_be_fine(tmp_path):
     history = train_into(tmp_path, Healthy, {}, {"count": 30})
-    assert {(row.cells[-1], row.severity) for row in summarize(history).rows} == {("too short", "look")}
+    assert {(cells[-1], severity) for severity, cells in summarize(history).rows} == {("too short", "look")}
 
 
 def test_one_call_is_one_call():

@@ -12,13 +12,12 @@ TABLE = Table(
     left=(0, 2),
     title="Losses",
     caption="raw, not weighted",
-    sections=[2],
-    bold=[2],
+    sums=[2],
     styles={(0, 2): "red"},
 )
 
 
-def test_plain_text_aligns_columns_and_draws_a_rule_above_each_section():
+def test_plain_text_aligns_columns_and_draws_a_rule_above_each_sum():
     assert str(TABLE).split("\n") == [
         "Losses",
         "task        loss  verdict",

@@ -1,5 +1,6 @@
 """What the callback says and writes at the end of a run, and that nothing of it can stop a training."""
 
+import contextlib
 import dataclasses
 import pickle
 import re
@@ -132,9 +133,11 @@ def history(count=3, steps=300):
 
 def test_in_a_terminal_it_is_drawn_by_rich_and_without_rich_it_is_plain(monkeypatch):
     drawn, plain = Terminal(), Terminal()
-    print_summary(history(), stream=drawn, closing="Open it")
+    with contextlib.redirect_stdout(drawn):
+        print_summary(history(), closing="Open it")
     monkeypatch.setattr(summary, "find_spec", lambda _: None)
-    print_summary(history(), stream=plain, closing="Open it")
+    with contextlib.redirect_stdout(plain):
+        print_summary(history(), closing="Open it")
     assert "─" in drawn.text
     assert "─" not in plain.text
     for text in (drawn.text, plain.text):
@@ -142,8 +145,8 @@ def test_in_a_terminal_it_is_drawn_by_rich_and_without_rich_it_is_plain(monkeypa
 
 
 def test_a_stream_that_knows_no_greek_gets_question_marks(tmp_path):
-    with open(tmp_path / "out.txt", "w", encoding="ascii") as stream:
-        print_summary(History.of(snapshots(300)), stream=stream)
+    with open(tmp_path / "out.txt", "w", encoding="ascii") as stream, contextlib.redirect_stdout(stream):
+        print_summary(History.of(snapshots(300)))
     assert "$?" in (tmp_path / "out.txt").read_text()
 
 
