@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -17,7 +16,7 @@ from lightning_uncertainty._arguments import lookup
 from lightning_uncertainty.comparison.arms import ComparisonError
 from lightning_uncertainty.comparison.fingerprint import code_of, describe, digest, digest_weights, is_a
 from lightning_uncertainty.trainer.callback import UncertaintyCallback
-from lightning_uncertainty.trainer.packages import CallbackBase
+from lightning_uncertainty.trainer.packages import CallbackBase, lightning
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -176,13 +175,9 @@ class Start(CallbackBase):
             self.seen[f"batch {batch_idx}"] = digest(describe(batch))
 
 
-def _lightning() -> Any:
-    return import_module("lightning.pytorch" if find_spec("lightning") else "pytorch_lightning")
-
-
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy, torch and the workers of loaders."""
-    _lightning().seed_everything(seed, workers=True, verbose=False)
+    lightning().seed_everything(seed, workers=True, verbose=False)
 
 
 @contextmanager
@@ -190,7 +185,7 @@ def random_state_kept() -> Iterator[None]:
     """Give the caller's random state back afterwards, so that everything random goes on as if nothing had been."""
     before = {name: os.environ[name] for name in _SEED_VARIABLES if name in os.environ}
     try:
-        with import_module(f"{_lightning().__name__}.utilities.seed").isolate_rng():
+        with import_module(f"{lightning().__name__}.utilities.seed").isolate_rng():
             yield
     finally:
         for name in _SEED_VARIABLES:

@@ -1,7 +1,8 @@
 """The place for both Lightning packages, and for every access to Lightning or torch that is not public.
 
 ``lightning.pytorch.Callback`` and ``pytorch_lightning.Callback`` are different classes with the same content. Trainers
-take either, but each package's LightningCLI accepts only its own: a callback that is both works everywhere.
+take either, but each package's LightningCLI accepts only its own: a callback that is both works everywhere. The import
+of a package redirects the log of the other, so only what the user has imported is imported here.
 
 What is not public may change in any release. So each such access stands here (or, if it attaches something to a module,
 in ``attachment.py``) with its reason, and ``tests/trainer/test_packages.py`` has a test of it.
@@ -10,6 +11,7 @@ in ``attachment.py``) with its reason, and ``tests/trainer/test_packages.py`` ha
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +35,7 @@ __all__ = [
     "check_processes",
     "is_compiled",
     "is_silent",
+    "lightning",
     "logged_step",
     "logs_now",
     "publish",
@@ -40,18 +43,45 @@ __all__ = [
 ]
 
 
-def _callback_bases() -> tuple[type, ...]:
-    packages = ("lightning.pytorch", "pytorch_lightning")
-    bases = [import_module(package).Callback for package in packages if find_spec(package.partition(".")[0])]
-    if not bases:
+_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def lightning() -> Any:
+    """Return the Lightning package that is imported, else the one that is installed; the first of two."""
+    installed = (package for package in _PACKAGES if find_spec(package.partition(".")[0]))
+    package = next((package for package in _PACKAGES if package in sys.modules), None) or next(installed, None)
+    if package is None:
         raise ModuleNotFoundError("UncertaintyCallback needs Lightning: `pip install lightning`.")
-    return tuple(bases)
+    return import_module(package)
+
+
+def _callback_classes() -> tuple[type, ...]:
+    """Return the class Callback of each package that is imported so far."""
+    modules = (sys.modules.get(f"{package}.callbacks.callback") for package in _PACKAGES)
+    return tuple(vars(module)["Callback"] for module in modules if hasattr(module, "Callback"))
 
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback as CallbackBase
 else:
-    CallbackBase = type("CallbackBase", _callback_bases(), {"__doc__": "A callback for all installed Lightnings."})
+    import_module(f"{lightning().__name__}.callbacks.callback")
+    CallbackBase = type("CallbackBase", _callback_classes(), {"__doc__": "A callback for all imported Lightnings."})
+
+
+class _Newcomer:
+    """A finder that finds nothing: it sees when a package is imported after ours, and makes our callbacks its own.
+
+    The command line of that package may ask for their class next, and nothing of ours is called before it does.
+    """
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        """Look for a new class Callback when something else of its package is imported."""
+        if name.startswith(_PACKAGES):
+            new = [base for base in _callback_classes() if not issubclass(CallbackBase, base)]
+            CallbackBase.__bases__ += tuple(new)
+
+
+sys.meta_path.insert(0, _Newcomer())
 
 
 # ------------------------------------------------------------------------------------------ what connectors set

@@ -1,5 +1,7 @@
 """Each access to Lightning or torch that is not public: if a release changes it, a test here says which."""
 
+import subprocess
+import sys
 from importlib import import_module
 
 import lightning as L
@@ -13,6 +15,26 @@ from lightning_uncertainty.trainer.attachment import attach_weighting, attached_
 from tests.models import TASKS, Plain, Weighed, batches, trainer
 
 BOTH = ["lightning.pytorch", "pytorch_lightning"]
+ORDERS = [
+    ("lightning.pytorch", "ours"),
+    ("pytorch_lightning", "ours"),
+    ("ours", "pytorch_lightning"),
+    ("lightning.pytorch", "ours", "pytorch_lightning"),
+    ("pytorch_lightning", "ours", "lightning.pytorch"),
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=" ".join)
+def test_it_imports_the_package_of_the_user_only_and_works_in_each_whatever_came_first(order):
+    theirs = [name for name in order if name != "ours"]
+    default = ["lightning.pytorch"] if order[0] == "ours" else []  # it has to be a callback of something
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.workers.import_order", *order], capture_output=True, text=True, check=False
+    )
+    imported, speaker, *trained = ran.stdout.splitlines() or [ran.stderr, ""]
+    assert imported.split() == sorted({*theirs, *default}), ran.stderr
+    assert speaker == theirs[-1]  # whose log has what Lightning says; as it is without us
+    assert trained == [f"{name} 1" for name in theirs], ran.stderr
 
 
 @pytest.mark.parametrize("package", BOTH)
