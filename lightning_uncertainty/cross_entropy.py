@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["CrossEntropy"]
+__all__ = ["CrossEntropy", "plain"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,9 @@ class CrossEntropy:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("logits", "target", "weight"):
+            if (made := plain(given := getattr(self, name))) is not given:
+                object.__setattr__(self, name, made)
         if not (isinstance(self.logits, Tensor) and self.logits.is_floating_point() and self.logits.dim() > 0):
             raise ValueError("CrossEntropy expects logits as a floating point tensor with a class dimension.")
         if not 0.0 <= self.label_smoothing <= 1.0:
@@ -94,3 +98,15 @@ class CrossEntropy:
         if smooth:
             hit = (1.0 - smooth) * hit + smooth * (class_weight * score * valid).sum() / num_classes
         return -hit / target_weight.sum()
+
+
+def plain(tensor: Any) -> Any:
+    """Return a tensor of a subclass as a plain one, with its graph; all of a DTensor, from all its ranks.
+
+    Data carry their class into losses (MetaTensor of MONAI, those of ``torchvision.tv_tensors``). In our state it would
+    be saved too, and loaded only where that class is known. Anything else comes back as it is.
+    """
+    if type(tensor) is Tensor or not isinstance(tensor, Tensor):
+        return tensor
+    whole = getattr(tensor, "full_tensor", None)
+    return (tensor if whole is None else whole()).as_subclass(Tensor)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_uncertainty._arguments import as_number, lookup, suggest
 from lightning_uncertainty._warnings import Notices
-from lightning_uncertainty.cross_entropy import CrossEntropy
+from lightning_uncertainty.cross_entropy import CrossEntropy, plain
 from lightning_uncertainty.likelihoods import SOFTMAX
 from lightning_uncertainty.tasks import Task
 
@@ -81,7 +81,7 @@ class RawLosses:
                 if task.likelihood.tempered:
                     slopes[name] = loss.slope(own_log_var).to(torch.float32)
                 loss = loss.loss(own_log_var)
-            values.append(loss)
+            values.append(plain(loss))
         raw_loss = torch.stack(values)
         # In half precision the total would be rounded; for a few K numbers single precision costs nothing.
         raw_loss = raw_loss.to(torch.promote_types(raw_loss.dtype, torch.float32))
@@ -199,7 +199,7 @@ def sample_counts(
             f"samples has no count for {', '.join(missing)}. Expected one number for all tasks, or one for each task "
             'that has a loss, for example `samples={"depth": mask.sum()}`.'
         )
-    values = [torch.as_tensor(counts.get(name, 0.0), dtype=torch.float32, device=device) for name in tasks]
+    values = [torch.as_tensor(plain(counts.get(name, 0.0)), dtype=torch.float32, device=device) for name in tasks]
     return torch.stack(values).detach()
 
 

@@ -1,9 +1,12 @@
+import copy
 import warnings
 
 import pytest
 import torch
 
 from lightning_uncertainty import CrossEntropy, UncertaintyWarning, UncertaintyWeighting
+from tests.workers import loop_ranks
+from tests.workers.processes import run_ranks
 
 
 def leaf(value, **options):
@@ -71,3 +74,68 @@ def test_a_refused_call_leaves_no_trace(weighting):
     weighting.step()
     assert torch.equal(weighting.state_dict()["log_var"], before["log_var"])
     assert weighting.snapshot().tasks["depth"].raw_loss != weighting.snapshot().tasks["depth"].raw_loss
+
+
+class Scan(torch.Tensor):
+    """A tensor of the data with a class of its own, as those of MONAI and of torchvision are."""
+
+
+class Sticky(Scan):
+    """One that gives its class to the result of every operation, whatever the operation says."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        made = super().__torch_function__(func, types, args, kwargs or {})
+        return made.as_subclass(cls) if isinstance(made, torch.Tensor) else made
+
+
+def tensors_in(one, seen):
+    """All tensors that an object holds, at any depth."""
+    if id(one) not in seen:
+        seen[id(one)] = one
+        if isinstance(one, torch.Tensor):
+            yield one
+        parts = one.values() if isinstance(one, dict) else one if isinstance(one, (list, tuple)) else ()
+        for part in (*parts, *getattr(one, "__dict__", {}).values()):
+            yield from tensors_in(part, seen)
+
+
+@pytest.mark.parametrize("kind", [Scan, Sticky, torch.nn.Parameter])
+@pytest.mark.parametrize("calls", [1, 2])
+def test_no_class_of_the_data_gets_into_the_engine(kind, calls, tmp_path):
+    tasks = {"depth": "laplace", "class": "softmax", "exact": "softmax_exact", "aux": 0.5}
+    foreign, plain = UncertaintyWeighting(tasks), UncertaintyWeighting(tasks)
+    for weighting, made in ((foreign, lambda tensor: tensor.as_subclass(kind)), (plain, lambda tensor: tensor)):
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(3 * calls):
+            x, z = (torch.randn(4, 3, generator=generator).requires_grad_() for _ in range(2))
+            counts = {"depth": made(torch.tensor(4.0)), "class": 4, "exact": made(torch.tensor(4.0)), "aux": 3}
+            target = torch.randint(3, (4,), generator=generator)
+            target = target if kind is torch.nn.Parameter else made(target)  # which has a gradient
+            losses = {
+                "depth": made(x).abs().mean(),
+                "class": CrossEntropy(made(z), target, weight=made(torch.ones(3))),
+                "exact": CrossEntropy(made(z), target),
+                "aux": made(x.square().mean()),
+            }
+            total = weighting(losses, samples=counts)
+            total.backward()
+            assert type(total) is torch.Tensor
+            assert x.grad.abs().sum() > 0.0
+            if weighting.steps % calls == 0:
+                weighting.step()
+        weighting(losses, samples=counts)  # a window that is open
+        assert {type(tensor) for tensor in tensors_in(weighting, {})} == {torch.Tensor}
+        copy.deepcopy(weighting).step()
+    torch.save(foreign.state_dict(), tmp_path / "engine.pt")
+    loaded = torch.load(tmp_path / "engine.pt", weights_only=True)
+    assert all(torch.equal(loaded[key], plain.state_dict()[key]) for key in ("log_var", "raw_loss", "exp_avg"))
+
+
+def test_a_loss_that_is_spread_over_ranks_counts_as_a_whole(tmp_path):
+    """A DTensor, of which each rank has a part."""
+    one, other = run_ranks(loop_ranks.losses_as_dtensors, folder=tmp_path)
+    assert one == other
+    assert one["kinds"] == {"Tensor"}
+    assert one["s"] == pytest.approx(one["s in one piece"])
+    assert one["gradient"] == pytest.approx(one["gradient in one piece"])

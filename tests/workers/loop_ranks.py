@@ -16,7 +16,7 @@ import torch.distributed as dist
 from lightning.pytorch import callbacks as lightning_callbacks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyWeighting
+from lightning_uncertainty import CrossEntropy, UncertaintyCallback, UncertaintyWeighting
 from tests.workers.ranks import TASKS, TIMEOUT, Tasks, fit, rank
 
 
@@ -48,6 +48,32 @@ def late_task_after_a_resume():
     rest.load_state_dict(first.state_dict())
     resumed = engine_steps(rest, range(3, 6), tasks=tasks, losses=losses)
     return {"whole": totals[3:], "resumed": resumed, "same": torch.equal(whole.log_var, rest.log_var)}
+
+
+def losses_as_dtensors():
+    """Weights in two parts and losses that are sums over them, and the same in one piece."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+    dist.init_process_group("gloo")
+    mesh, weight = init_device_mesh("cpu", (2,)), torch.arange(1.0, 7.0).reshape(2, 3)
+    engines = {}
+    for name, parameter in (
+        ("", torch.nn.Parameter(distribute_tensor(weight, mesh, [Shard(0)]))),
+        (" in one piece", torch.nn.Parameter(weight.clone())),
+    ):
+        weighting = UncertaintyWeighting({"a": "gaussian", "b": "laplace", "c": "softmax_exact"}, init=0.0)
+        for _ in range(2):
+            target, count = torch.tensor([0, 2]), torch.tensor(3.0)
+            if not name:
+                target, count = (distribute_tensor(tensor, mesh, [Replicate()]) for tensor in (target, count))
+            losses = {"a": parameter.square().mean(), "b": parameter.abs().mean(), "c": CrossEntropy(parameter, target)}
+            weighting(losses, samples={"a": count, "b": 1, "c": 1}).backward()
+            weighting.step()
+        gradient = parameter.grad if name else parameter.grad.full_tensor()
+        engines |= {f"s{name}": weighting.log_var.tolist(), f"gradient{name}": gradient.flatten().tolist()}
+        kinds = {type(value).__name__ for value in weighting.state_dict().values() if isinstance(value, torch.Tensor)}
+        engines["kinds"] = engines.get("kinds", set()) | kinds
+    return engines
 
 
 def samples_of_each_rank():
