@@ -35,9 +35,9 @@ class GradientView(CallbackBase):
     .. math:: g_k = \nabla_w L_k, \quad \lVert g_k \rVert, \quad c_k \lVert g_k \rVert, \quad
               \frac{g_j \cdot g_k}{\lVert g_j \rVert \lVert g_k \rVert}
 
-    - ``c_k`` is the factor of the task in the total, so that ``c_k g_k`` is its part of the gradient of the network,
     - ``g_k`` is that of the whole optimizer step: the mean over its micro-batches (a task that is missing in one counts
-      as 0 there, as in the total) and over all processes.
+      as 0 there, as in the total) and over all processes; under manual optimisation, the sum over a batch,
+    - ``c_k`` is the factor of the task in the total, so that ``c_k g_k`` is its part of the gradient of the network.
 
     Logged on these steps, to every logger and to ``trainer.callback_metrics``, under ``log_prefix``:
 
@@ -50,20 +50,11 @@ class GradientView(CallbackBase):
     ``/cosine/mean``             the mean over all pairs
     ===========================  =============================================================================
 
-    What is trained is the same, bit for bit; the user's own hooks for the backward pass run once more for each task.
-
-    Cost: on such a step one backward pass per task and micro-batch, from the loss to the shared part, and ``K`` vectors
-    of its size in memory, which several processes reduce; nothing on the other steps. Measured on a CPU with 5 tasks on
-    a trunk of two layers of 512: a step that is looked at takes 3 to 3.5 times as long; with ``every_n_steps=100``,
-    training takes 2 to 3 % longer.
-
-    Works with accumulation, mixed precision, manual optimisation (there, the sum over the backward passes of a batch)
-    and DDP. It refuses strategies that shard parameters, compiled modules, LBFGS, SyncBatchNorm over several processes
-    and reentrant activation checkpointing. While the whole shared part is frozen, it does not look, and says so once.
-    Where several modules weigh for themselves, the tasks are those of the innermost one that contains the shared part.
+    What is trained is the same, bit for bit. `docs/report.md` says what it costs and where it refuses to work.
 
     Args:
-        module: Name of the shared part in the LightningModule, ``"encoder"`` or ``"net.trunk"``.
+        module: Name of the shared part in the LightningModule, ``"encoder"`` or ``"net.trunk"``. Where several modules
+            weigh for themselves, the tasks are those of the innermost one that contains it.
         every_n_steps: Number of optimizer steps from one look to the next.
         log_prefix: First part of all keys; another one for each view.
 
@@ -94,15 +85,16 @@ class GradientView(CallbackBase):
         self._stepped_at = 0  # value of trainer.global_step
         self._weighting: UncertaintyWeighting | None = None  # in training
         self._gradients: TaskGradients | None = None  # while it looks
-        self._checked = False  # the graph of this run
         self._notices = Notices()
 
     # ------------------------------------------------------------------------------------------------ refusing
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what would fail later, or look right and be wrong."""
-        if stage != "fit":
-            return
+        if stage == "fit":
+            self._refuse(trainer, pl_module)
+
+    def _refuse(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._shared(pl_module)
         for other in callbacks_of(trainer):
             if isinstance(other, GradientView) and other is not self and other.log_prefix == self.log_prefix:
@@ -110,7 +102,21 @@ class GradientView(CallbackBase):
                     f"The GradientViews of {other.module!r} and {self.module!r} would log under the same keys: "
                     f"give one of them another log_prefix than {self.log_prefix!r}."
                 )
-        _refuse(trainer, pl_module)
+        strategy = type(trainer.strategy)
+        kinds = {base.__name__ for base in strategy.__mro__}
+        synced = trainer.world_size > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in pl_module.modules())
+        searches = any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers)
+        obstacles = {
+            f"{strategy.__name__} may not hold whole parameters and gradients on each process": (
+                kinds.isdisjoint(_WHOLE) or not kinds.isdisjoint(_SHARDED)
+            ),
+            "torch.compile frees what a second backward pass needs": is_compiled(pl_module),
+            "SyncBatchNorm talks to the other processes in each backward pass, and their tasks may differ": synced,
+            "LBFGS evaluates the losses many times in a step": searches,
+        }
+        for obstacle, found in obstacles.items():
+            if found:
+                raise ValueError(f"GradientView cannot work here: {obstacle}. Train this without it.")
 
     def _shared(self, pl_module: LightningModule) -> list[Tensor]:
         modules = {name: module for name, module in pl_module.named_modules() if name}
@@ -139,11 +145,11 @@ class GradientView(CallbackBase):
     # ------------------------------------------------------------------------------------------------ looking
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start counting from where training starts, and refuse what only shows now."""
-        _refuse(trainer, pl_module)
+        """Start counting from where training starts."""
+        self._refuse(trainer, pl_module)  # once more, as some of it shows only now
         self._stepped_at = trainer.global_step
         self._weighting = self._weighting_of(pl_module)
-        self._gradients, self._checked = None, False
+        self._gradients = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Listen to what the engine is called with, on a step that is looked at."""
@@ -164,13 +170,12 @@ class GradientView(CallbackBase):
         """Run one backward pass per task, which ends at the shared module, while the graph is there."""
         if self._gradients is None:
             return
-        if not self._checked and self._gradients.behind_a_checkpoint():
+        if self._gradients.behind_a_checkpoint():
             raise ValueError(
                 "GradientView cannot see behind reentrant activation checkpointing, which gives the parameters there "
                 "no gradients of single losses. Write `torch.utils.checkpoint.checkpoint(..., use_reentrant=False)`, "
                 "or train without GradientView."
             )
-        self._checked = True
         batches = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
         scaler = getattr(trainer.precision_plugin, "scaler", None)  # of 16-mixed
         self._gradients.add(1.0 / batches, 1.0 if scaler is None else float(scaler.get_scale()))
@@ -231,21 +236,3 @@ class GradientView(CallbackBase):
         """Go on from a checkpoint."""
         self._steps, self._looks, self._spacing = (state_dict[key] for key in ("steps", "looks", "spacing"))
         self.snapshots = from_state(state_dict)
-
-
-def _refuse(trainer: Trainer, pl_module: LightningModule) -> None:
-    """Refuse where gradients cannot be seen: before training, and again once all is set up."""
-    strategy = type(trainer.strategy)
-    kinds = {base.__name__ for base in strategy.__mro__}
-    whole = bool(kinds & _WHOLE) and not kinds & _SHARDED
-    synced = trainer.world_size > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in pl_module.modules())
-    searches = any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers)
-    obstacles = {
-        f"{strategy.__name__} may not hold whole parameters and gradients on each process": not whole,
-        "torch.compile frees what a second backward pass needs": is_compiled(pl_module),
-        "SyncBatchNorm talks to the other processes in each backward pass, and their tasks may differ": synced,
-        "LBFGS evaluates the losses many times in a step": searches,
-    }
-    for obstacle, found in obstacles.items():
-        if found:
-            raise ValueError(f"GradientView cannot work here: {obstacle}. Train this without it.")

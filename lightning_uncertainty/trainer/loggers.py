@@ -5,19 +5,23 @@ A logger is known by the name of its class, because the classes of ``lightning``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["folder_of", "image_giver", "metrics_for"]
 
+def give_picture(logger: Any, key: str, path: Path, step: int) -> None:
+    """Give a picture to a logger that takes one."""
+    names = _names(logger)
+    if "TensorBoardLogger" in names:
+        from matplotlib.image import imread
 
-def image_giver(logger: Any) -> Callable[[Any, str, Path, int], None] | None:
-    """Return the function that gives ``logger`` a picture, or None for a logger that takes none.
-
-    Its arguments are the logger, a key, the file and the step.
-    """
-    return next((_GIVERS[name] for name in _names(logger) if name in _GIVERS), None)
+        logger.experiment.add_image(key, imread(path)[..., :3], step, dataformats="HWC")
+        logger.experiment.flush()
+    elif "WandbLogger" in names:
+        logger.log_image(key, [str(path)], step=step)
+    elif "MLFlowLogger" in names:  # an artifact has no step
+        logger.experiment.log_artifact(logger.run_id, str(path), key.rpartition("/")[0] or None)
 
 
 def metrics_for(logger: Any, metrics: dict[str, float], prefix: str) -> dict[str, float]:
@@ -46,19 +50,3 @@ def folder_of(loggers: Sequence[Any]) -> Path | None:
 
 def _names(logger: Any) -> list[str]:
     return [cls.__name__ for cls in type(logger).__mro__]
-
-
-def _give_tensorboard(logger: Any, key: str, path: Path, step: int) -> None:
-    from matplotlib.image import imread
-
-    logger.experiment.add_image(key, imread(path)[..., :3], step, dataformats="HWC")
-    logger.experiment.flush()
-
-
-_GIVERS: dict[str, Callable[[Any, str, Path, int], None]] = {
-    "TensorBoardLogger": _give_tensorboard,
-    "WandbLogger": lambda logger, key, path, step: logger.log_image(key, [str(path)], step=step),
-    "MLFlowLogger": lambda logger, key, path, _: logger.experiment.log_artifact(  # an artifact has no step
-        logger.run_id, str(path), key.rpartition("/")[0] or None
-    ),
-}

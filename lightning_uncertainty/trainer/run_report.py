@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,11 @@ from lightning_uncertainty.reporting.page import build_page
 from lightning_uncertainty.reporting.summary import print_summary
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.trainer.gradient_view import GradientView
-from lightning_uncertainty.trainer.loggers import folder_of, image_giver
+from lightning_uncertainty.trainer.loggers import folder_of, give_picture
 from lightning_uncertainty.trainer.packages import callbacks_of, is_silent
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
-
-__all__ = ["RunReport"]
 
 WRITING = 0.02  # most of a run's time that writing its history may take
 
@@ -112,9 +110,13 @@ class RunReport:
         """Write all files, which say whether the fit came to its end, draw the picture, and print the summary."""
         if not self._may_speak(trainer):
             return
-        closing = self._guarded("report", lambda: self._write_all(trainer, finished)) if self.report else ""
+        closing = ""
+        if self.report and trainer.loggers:
+            with self._guarded("report"):
+                closing = self._write_all(trainer, finished)
         if summary:
-            self._guarded("summary", lambda: print_summary(self.history, closing=closing or ""))
+            with self._guarded("summary"):
+                print_summary(self.history, closing=closing)
 
     def _may_speak(self, trainer: Trainer) -> bool:
         """Return whether there is anything to say: on the main rank, and not in a run in which Lightning is silent."""
@@ -122,7 +124,8 @@ class RunReport:
 
     def _save(self, trainer: Trainer, history: History) -> None:
         began = time.monotonic()
-        self._guarded("history file", lambda: self._write_history(trainer, history, finished=False))
+        with self._guarded("history file"):
+            self._write_history(trainer, history, finished=False)
         now = time.monotonic()
         self._next_write = now + (now - began) * (1.0 - WRITING) / WRITING
 
@@ -140,38 +143,30 @@ class RunReport:
     def _write_all(self, trainer: Trainer, finished: bool) -> str:
         """Write all files and draw the picture; return what to say of them."""
         folder, stem = self._write_history(trainer, self.history, finished=finished), file_stem(self.prefix)
-        said = []
+        said = ""
         if folder is not None:
             page = folder / f"{stem}.html"
             write_whole(page, build_page(ReportContent(self.history)))
-            said = [f"Open {page}"]
-        if find_spec("matplotlib") is not None:
-            self._draw(trainer, folder, stem)
-        elif trainer.loggers:
+            said = f"Open {page}"
+        if find_spec("matplotlib") is None:
             what = "The plots need" if folder else "A picture needs"
-            said.insert(0, f'{what} matplotlib: pip install "lightning-uncertainty[report]".')
-        return " ".join(said)
-
-    def _draw(self, trainer: Trainer, folder: Path | None, stem: str) -> None:
-        takers = [(logger, give) for logger in trainer.loggers if (give := image_giver(logger)) is not None]
-        if folder is None and not takers:
-            return
+            return f'{what} matplotlib: pip install "lightning-uncertainty[report]". {said}'.rstrip()
         with tempfile.TemporaryDirectory() as temporary:
-            path = (folder or Path(temporary)) / f"{stem}.png"
-            overview(self.history).savefig(path)
-            for logger, give in takers:
-                # One logger that fails must not keep the picture from the others.
-                act = partial(give, logger, f"{self.prefix}/overview", path, trainer.global_step)
-                self._guarded(f"image for {type(logger).__name__}", act)
+            picture = (folder or Path(temporary)) / f"{stem}.png"
+            overview(self.history).savefig(picture)
+            for logger in trainer.loggers:  # one that fails must not keep the picture from the others
+                with self._guarded(f"image for {type(logger).__name__}"):
+                    give_picture(logger, f"{self.prefix}/overview", picture, trainer.global_step)
+        return said
 
-    def _guarded(self, subject: str, act: Callable[[], Any]) -> Any:
-        """Return what ``act`` returns; if it fails, warn and return None."""
+    @contextmanager
+    def _guarded(self, subject: str) -> Iterator[None]:
+        """Warn of an error instead of raising it."""
         try:
-            return act()
+            yield
         except Exception as error:
             self._notices.warn(
                 subject,
                 f"The {subject} of UncertaintyCallback failed, which does not affect the training: "
                 f"{type(error).__name__}: {error}. `UncertaintyCallback(report=False, summary=False)` turns it off.",
             )
-        return None

@@ -14,8 +14,6 @@ from lightning_uncertainty.engine.window import sum_over_ranks, world_size
 from lightning_uncertainty.reporting.gradients import GradientSnapshot
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
-__all__ = ["TaskGradients"]
-
 
 class TaskGradients:
     """The gradients of the tasks on some parameters, a vector each, and their norms and cosines.
@@ -31,10 +29,10 @@ class TaskGradients:
     def __init__(self, weighting: UncertaintyWeighting, parameters: Sequence[Tensor]) -> None:
         self._weighting = weighting
         self._parameters = parameters
-        self._sizes = [parameter.numel() for parameter in parameters]
         double = any(parameter.dtype == torch.float64 for parameter in parameters)
         # A row per task; last in it, in how many calls the task took part.
-        shape, dtype = (len(weighting.tasks), sum(self._sizes) + 1), torch.float64 if double else torch.float32
+        shape = len(weighting.tasks), sum(parameter.numel() for parameter in parameters) + 1
+        dtype = torch.float64 if double else torch.float32
         self._rows = torch.zeros(shape, dtype=dtype, device=weighting.device)
         self._factors: Tensor | None = None
         self._calls: list[tuple[Mapping[str, Tensor | CrossEntropy], Tensor]] = []
@@ -88,16 +86,13 @@ class TaskGradients:
         return gradient
 
     def _gradient(self, loss: Tensor, scale: float) -> Tensor:
-        gradient = self._rows.new_zeros(sum(self._sizes))
-        places = zip(self._parameters, torch.split(gradient, self._sizes), strict=True)
-        trained = [(parameter, place) for parameter, place in places if parameter.requires_grad]
-        if trained:
-            inputs, scales = [parameter for parameter, _ in trained], torch.full_like(loss, scale)
-            found = torch.autograd.grad(loss, inputs, scales, retain_graph=True, allow_unused=True)
-            for (_, place), one in zip(trained, found, strict=True):
-                if one is not None:
-                    place.copy_(one.to_dense().flatten())
-        return gradient / scale
+        trained = [parameter for parameter in self._parameters if parameter.requires_grad]
+        found = torch.autograd.grad(
+            loss, trained, torch.full_like(loss, scale), retain_graph=True, materialize_grads=True
+        )
+        by = dict(zip(trained, found, strict=True))
+        parts = [by.get(parameter, torch.zeros_like(parameter)).to_dense().flatten() for parameter in self._parameters]
+        return torch.cat(parts).to(self._rows) / scale
 
     def close(self, step: int) -> GradientSnapshot:
         """Return norms and cosines of the means over the ranks, as the optimizer sees them."""
