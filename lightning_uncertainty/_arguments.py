@@ -1,4 +1,4 @@
-"""Checks of arguments, suggestions for names that are not known, and missing extras."""
+"""Arguments and how they are checked and saved, suggestions for names that are not known, and missing extras."""
 
 from __future__ import annotations
 
@@ -65,6 +65,19 @@ def check_bounds(bounds: object) -> tuple[float, float]:
     if len(limits) == 2 and None not in limits and limits[0] < limits[1]:  # type: ignore[operator]
         return float(limits[0]), float(limits[1])  # type: ignore[arg-type]
     raise ValueError(f"bounds must be (lowest, highest) log-variances, for example (-40.0, 40.0); got {bounds!r}.")
+
+
+class Setting:
+    """A class that users write into configurations, and so into checkpoints: it loads with ``weights_only=True``.
+
+    So do its subclasses, also those of the user: to define a class is to trust it.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        import torch  # here, because the command line answers without it
+
+        super().__init_subclass__(**kwargs)
+        torch.serialization.add_safe_globals([cls])
 
 
 T = TypeVar("T")

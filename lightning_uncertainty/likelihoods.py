@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from lightning_uncertainty._arguments import as_number, check_number, lookup
+from lightning_uncertainty._arguments import Setting, as_number, check_number, lookup
 from lightning_uncertainty.regularizers import LogSigma, Regularizer
 
 __all__ = [
@@ -79,7 +79,7 @@ class _Formulas:
 
 
 @dataclass(frozen=True, repr=False)
-class Likelihood(_Formulas):
+class Likelihood(_Formulas, Setting):
     """A likelihood of the family ``c exp(-r s) L + R(s)``. One of your own is one more instance.
 
     Args:

@@ -13,12 +13,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_uncertainty._arguments import lookup
+from lightning_uncertainty._arguments import Setting, lookup
 
 __all__ = ["Log1pVar", "LogSigma", "Regularizer", "Sigma", "get_regularizer"]
 
 
-class Regularizer(ABC):
+class Regularizer(Setting, ABC):
     r"""A function ``R(s)`` of the log-variance ``s = log sigma^2``; all methods are elementwise."""
 
     name: ClassVar[str]

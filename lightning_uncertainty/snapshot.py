@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from lightning_uncertainty._arguments import Setting
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Snapshot", "TaskSnapshot"]
 
 
 @dataclass(frozen=True)
-class TaskSnapshot:
+class TaskSnapshot(Setting):
     """One task at one step.
 
     Attributes:
@@ -89,7 +90,7 @@ class TaskSnapshot:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Setting):
     """A snapshot of all tasks after one optimizer step.
 
     Attributes:

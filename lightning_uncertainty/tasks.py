@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
-from lightning_uncertainty._arguments import check_bounds, check_init, suggest
+from lightning_uncertainty._arguments import Setting, check_bounds, check_init, suggest
 from lightning_uncertainty.likelihoods import Likelihood, get_likelihood
 
 __all__ = ["Task", "TaskSpecs", "parse_tasks"]
@@ -17,7 +17,7 @@ _NAME = re.compile(r"\w([\w.\- ]*[\w.\-])?")
 
 
 @dataclass(frozen=True, init=False)
-class Task:
+class Task(Setting):
     """One named loss and the likelihood behind it.
 
     Args:

@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_uncertainty._arguments import check_number
+from lightning_uncertainty._arguments import Setting, check_number
 
 __all__ = ["MaskedAdam"]
 
 
-class MaskedAdam:
+class MaskedAdam(Setting):
     r"""Adam [Kingma and Ba, ICLR 2015, algorithm 1] with a mask and a step count per entry.
 
     An entry that is masked out keeps its value, its moments and its count, so that a task which is absent half of the

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_uncertainty._arguments import Setting
 from lightning_uncertainty.engine.state import TaskTensors
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Strategy"]
 
 
-class Strategy(ABC):
+class Strategy(Setting, ABC):
     """A rule by which the factors before the losses follow from the losses.
 
     The engine owns what every rule needs: missing tasks, NaN, precision, ranks, accumulation, checkpoints, logs. A
@@ -82,7 +83,7 @@ class Strategy(ABC):
         """
         return present
 
-    def learn(self, mean_loss: Tensor, slope: Tensor | None, present: Tensor) -> None:  # noqa: B027  # given factors do not learn
+    def learn(self, mean_loss: Tensor, slope: Tensor | None, present: Tensor) -> None:  # given factors do not learn
         """Learn from one optimizer step; tasks that are not ``present`` stay as they are.
 
         Args:
@@ -91,7 +92,7 @@ class Strategy(ABC):
             present: bool, of shape (K,).
         """
 
-    def end_epoch(self) -> None:  # noqa: B027  # few rules have a use for it
+    def end_epoch(self) -> None:  # few rules have a use for it
         """Learn from the end of an epoch."""
 
     def assign(self, log_vars: Mapping[str, float]) -> None:

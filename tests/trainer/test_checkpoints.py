@@ -1,12 +1,24 @@
 import signal
 from inspect import signature
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWarning
+from lightning_uncertainty import (
+    Snapshot,
+    Task,
+    TaskSnapshot,
+    UncertaintyCallback,
+    UncertaintyMixin,
+    UncertaintyWarning,
+)
+from lightning_uncertainty.comparison.fingerprint import describe
+from lightning_uncertainty.likelihoods import LAPLACE, Likelihood, fixed
+from lightning_uncertainty.regularizers import LogSigma
+from lightning_uncertainty.strategies import Fixed, Uncertainty
 from tests.models import TASKS, Plain, Returned, Validated, Weighed, batches, fit, trainer
 from tests.trainer.test_logging import rows
 
@@ -261,3 +273,47 @@ def test_two_callbacks_of_one_name_are_refused_by_lightning_and_of_two_names_are
     with pytest.raises(RuntimeError, match="UncertaintyCallback"):
         trainer(tmp_path, UncertaintyCallback(TASKS), UncertaintyCallback(TASKS))
     trainer(tmp_path, UncertaintyCallback(TASKS, name="one"), UncertaintyCallback(TASKS, name="two"))
+
+
+# ---------------------------------------------------------------------------------------------------- settings
+
+
+class OwnRegularizer(LogSigma):
+    name = "own"
+
+
+class OwnStrategy(Uncertainty):
+    name = "own"
+
+
+SETTINGS = {
+    "tasks": [Task("a", "gaussian", bounds=(-9.0, 9.0)), Task("b", Likelihood("own", rate=0.5), unit="m")],
+    "tasks by name": {"a": {"likelihood": LAPLACE, "init": 0.5}, "b": fixed(0.1)},
+    "of numpy": [Task(np.str_("a"), np.float32(0.1)), Task("b", init=np.float64(0.5), bounds=np.array([-1, 1]))],
+    "learned": Uncertainty(lr=0.1, regularizer="log1p_var", min_variance_ratio=0.0),
+    "of a regulariser of the user's": Uncertainty(regularizer=OwnRegularizer()),
+    "given": Fixed({"a": np.float64(2.0)}),
+    "of the user's": OwnStrategy(lr=0.5),
+    "a snapshot": Snapshot(3, {"a": TaskSnapshot("gaussian", 0.0, 1.0, 1.0, 0.5, 2.0, 0, None, True)}),
+}
+
+
+class Configured(Weighed):
+    def __init__(self, setting):
+        super().__init__()
+        self.save_hyperparameters()
+
+
+@pytest.mark.parametrize("what", SETTINGS)
+def test_settings_in_hyperparameters_load_with_weights_only(tmp_path, monkeypatch, what):
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    setting = SETTINGS[what]
+    whole, runner = fit(tmp_path, Configured(setting), logger=CSVLogger(tmp_path), max_epochs=1)
+    runner.save_checkpoint(tmp_path / "run.ckpt")
+    saved = torch.load(tmp_path / "run.ckpt")["hyper_parameters"]["setting"]
+    loaded = Configured.load_from_checkpoint(tmp_path / "run.ckpt")
+    for copied in (saved, loaded.hparams.setting):
+        assert type(copied) is type(setting)
+        assert describe(copied) == describe(setting)
+    rest, _ = fit(tmp_path, Configured(saved), ckpt_path=tmp_path / "run.ckpt", max_epochs=1)
+    assert_same_run(whole, rest)
