@@ -135,6 +135,10 @@ class UncertaintyWeighting(NamedValues):
         self._window = LossWindow(len(self.tasks))
         self._equal_now = torch.tensor(False)  # for graphs of torch.compile, in which a Python bool is a constant
         self._choose()
+        self._start = self.state_dict()
+        # Where the state is from. "loaded": the network that it belongs to may be loaded next. "outdated": the network
+        # got other weights since.
+        self.origin: Literal["learned", "loaded", "outdated"] = "learned"
 
     def _new_state(self, size: int) -> EngineState:
         """Return what is remembered of each task; a subclass may remember more."""
@@ -373,9 +377,16 @@ class UncertaintyWeighting(NamedValues):
                     f"The log-variance of task {name!r} in the checkpoint lies outside its bounds, and was "
                     "moved to the nearest one.",
                 )
-        self.steps, self._frozen = saved.steps, saved.frozen
+        self.steps, self._frozen, self.origin = saved.steps, saved.frozen, "loaded"
         self.discard()
         self._choose()
+
+    def reset(self) -> None:
+        """Start anew, as for a network that starts anew: no steps, no losses, the ``s`` of the beginning. What was set
+        or frozen by hand is gone; tasks and options stay.
+        """
+        self._foreign = None
+        self.load_state_dict(self._start)
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any], tasks: TaskSpecs | None = None) -> UncertaintyWeighting:

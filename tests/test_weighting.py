@@ -12,6 +12,7 @@ from lightning_uncertainty import CrossEntropy, Task, UncertaintyWarning, Uncert
 from lightning_uncertainty.likelihoods import get_likelihood
 from lightning_uncertainty.regularizers import get_regularizer
 from tests import oracle
+from tests.trainer.test_matrix import difference
 
 TASKS = {"g": "gaussian", "l": "laplace", "s": "softmax", "b": "bernoulli"}
 
@@ -732,3 +733,28 @@ def test_a_copy_shares_nothing():
     twin = copy.deepcopy(weighting)
     train(twin, steps=10, g=9.0)
     assert twin.log_vars["g"] != weighting.log_vars["g"]
+
+
+OPTIONS = [{}, {"warmup": "equal", "warmup_steps": 2}, {"strategy": "fixed"}, {"init": 0.5, "freeze_after": 3}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_reset_is_the_start_with_the_same_tasks_and_options(options):
+    def train(weighting, losses):
+        for a, b in losses:
+            values = {"a": a, "b": b}
+            weighting({name: torch.tensor(value, requires_grad=True) for name, value in values.items()})
+            weighting.step()
+        return weighting
+
+    tasks = {"a": "gaussian", "b": "laplace"}
+    used, fresh = (UncertaintyWeighting(tasks, **options) for _ in range(2))
+    train(used, [(2.0, math.nan), (3.0, 4.0), (0.5, 1.0)])
+    used({"a": torch.tensor(9.0, requires_grad=True)})  # waits for its step
+    used.freeze()
+    used.reset()
+    assert not used.waiting
+    for losses in ([], [(5.0, 0.1), (4.0, 0.2), (3.0, math.nan)]):
+        train(used, losses), train(fresh, losses)
+        assert used.weights == fresh.weights
+        assert difference(used.state_dict(), fresh.state_dict()) is None

@@ -11,6 +11,7 @@ from lightning_uncertainty.weighting import UncertaintyWeighting
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
+    from lightning_uncertainty._warnings import Notices
     from lightning_uncertainty.tasks import Task
     from lightning_uncertainty.trainer.callback import UncertaintyCallback
     from lightning_uncertainty.weighting import WeightingOptions
@@ -23,6 +24,7 @@ __all__ = [
     "check_apart",
     "module_at",
     "nothing_learned",
+    "renew_with_network",
     "send_with_state_dict",
     "was_given",
     "weighting_for",
@@ -46,9 +48,42 @@ def was_given(module: Any) -> bool:
 
 def attach_weighting(module: Any, weighting: UncertaintyWeighting | None, *, given: bool = False) -> None:
     """Make ``weighting`` the engine of a module, ``given`` by the user or not; None takes the present one away."""
+    if "_uncertainty" not in vars(module):
+        module.register_load_state_dict_post_hook(_note_other_network)
     # Past nn.Module, which would look for parameters in it.
     object.__setattr__(module, "_uncertainty", weighting)
     object.__setattr__(module, "_uncertainty_given", given or was_given(module))
+
+
+def _note_other_network(module: Any, _: Any) -> None:
+    """Note that a module got other weights than those with which its engine has learned, unless it got them too."""
+    if (weighting := attached_weighting(module)) is not None:
+        weighting.origin = "learned" if weighting.origin == "loaded" else "outdated"
+
+
+def renew_with_network(module: Any, notices: Notices) -> bool:
+    """Reset the engine if the network got other weights since it was last trained; tell of it, and return True.
+
+    An engine that the user gave is not reset, but told of.
+    """
+    weighting: Any = attached_weighting(module)
+    renewed = False
+    if weighting.origin == "outdated" and weighting.steps:
+        keep, engine = "callback.load_state_dict(former_callback.state_dict())", "callback.weighting"
+        if isinstance(module, CanWeigh):
+            keep, engine = "model.uncertainty.load_state_dict(model.uncertainty.state_dict())", "model.uncertainty"
+        renewed = not was_given(module)
+        does = "starts anew with it" if renewed else "does not start anew with it, because you gave the engine"
+        notices.warn(
+            "other network",
+            f"{type(module).__name__} got other weights by `load_state_dict` since it was trained. Its sigma {does}. "
+            f"Write which you want after `load_state_dict`: `{engine}.reset()` to start anew, or `{keep}` to keep it. "
+            "`ckpt_path` and `load_from_checkpoint` bring sigma along.",
+        )
+        if renewed:
+            weighting.reset()
+    weighting.origin = "learned"
+    return renewed
 
 
 # ------------------------------------------------------------------------------------------ which engine, whose
@@ -121,6 +156,7 @@ def weighting_for(
     weighting = UncertaintyWeighting(specs, **options)
     if present is not None:
         weighting.load_state_dict(present.state_dict())
+        weighting.origin = present.origin
     return weighting
 
 

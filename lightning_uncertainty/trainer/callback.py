@@ -151,6 +151,8 @@ class UncertaintyCallback(packages.CallbackBase):
         self._trainer = None
         if self._weighting is not None:
             self._weighting.train().to("cpu")
+            if self._weighting.origin == "loaded":  # by a search before training, and its network too
+                self._weighting.origin = "learned"
         give_step_back(pl_module)
 
     # ------------------------------------------------------------------------------------------------ stepping
@@ -160,6 +162,8 @@ class UncertaintyCallback(packages.CallbackBase):
         self._trainer = trainer
         self._stepped_at = trainer.global_step
         self.weighting.discard()
+        if attachment.renew_with_network(attachment.module_at(pl_module, self), self._notices):
+            self._report.begin()
         self._publish(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

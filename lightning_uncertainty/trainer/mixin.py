@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -44,6 +45,7 @@ class UncertaintyMixin(CanWeigh, _Base):
     """
 
     tasks: TaskSpecs
+    _did_ours = False  # True once our part of a hook is done
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -53,6 +55,11 @@ class UncertaintyMixin(CanWeigh, _Base):
                 f"In `class {cls.__name__}(...)`, LightningModule comes before UncertaintyMixin and hides its hooks. "
                 f"Write `class {cls.__name__}(UncertaintyMixin, LightningModule)`."
             )
+        # Those of LightningModule are empty, so that nobody who overrides one thinks of calling super().
+        for name in ("on_save_checkpoint", "on_load_checkpoint"):
+            hook = getattr(cls, name)
+            if hook not in [getattr(base, name) for base in cls.__bases__ if issubclass(base, UncertaintyMixin)]:
+                setattr(cls, name, _completed(hook, _save_weightings if "save" in name else _load_weightings))
 
     def weigh(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
         """Return the weighted total of ``losses``, to be returned from ``training_step``.
@@ -102,16 +109,8 @@ class UncertaintyMixin(CanWeigh, _Base):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the weights, also those of inner modules, for ``save_weights_only`` and ``load_from_checkpoint``."""
-        from lightning_uncertainty.trainer.callback import UncertaintyCallback
-        from lightning_uncertainty.trainer.packages import callbacks_around
-
         super().on_save_checkpoint(checkpoint)
-        for callback in callbacks_around(self):  # whose states are not asked for if only weights are saved
-            if isinstance(callback, UncertaintyCallback):
-                callback.catch_up()
-        for key, module in by_checkpoint_key(self).items():
-            if (weighting := attached_weighting(module)) is not None:
-                checkpoint[key] = weighting.state_dict()
+        _save_weightings(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the weights if the checkpoint has any; without a Trainer, attach an engine that holds them."""
@@ -125,7 +124,34 @@ class UncertaintyMixin(CanWeigh, _Base):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
 
-def _load_weightings(module: LightningModule, states: Mapping[str, Any]) -> set[str]:
+def _completed(hook: Callable[..., None], ours: Callable[..., Any]) -> Callable[..., None]:
+    """Return a hook of the user's that is followed by ``ours``, unless it has called that by ``super()``."""
+
+    @functools.wraps(hook)
+    def completed(module: Any, checkpoint: dict[str, Any]) -> None:
+        module._did_ours = False
+        hook(module, checkpoint)
+        if not module._did_ours:
+            ours(module, checkpoint)
+
+    return completed
+
+
+def _save_weightings(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Save the engines of a module and of those inside it."""
+    from lightning_uncertainty.trainer.callback import UncertaintyCallback
+    from lightning_uncertainty.trainer.packages import callbacks_around
+
+    for callback in callbacks_around(module):  # whose states are not asked for if only weights are saved
+        if isinstance(callback, UncertaintyCallback):
+            callback.catch_up()
+    for key, inner in by_checkpoint_key(module).items():
+        if (weighting := attached_weighting(inner)) is not None:
+            checkpoint[key] = weighting.state_dict()
+    module._did_ours = True
+
+
+def _load_weightings(module: Any, states: Mapping[str, Any]) -> set[str]:
     """Load the engines of a module and of those inside it as far as ``states`` has any, and return their keys."""
     found = {key: inner for key, inner in by_checkpoint_key(module).items() if states.get(key) is not None}
     for key, inner in found.items():
@@ -133,4 +159,5 @@ def _load_weightings(module: LightningModule, states: Mapping[str, Any]) -> set[
             weighting.load_state_dict(states[key])
         else:  # the tasks of the class may have changed since
             attach_weighting(inner, UncertaintyWeighting.from_state_dict(states[key], getattr(inner, "tasks", None)))
+    module._did_ours = True
     return set(found)

@@ -93,6 +93,13 @@ SHOWN = {
         "trainer/test_checkpoints.py::test_the_plugin_can_be_removed_from_an_existing_checkpoint",
         "trainer/test_checkpoints.py::test_tasks_may_change_between_runs",
         "trainer/test_checkpoints.py::test_load_from_checkpoint_without_a_trainer_gives_sigma_back",
+        "trainer/test_checkpoints.py::test_hooks_of_the_user_lose_nothing_with_and_without_super",
+    ],
+    "I train several folds with one module": [
+        "trainer/test_attachment.py::test_folds_of_one_module_that_is_put_back_know_nothing_of_each_other",
+        "trainer/test_attachment.py::test_whoever_resets_the_engine_is_told_nothing",
+        "trainer/test_attachment.py::test_an_engine_that_was_given_is_told_of_and_kept",
+        "trainer/test_attachment.py::test_sigma_goes_on_where_its_state_came_along",
     ],
     "How do I use it without Lightning?": [
         "trainer/test_ecosystem.py::test_a_plain_torch_loop_equals_the_trainer",

@@ -317,3 +317,72 @@ def test_settings_in_hyperparameters_load_with_weights_only(tmp_path, monkeypatc
         assert describe(copied) == describe(setting)
     rest, _ = fit(tmp_path, Configured(saved), ckpt_path=tmp_path / "run.ckpt", max_epochs=1)
     assert_same_run(whole, rest)
+
+
+# ---------------------------------------------------------------------------------------------------- the user's hooks
+
+
+class Names:
+    """Hooks as users write them, because those of LightningModule are empty."""
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["names"] = ["oak", "pine"]
+
+    def on_load_checkpoint(self, checkpoint):
+        self.names = checkpoint["names"]
+
+
+class OfItsOwn(Weighed):
+    on_save_checkpoint, on_load_checkpoint = Names.on_save_checkpoint, Names.on_load_checkpoint
+
+
+class Inherited(OfItsOwn):
+    pass
+
+
+class FromABaseBefore(Names, Weighed):
+    pass
+
+
+class FromABaseAfter(UncertaintyMixin, Names, Plain):
+    tasks, training_step = TASKS, Weighed.training_step
+
+
+class WithSuper(Weighed):
+    def on_save_checkpoint(self, checkpoint):
+        super().on_save_checkpoint(checkpoint)
+        Names.on_save_checkpoint(self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint):
+        super().on_load_checkpoint(checkpoint)
+        assert self.uncertainty.steps == checkpoint["lightning_uncertainty"]["steps"]
+        Names.on_load_checkpoint(self, checkpoint)
+
+
+@pytest.mark.parametrize("weights_only", [False, True], ids=["whole", "weights only"])
+@pytest.mark.parametrize("cls", [OfItsOwn, Inherited, FromABaseBefore, FromABaseAfter, WithSuper])
+def test_hooks_of_the_user_lose_nothing_with_and_without_super(tmp_path, cls, weights_only):
+    module, runner = fit(tmp_path, cls(), max_epochs=1)
+    runner.save_checkpoint(tmp_path / "run.ckpt", weights_only=weights_only)
+    loaded = cls.load_from_checkpoint(tmp_path / "run.ckpt")
+    assert loaded.names == ["oak", "pine"]
+    assert_same_run(module, loaded)
+
+
+def test_a_hook_may_do_as_it_likes_with_what_was_loaded(tmp_path):
+    class Resets(Weighed):
+        def on_load_checkpoint(self, checkpoint):
+            super().on_load_checkpoint(checkpoint)
+            self.uncertainty.reset()
+
+    class Renames(Weighed):
+        def on_load_checkpoint(self, checkpoint):
+            checkpoint["lightning_uncertainty"] = checkpoint.pop("older name")
+
+    module, runner = fit(tmp_path, Resets(), max_epochs=1)
+    runner.save_checkpoint(tmp_path / "run.ckpt")
+    assert Resets.load_from_checkpoint(tmp_path / "run.ckpt").uncertainty.steps == 0
+    content = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    content["older name"] = content.pop("lightning_uncertainty")
+    torch.save(content, tmp_path / "old.ckpt")
+    assert_same_run(Renames.load_from_checkpoint(tmp_path / "old.ckpt"), module)
