@@ -83,7 +83,10 @@ def print_summary(history: History, *, closing: str = "") -> None:
         _print_rich(summary, closing)
         return
     encoding = sys.stdout.encoding or "utf-8"
-    print(as_text(summary, closing).encode(encoding, "replace").decode(encoding), flush=True)
+    # In one call, its end of the line included: what rich puts in place of the standard output while its bar is open
+    # calls itself without end in a notebook if it is flushed between the two calls that `print` makes.
+    sys.stdout.write(as_text(summary, closing).encode(encoding, "replace").decode(encoding) + "\n")
+    sys.stdout.flush()
 
 
 def as_text(summary: Summary, closing: str = "") -> str:

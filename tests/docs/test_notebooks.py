@@ -60,6 +60,32 @@ def test_it_runs_and_what_it_asserts_holds_and_each_cell_shows_what_is_committed
     assert sum("image/png" in kinds(cell) for cell in code_cells(fresh)) >= 1
 
 
+FRESH = """
+import torch, lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning_uncertainty import UncertaintyMixin
+
+class Net(UncertaintyMixin, BoringModel):
+    tasks = {"a": "gaussian"}
+
+    def training_step(self, batch, batch_idx):
+        return self.weigh({"a": self.step(batch)})
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("_kernel_finds_the_package")
+@pytest.mark.parametrize("options", ["", "callbacks=[RichProgressBar()]"], ids=["Lightning's defaults", "rich's bar"])
+def test_a_fresh_notebook_trains_and_shows_the_summary_while_the_progress_bar_is_open(tmp_path, options):
+    cells = [FRESH, f"L.Trainer(max_epochs=1, {options}).fit(Net())"]
+    nbformat.write(nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)]), tmp_path / "fresh.ipynb")
+    fresh = execute.executed(tmp_path / "fresh.ipynb", tmp_path)
+    said = " ".join(text for output in fresh.cells[1].outputs for text in texts(output))
+    assert said.count("Uncertainty weighting: 1 task after 64 steps") >= 1
+    assert "weighted loss, mean over the last 10% of the steps" in said
+
+
 @notebooks
 def test_the_committed_outputs_come_from_the_committed_source(path):
     notebook = nbformat.read(path, as_version=4)
