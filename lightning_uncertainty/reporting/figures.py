@@ -1,8 +1,8 @@
 """Pictures of a run. Every plotting function takes an axis, draws on it and returns it.
 
-Few tasks have a line each, in the legend in the order of their ends. Of more, all are drawn thin and grey; of very
-many, the quantiles are; in both, those that end highest and lowest are named. The colours keep a contrast of at least 3
-on white and on dark grey, so that a transparent picture serves both.
+Few tasks have a line each, in the legend in the order of their ends. Of more, all are thin and grey but for those that
+end highest and lowest. The colours keep a contrast of at least 3 on white and on dark grey, so that a transparent
+picture serves both.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = ["overview", "plot_raw_losses", "plot_shares", "plot_sigmas", "plot_we
 # Okabe and Ito, "Color universal design", 2008, of medium lightness: without black and yellow, orange and sky darker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A67600", "#2A8FBD")
 LINE_STYLES = ("-", (0, (5, 1.5)))  # in turn, dashes on top, so that of two lines in one place both are seen
-GREY, LIGHT = "#808080", "#A8A8A8"
-FEW, MANY = 8, 60  # tasks: up to FEW each has its name, from MANY on only quantiles are drawn
+GREY = "#808080"
+FEW = 8  # tasks: up to so many, each has its name
 EXTREMES = 3  # named at the top, and as many at the bottom
 LARGEST = 4  # named in a stacked area
 SMOOTHED_FROM = 100  # points; below, nothing needs smoothing
@@ -81,7 +81,7 @@ def plot_shares(axis: Axes, points: Points) -> Axes:
     rows = _stacked(history)
     colours = [COLOURS[index % len(COLOURS)] for index in range(len(rows))]
     if len(history.tasks) > FEW:
-        colours[LARGEST:] = GREY, LIGHT
+        colours[LARGEST:] = [GREY]
     means = shares_at_the_end(history)
     shares = {name: means.get(name, row[-1]) for name, row in rows.items()}  # the mean is the one in the summary
     texts = [f"{shortened(name)} {share:.{0 if share >= 0.1 else 1}%}" for name, share in shares.items()]
@@ -95,20 +95,17 @@ def plot_shares(axis: Axes, points: Points) -> Axes:
 
 
 def _stacked(history: History) -> dict[str, list[float]]:
-    """Return the areas from the bottom up: all tasks in their order, or the largest and the others in two halves."""
+    """Return the areas from the bottom up: all tasks in their order, or the largest and the sum of the others."""
     rows = {name: [share if share > 0.0 else 0.0 for share in row] for name, row in history.shares().items()}
-    if len(history) >= SMOOTHED_FROM and len(rows) <= MANY:  # of very many, the sums are smooth
+    if len(rows) > FEW:
+        ordered = sorted(rows, key=lambda name: math.fsum(rows[name][-10:]), reverse=True)
+        others = [rows[name] for name in ordered[LARGEST:]]
+        rows = {name: rows[name] for name in ordered[:LARGEST]}
+        rows[f"{len(others)} others"] = [math.fsum(column) for column in zip(*others, strict=True)]
+    if len(history) >= SMOOTHED_FROM:
         rows = {name: _moving_median(row, len(history) // 50) for name, row in rows.items()}
     sums = [math.fsum(column) or 1.0 for column in zip(*rows.values(), strict=True)]
-    rows = {name: [share / total for share, total in zip(row, sums, strict=True)] for name, row in rows.items()}
-    if len(rows) <= FEW:
-        return rows
-    ordered = sorted(rows, key=lambda name: statistics.fmean(rows[name][-10:]), reverse=True)
-    middle = (LARGEST + len(ordered) + 1) // 2
-    areas = {name: rows[name] for name in ordered[:LARGEST]}
-    for kind, half in (("larger", ordered[LARGEST:middle]), ("smaller", ordered[middle:])):
-        areas[f"{len(half)} {kind}"] = list(map(math.fsum, zip(*(rows[name] for name in half), strict=True)))
-    return areas
+    return {name: [share / total for share, total in zip(row, sums, strict=True)] for name, row in rows.items()}
 
 
 PLOTS: dict[str, Callable[..., Axes]] = {  # by caption
@@ -119,12 +116,11 @@ PLOTS: dict[str, Callable[..., Axes]] = {  # by caption
 }
 
 
-def overview(points: Points, *, title: str = "Uncertainty weighting") -> Figure:
+def overview(points: Points) -> Figure:
     """Draw one page with all four plots and the first findings.
 
     Args:
         points: A history, or snapshots in order of their steps.
-        title: Title of the page.
 
     Raises:
         ValueError: If there are no points.
@@ -140,7 +136,7 @@ def overview(points: Points, *, title: str = "Uncertainty weighting") -> Figure:
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.0, 0.03 + 0.03 * len(texts))).flat
     for axis, plot in zip(upper.subplots(2, 2).flat, PLOTS.values(), strict=True):
         plot(axis, history)
-    upper.suptitle(f"{title}: {summary.title}", fontsize="x-large")
+    upper.suptitle(f"Uncertainty weighting: {summary.title}", fontsize="x-large")
     lower.text(0.01, 0.98, "\n".join(texts), va="top", fontsize="medium", wrap=True, parse_math=False)
     return figure
 
@@ -168,26 +164,15 @@ def plot_lines(
 ) -> Axes:
     """Plot the values of each task that are above 0, logarithmic, with a legend in the order of their ends.
 
-    Args:
-        axis: The axis to draw on.
-        steps: The step of each value.
-        series: The values of each task; NaN where there is none.
-        units: The unit of each task; "" for none.
-        smooth: True draws the moving median of many values.
-
-    Returns:
-        ``axis``.
+    A task may have a unit, and NaN for a value. ``smooth`` draws the moving median of many values.
     """
     axis.set_yscale("log")
     seen = {name: [(x, y) for x, y in zip(steps, row, strict=True) if y > 0.0] for name, row in series.items()}
     ordered = sorted(filter(seen.get, seen), key=lambda name: seen[name][-1][1], reverse=True)
     few = len(ordered) <= FEW
     named = ordered if few else [*ordered[:EXTREMES], *ordered[-EXTREMES:]]
-    if len(ordered) > MANY:
-        _plot_quantiles(axis, steps, [series[name] for name in ordered])
-    elif not few:
-        for name in ordered[EXTREMES:-EXTREMES]:
-            axis.plot(*zip(*seen[name], strict=True), color=GREY, alpha=0.7, linewidth=0.8)
+    for name in ordered[EXTREMES:-EXTREMES] if not few else ():
+        axis.plot(*zip(*seen[name], strict=True), color=GREY, alpha=0.7, linewidth=0.8, rasterized=True)
     lines = {}
     for place, name in enumerate(series if few else named):
         if name not in named:
@@ -226,20 +211,6 @@ def shortened(name: str) -> str:
     'surface_norm…the_camera'
     """
     return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-(LONGEST // 2 - 2) :]}"
-
-
-def _plot_quantiles(axis: Axes, steps: Sequence[int], rows: Sequence[Sequence[float]]) -> None:
-    """Plot the median of all tasks at each step, and the bands that hold a half, four fifths and all of them."""
-    columns = [sorted(value for value in column if value > 0.0) or [math.nan] for column in zip(*rows, strict=True)]
-
-    def quantile(at: float) -> list[float]:
-        return [column[round(at * (len(column) - 1))] for column in columns]
-
-    for low, alpha in ((0.0, 0.15), (0.1, 0.2), (0.25, 0.25)):
-        axis.fill_between(steps, quantile(low), quantile(1.0 - low), color=GREY, alpha=alpha, linewidth=0.0)
-    axis.plot(steps, quantile(0.5), color=GREY, linewidth=2.0, label="median")
-    said = f"grey: median of {len(rows)} tasks, and what half, 80% and all are in"
-    axis.set_title(said, loc="left", color=GREY, fontsize="small")
 
 
 def _moving_median(values: Sequence[float], width: int) -> list[float]:

@@ -113,7 +113,7 @@ def _svg(label: str, plot: Callable[..., Any], data: Any) -> str:
         figure = Figure(figsize=_SIZE, layout="constrained")
         plot(figure.subplots(), data)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None}, dpi=150)
     svg = buffer.getvalue()
     labelled = f'<svg role="img" aria-label="{_text(label)}"'
     return svg[svg.index("<svg") :].replace("<svg", labelled, 1).replace(_INK, "currentColor")

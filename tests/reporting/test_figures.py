@@ -110,7 +110,7 @@ def test_no_two_labels_overlap_and_all_lie_on_the_picture(names, plot):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     boxes = [text.get_window_extent() for text in drawn.get_legend().get_texts()]
-    assert len(boxes) == (len(names) if len(names) <= FEW else 6)
+    assert len(boxes) == (len(names) if len(names) <= FEW else 5 if plot is plot_shares else 6)
     assert all(box.x0 > drawn.bbox.x1 for box in boxes)  # beside the axis
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     assert all(figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1) for box in boxes)
@@ -185,34 +185,26 @@ def test_neighbours_differ_for_the_colour_blind(matrix):
 # ---------------------------------------------------------------------------------------------------- many tasks
 
 
-def test_of_thirty_tasks_all_are_drawn_and_the_extremes_are_named():
-    given = snapshots(names=named(30))
+@pytest.mark.parametrize("count", [30, 300])
+def test_of_many_tasks_all_are_drawn_and_the_extremes_are_named(count):
+    given = snapshots(names=named(count))
     drawn = plot_weights(axis(), given)
-    assert len(drawn.lines) == 30
+    ends = sorted(line.get_ydata()[-1] for line in drawn.lines)
+    assert ends == pytest.approx(sorted(task.precision for task in given[-1].tasks.values()), rel=1e-6)
     ordered = sorted(given[-1].tasks, key=lambda name: given[-1].tasks[name].precision)
     assert texts(drawn) == [*ordered[:-4:-1], *ordered[2::-1]]
+    assert sum(line.get_color() == GREY for line in drawn.lines) == count - 6
 
 
-def test_of_three_hundred_tasks_the_quantiles_are_drawn_and_the_extremes_are_named():
-    given = snapshots(names=named(300))
-    drawn = plot_weights(axis(), given)
-    assert drawn.lines[0].get_label() == "median"
-    assert len(drawn.lines) == 7
-    assert len(drawn.collections) == 3
-    ends = sorted(task.precision for task in given[-1].tasks.values())
-    assert drawn.lines[0].get_ydata()[-1] == pytest.approx(ends[150], rel=0.1)
-    everything = drawn.collections[0].get_paths()[0].vertices[:, 1]
-    assert everything.min() == pytest.approx(min(t.precision for s in given for t in s.tasks.values()), rel=1e-5)
-    assert "300 tasks" in drawn.get_title(loc="left")
-
-
-def test_of_many_tasks_the_largest_shares_are_named_and_the_others_are_two_halves():
+def test_of_many_tasks_the_largest_shares_are_named_and_the_others_are_summed():
     given = snapshots(names=named(30))
     drawn = plot_shares(axis(), given)
-    labels = [area.get_label() for area in drawn.collections]
-    assert labels[-2:] == ["13 larger", "13 smaller"]
+    *largest, others = [area.get_label() for area in drawn.collections]
+    assert others == "26 others"
     shares = given[-1].shares
-    assert min(shares[name] for name in labels[:-2]) >= sorted(shares.values())[-4] - 1e-9
+    assert min(shares[name] for name in largest) >= sorted(shares.values())[-4] - 1e-9
+    heights = [y for x, y in drawn.collections[-1].get_paths()[0].vertices.tolist() if x == 20.0]
+    assert max(heights) - min(heights) == pytest.approx(1.0 - sum(shares[name] for name in largest), abs=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------- odd input
