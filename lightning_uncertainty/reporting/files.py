@@ -18,15 +18,7 @@ from lightning_uncertainty._arguments import file_stem
 from lightning_uncertainty.reporting.gradients import GradientSnapshot, from_state, state_of
 from lightning_uncertainty.reporting.history import DAMAGE, History
 
-__all__ = [
-    "ComparisonFile",
-    "NothingToReportError",
-    "ReportContent",
-    "RunFile",
-    "history_file",
-    "read_report",
-    "write_whole",
-]
+__all__ = ["ComparisonFile", "NothingToReportError", "ReportContent", "RunFile", "read_report"]
 
 RUN, COMPARISON = "lightning_uncertainty history", "lightning_uncertainty comparison"
 VERSION = 1
@@ -84,11 +76,7 @@ class RunFile:
 
     @classmethod
     def read(cls, path: Path) -> RunFile:
-        """Return what a run has written to ``path``.
-
-        Raises:
-            NothingToReportError: If it is of something else, not whole, or damaged.
-        """
+        """Return what a run has written to ``path``; raise NothingToReportError if that is not usable."""
         with _content(path, RUN) as content:
             gradients = {name: from_state(_tensors(state)) for name, state in content["gradients"].items()}
             history = History.from_state_dict(_tensors(content["history"]))
@@ -115,11 +103,7 @@ class ComparisonFile:
 
     @classmethod
     def read(cls, path: Path) -> ComparisonFile:
-        """Return what ``compare`` has written to ``path``.
-
-        Raises:
-            NothingToReportError: If it is of something else, not whole, or damaged.
-        """
+        """Return what ``compare`` has written to ``path``; raise NothingToReportError if that is not usable."""
         with _content(path, COMPARISON) as content:
             return cls(**{each.name: content[each.name] for each in fields(cls)})
 
@@ -165,7 +149,7 @@ def read_report(path: Path | str, prefix: str = "uncertainty") -> ReportContent:
         return _of_run(path / name, path)
     if (path / COMPARISON_FILE).is_file():
         return _of_comparison(path, prefix)
-    if found := sorted(path.rglob(name), key=_age):
+    if found := sorted(path.rglob(name), key=os.path.getmtime):
         several = f", the newest of {len(found)} runs. For another one, pass its own folder."
         return _of_run(found[-1], path, several if len(found) > 1 else ".")
     if others := sorted(other.name for other in path.rglob(f"*{_ENDING}")):
@@ -198,15 +182,11 @@ def _of_comparison(folder: Path, prefix: str) -> ReportContent:
     if not runs:
         notes = [f"No run has left a history yet, {history_file(prefix)}."]
         return ReportContent(None, _title(folder), prefix, comparison=comparison, notes=notes)
-    newest = max(runs, key=lambda path: (runs[path]["arm"] == LEARNED, _age(path)))
+    newest = max(runs, key=lambda path: (runs[path]["arm"] == LEARNED, os.path.getmtime(path)))
     arm, seed = runs[newest]["arm"], runs[newest]["seed"]
     content = _of_run(newest, folder, f", the newest run of the arm {arm!r}. For another one, pass its own folder.")
     content.title, content.comparison = f"{_title(folder)}, {arm}, seed {seed}", comparison
     return content
-
-
-def _age(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def _title(folder: Path) -> str:
@@ -233,17 +213,12 @@ def _content(path: Path, kind: str) -> Iterator[Any]:
 
 def _numbers(tensor: torch.Tensor) -> list[float | None]:
     """Return all numbers of a tensor in one row; what is not finite is None."""
-    numbers = tensor.flatten().tolist()
-    if tensor.dtype == torch.float32:  # nine digits tell all numbers of single precision apart
-        numbers = [float(f"{number:.9g}") for number in numbers]
+    digits = 9 if tensor.dtype == torch.float32 else 17  # which tell all numbers of their precision apart
+    numbers = (n if isinstance(n, int) else float(f"{n:.{digits}g}") for n in tensor.flatten().tolist())
     return [number if math.isfinite(number) else None for number in numbers]
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a saved state with its tensors, in one row each; what was not finite comes back as NaN."""
-    return {
-        key: torch.tensor([math.nan if number is None else number for number in value], dtype=_KINDS[key])
-        if key in _KINDS
-        else value
-        for key, value in state.items()
-    }
+    known = {key: [math.nan if number is None else number for number in state[key]] for key in _KINDS if key in state}
+    return {**state, **{key: torch.tensor(numbers, dtype=_KINDS[key]) for key, numbers in known.items()}}

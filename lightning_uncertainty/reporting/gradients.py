@@ -47,11 +47,7 @@ class GradientSnapshot:
         return {name: self.factors[name] * norm for name, norm in self.norms.items()}
 
     def metrics(self, prefix: str = "gradients") -> dict[str, float]:
-        """Return flat values for a logger, always with the same keys.
-
-        ``<prefix>/norm/<task>`` (raw), ``<prefix>/weighted/<task>``, ``<prefix>/cosine/lowest`` and
-        ``<prefix>/cosine/mean`` over all pairs, and up to 8 tasks ``<prefix>/cosine/<task>,<task>``.
-        """
+        """Return flat values for a logger, always with the same keys: those of ``GradientView``."""
         known = [cosine for cosine in self.cosines.values() if not math.isnan(cosine)]
         metrics = {f"{prefix}/norm/{name}": norm for name, norm in self.norms.items()}
         metrics |= {f"{prefix}/weighted/{name}": norm for name, norm in self.weighted_norms.items()}

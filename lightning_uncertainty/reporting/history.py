@@ -16,7 +16,6 @@ from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 __all__ = ["DAMAGE", "QUANTITIES", "History", "TaskFacts"]
 
 VERSION = 1
-CAPACITY = 1000  # points
 MOST_BYTES = 800_000  # of a saved history, so that with 300 tasks it stays under a megabyte
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)  # whatever was done to a file
 
@@ -47,12 +46,6 @@ class TaskFacts:
     absent: int
     at_bound: str
 
-    @classmethod
-    def of(cls, task: TaskSnapshot) -> TaskFacts:
-        """Return the facts that the snapshot of a task has."""
-        bound = task.at_bound if task.started else None
-        return cls(task.likelihood, task.unit, task.sigma is not None, task.nonfinite, task.absent, bound or "")
-
 
 _FACTS = tuple(each.name for each in fields(TaskFacts))
 
@@ -66,33 +59,25 @@ class _Point(NamedTuple):
 class History:
     """The snapshots of a run, thinned evenly once there are too many; the first and the last are always kept.
 
-    When more than ``capacity`` are kept, every second one goes, and from then on only every second that comes is kept.
-    Values are those of single precision, so that a history that went through a checkpoint equals one that did not.
-
-    Args:
-        capacity: Number of points from which on they are thinned; fewer for very many tasks, so that the saved form
-            stays under a megabyte.
+    When more than ``capacity`` are kept (fewer for very many tasks, so that the saved form stays under a megabyte),
+    every second one goes, and from then on only every second that comes is kept. Values are those of single precision,
+    so that a history that went through a checkpoint equals one that did not.
 
     Attributes:
+        capacity: Number of points from which on they are thinned.
         facts: The facts about each task, by name.
         newest: Step of the newest snapshot that was added, -1 before the first.
 
-    Raises:
-        ValueError: If ``capacity`` is less than 2.
-
-    >>> history = History(capacity=4)
-    >>> for step in range(1, 12):
+    >>> history = History()
+    >>> for step in range(1, 4):
     ...     history.add(Snapshot(step, {"a": TaskSnapshot("gaussian", 0.0, 1.0, 1.0, 0.5, 2.0, 0, None, True)}))
-    >>> history.steps
-    [1, 5, 9, 11]
-    >>> history.series("raw_loss", "a")
-    [2.0, 2.0, 2.0, 2.0]
+    >>> history.steps, history.series("raw_loss", "a")
+    ([1, 2, 3], [2.0, 2.0, 2.0])
     """
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
-        if capacity < 2:
-            raise ValueError(f"A history needs room for at least 2 points; got capacity={capacity}.")
-        self.capacity = capacity
+    capacity = 1000
+
+    def __init__(self) -> None:
         self.facts: dict[str, TaskFacts] = {}
         self.newest = -1
         self._points: list[_Point] = []
@@ -133,7 +118,7 @@ class History:
         return twin
 
     def _take(self, snapshot: Snapshot) -> _Point:
-        self.facts = {name: TaskFacts.of(task) for name, task in snapshot.tasks.items()}
+        self.facts = {name: _facts(task) for name, task in snapshot.tasks.items()}
         return _Point(snapshot.step, snapshot.total, {name: _cells(task) for name, task in snapshot.tasks.items()})
 
     def __len__(self) -> int:
@@ -201,13 +186,13 @@ class History:
         }
 
     @classmethod
-    def from_state_dict(cls, state: Any, *, capacity: int = CAPACITY) -> History:
+    def from_state_dict(cls, state: Any) -> History:
         """Return the history that :meth:`state_dict` saved.
 
         Raises:
             ValueError: If ``state`` is not usable.
         """
-        history = cls(capacity)
+        history = cls()
         try:
             if state["version"] != VERSION:
                 raise ValueError(f"version {state['version']!r}, and this package reads {VERSION}")
@@ -224,6 +209,11 @@ class History:
         except DAMAGE as error:
             raise ValueError(f"This is no usable history ({type(error).__name__}: {error}).") from None
         return history
+
+
+def _facts(task: TaskSnapshot) -> TaskFacts:
+    bound = task.at_bound if task.started else None
+    return TaskFacts(task.likelihood, task.unit, task.sigma is not None, task.nonfinite, task.absent, bound or "")
 
 
 def _cells(task: TaskSnapshot) -> array[float]:

@@ -28,7 +28,6 @@ NAMED = 3  # tasks of which a finding is told in full, before the others are onl
 WIDTH = 100
 _COLOURS: dict[Severity, str] = {"fault": "bold red", "look": "yellow", "fine": "green"}
 _MARKS: dict[Severity, str] = {"fault": "!", "look": "?", "fine": "-"}
-_ZERO = ("0%", "0")
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ def as_text(summary: Summary, closing: str = "") -> str:
     """Return the summary as plain text."""
     found = [f"{_MARKS[severity]} {text}" for severity, text in summary.findings]
     fill = partial(textwrap.fill, width=WIDTH, break_long_words=False, break_on_hyphens=False)
-    parts = [str(_table(summary)), fill(NOTE), *(fill(text, subsequent_indent="  ") for text in found), closing]
-    return "\n".join(part for part in parts if part)
+    notes = [fill(NOTE), *(fill(text, subsequent_indent="  ") for text in found), closing]
+    return "\n".join([_headline(summary), str(_table(summary)), *filter(None, notes)])
 
 
 def _print_rich(summary: Summary, closing: str) -> None:
@@ -102,7 +101,8 @@ def _print_rich(summary: Summary, closing: str) -> None:
     from rich.text import Text
 
     console = Console()
-    table = _table(summary, unsaid=_ZERO if console.width < WIDTH else ())  # where room is scarce
+    console.print(Text(_headline(summary), style="italic"))
+    table = _table(summary, unsaid=("", "0%", "0") if console.width < WIDTH else ("",))  # where room is scarce
     console.print(table.rich(fixed=[i for i, name in enumerate(table.header) if name != "raw loss"]))
     console.print(Text(NOTE, style="dim"))
     for severity, text in summary.findings:
@@ -111,17 +111,20 @@ def _print_rich(summary: Summary, closing: str) -> None:
         console.print(Text(closing, style="bold"), soft_wrap=True)
 
 
-def _table(summary: Summary, *, unsaid: tuple[str, ...] = ()) -> Table:
-    """Return the table of the tasks without the columns that have nothing but empty cells or those ``unsaid``."""
+def _headline(summary: Summary) -> str:
+    return f"\nUncertainty weighting: {summary.title}"
+
+
+def _table(summary: Summary, unsaid: tuple[str, ...] = ("",)) -> Table:
+    """Return the table of the tasks without the columns that have nothing but ``unsaid`` cells."""
     shown = summary.rows[:MOST_ROWS]
     hidden = len(summary.rows) - len(shown)
-    used = [i for i in range(len(COLUMNS)) if any(cells[i] not in ("", *unsaid) for _, cells in shown)]
+    used = [i for i in range(len(COLUMNS)) if any(cells[i] not in unsaid for _, cells in shown)]
     last = len(used) - 1  # the verdict, which is never empty
     return Table(
         [COLUMNS[i] for i in used],
         [[cells[i] for i in used] for _, cells in shown],
         left=(0, 1, last),
-        title=f"\nUncertainty weighting: {summary.title}",
         caption=f"... and {hidden} more tasks; the page has all of them." if hidden else "",
         styles={(index, last): _COLOURS[severity] for index, (severity, _) in enumerate(shown)},
     )

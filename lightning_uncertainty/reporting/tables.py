@@ -21,7 +21,6 @@ class Table:
         header: Titles of the columns.
         rows: Cells of each row, as many as the header has.
         left: Indices of the columns that are aligned left. All others are aligned right.
-        title: A line above the table, or "".
         caption: A line below the table, or "".
         sums: Indices of the rows that sum up those above: a rule is drawn above them, and rich prints them in bold.
         styles: Styles of rich for single cells, by row and column, such as ``{(0, 2): "red"}``.
@@ -30,7 +29,6 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     left: Collection[int] = (0,)
-    title: str = ""
     caption: str = ""
     sums: Collection[int] = ()
     styles: Mapping[tuple[int, int], str] = field(default_factory=dict)
@@ -47,15 +45,14 @@ class Table:
         rule = "-" * max(map(len, lines))
         for index in sorted([0, *self.sums], reverse=True):
             lines.insert(index + 1, rule)
-        return "\n".join([*filter(None, [self.title]), *lines, *filter(None, [self.caption])])
+        return "\n".join([*lines, self.caption] if self.caption else lines)
 
     def markdown(self) -> str:
         """Return the table in Markdown. A bar inside a cell is escaped."""
         header, *body = [[cell.replace("|", "\\|") for cell in row] for row in (self.header, *self.rows)]
         rule = ["---" if column in self.left else "---:" for column in range(len(header))]
         lines = [f"| {' | '.join(line)} |\n" for line in (header, rule, *body)]
-        title, caption = f"**{self.title}**\n\n" if self.title else "", f"\n{self.caption}\n" if self.caption else ""
-        return title + "".join(lines) + caption
+        return "".join(lines) + (f"\n{self.caption}\n" if self.caption else "")
 
     def rich(self, *, fixed: Collection[int] = ()) -> RichTable:
         """Return the table for a console of rich.
@@ -67,8 +64,7 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(box=box.SIMPLE_HEAD, title_justify="left", show_edge=False, pad_edge=False)
-        table.title, table.caption = self.title or None, self.caption or None
+        table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=self.caption or None)
         for column, title in enumerate(self.header):
             table.add_column(Text(title), justify="left" if column in self.left else "right", no_wrap=column in fixed)
         for index, row in enumerate(self.rows):

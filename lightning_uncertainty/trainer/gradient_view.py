@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +18,6 @@ from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
-
-__all__ = ["GradientView"]
 
 # On each process, parameters and gradients are whole; DeepSpeed's is a DDPStrategy that shards them.
 _WHOLE, _SHARDED = {"SingleDeviceStrategy", "DDPStrategy"}, {"DeepSpeedStrategy"}
@@ -87,8 +86,6 @@ class GradientView(CallbackBase):
         self._gradients: TaskGradients | None = None  # while it looks
         self._notices = Notices()
 
-    # ------------------------------------------------------------------------------------------------ refusing
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what would fail later, or look right and be wrong."""
         if stage == "fit":
@@ -102,21 +99,18 @@ class GradientView(CallbackBase):
                     f"The GradientViews of {other.module!r} and {self.module!r} would log under the same keys: "
                     f"give one of them another log_prefix than {self.log_prefix!r}."
                 )
-        strategy = type(trainer.strategy)
-        kinds = {base.__name__ for base in strategy.__mro__}
-        synced = trainer.world_size > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in pl_module.modules())
-        searches = any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers)
-        obstacles = {
-            f"{strategy.__name__} may not hold whole parameters and gradients on each process": (
-                kinds.isdisjoint(_WHOLE) or not kinds.isdisjoint(_SHARDED)
-            ),
-            "torch.compile frees what a second backward pass needs": is_compiled(pl_module),
-            "SyncBatchNorm talks to the other processes in each backward pass, and their tasks may differ": synced,
-            "LBFGS evaluates the losses many times in a step": searches,
-        }
-        for obstacle, found in obstacles.items():
-            if found:
-                raise ValueError(f"GradientView cannot work here: {obstacle}. Train this without it.")
+        kinds = {base.__name__ for base in type(trainer.strategy).__mro__}
+        obstacle = ""
+        if kinds.isdisjoint(_WHOLE) or not kinds.isdisjoint(_SHARDED):
+            obstacle = f"{type(trainer.strategy).__name__} may not hold whole parameters and gradients on each process"
+        if is_compiled(pl_module):
+            obstacle = "torch.compile frees what a second backward pass needs"
+        if trainer.world_size > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in pl_module.modules()):
+            obstacle = "SyncBatchNorm talks to the other processes in each backward pass, and their tasks may differ"
+        if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
+            obstacle = "LBFGS evaluates the losses many times in a step"
+        if obstacle:
+            raise ValueError(f"GradientView cannot work here: {obstacle}. Train this without it.")
 
     def _shared(self, pl_module: LightningModule) -> list[Tensor]:
         modules = {name: module for name, module in pl_module.named_modules() if name}
@@ -135,21 +129,18 @@ class GradientView(CallbackBase):
                 "GradientView has no tasks to look at: add an UncertaintyCallback to the Trainer's callbacks, or "
                 f"derive {type(pl_module).__name__} from UncertaintyMixin."
             )
-        if not around and len({id(weighting) for weighting in found.values()}) > 1:
+        if not around and len(set(map(id, found.values()))) > 1:
             raise ValueError(
                 f"GradientView cannot tell whose tasks to look at: {', '.join(map(repr, found))} weigh for themselves, "
                 f"and {self.module!r} is in none of them. Name a module inside one of them."
             )
-        return found[max(around, key=len)] if around else next(iter(found.values()))
-
-    # ------------------------------------------------------------------------------------------------ looking
+        return found[max(around or found, key=len)]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting from where training starts."""
         self._refuse(trainer, pl_module)  # once more, as some of it shows only now
-        self._stepped_at = trainer.global_step
+        self._stepped_at, self._gradients = trainer.global_step, None
         self._weighting = self._weighting_of(pl_module)
-        self._gradients = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Listen to what the engine is called with, on a step that is looked at."""
@@ -207,8 +198,8 @@ class GradientView(CallbackBase):
 
     def _stop_listening(self) -> None:
         if self._gradients is not None and self._weighting is not None:
-            note = self._gradients.note
-            self._weighting.observers = [other for other in self._weighting.observers if other != note]
+            with suppress(ValueError):
+                self._weighting.observers.remove(self._gradients.note)
 
     def _keep(self, snapshot: GradientSnapshot) -> None:
         """Keep every look; once there are too many, every second, and so on; and the newest."""
@@ -219,8 +210,6 @@ class GradientView(CallbackBase):
         if len(self.snapshots) > max(min(_KEPT, _NUMBERS // (2 * len(snapshot.norms) + len(snapshot.cosines))), 2):
             self._spacing *= 2
             self.snapshots = self.snapshots[:-1:2] + self.snapshots[-1:]
-
-    # ------------------------------------------------------------------------------------------------ checkpoints
 
     @property
     def state_key(self) -> str:

@@ -32,11 +32,9 @@ WRITING = 0.02  # most of a run's time that writing its history may take
 class RunReport:
     """Keeps the history of a run, writes it while the run goes on, and tells it at the end.
 
-    The file is written at the end of each epoch and at each validation, but for those that come too soon after the
-    last write: a write that took ``t`` seconds is followed by at least ``49 t`` seconds without one, so that writing
-    takes at most 2 % of the time. The end of a fit and an exception are always written.
-
-    Nothing in it can stop a training: it warns instead.
+    The file is written at the end of each epoch and at each validation, but not in the first ``49 t`` seconds after a
+    write that took ``t`` seconds: writing takes at most 2 % of the time. The end of a fit and an exception are always
+    written. Nothing in it can stop a training: it warns instead.
 
     Args:
         prefix: First part of the keys in the loggers.
@@ -64,10 +62,9 @@ class RunReport:
     def begin(self, state: Any = None) -> None:
         """Start a history of other weights, or go on with that of a checkpoint unless it is damaged."""
         self._history, self._first = History(), None
-        if state is None:
-            return
         try:
-            self._history = History.from_state_dict(state)
+            if state is not None:
+                self._history = History.from_state_dict(state)
         except ValueError as error:
             self._notices.warn("history", f"{error} The history of this run starts at the checkpoint.")
 

@@ -52,7 +52,7 @@ class TaskGradients:
         for losses, self._factors in calls:
             for index, name in enumerate(self._weighting.tasks):
                 if (loss := self._loss(name, index, losses)) is not None:
-                    self._rows[index, :-1] += self._finite_gradient(loss, scale) * factor
+                    self._rows[index, :-1] += self._gradient(loss, scale) * factor
                     self._rows[index, -1] += 1.0
 
     def behind_a_checkpoint(self) -> bool:
@@ -77,22 +77,17 @@ class TaskGradients:
             loss = loss.loss(log_var if self._weighting.tasks[name].likelihood.tempered else torch.zeros_like(log_var))
         return None if loss is None or not loss.requires_grad or not torch.isfinite(loss) else loss
 
-    def _finite_gradient(self, loss: Tensor, scale: float) -> Tensor:
-        """Return the gradient, with a smaller scale where that of the Trainer, meant for the total, is out of range."""
-        gradient = self._gradient(loss, scale)
-        while scale > 1.0 and not torch.isfinite(gradient).all():
-            scale = max(scale / 256.0, 1.0)
-            gradient = self._gradient(loss, scale)
-        return gradient
-
     def _gradient(self, loss: Tensor, scale: float) -> Tensor:
+        """Return the gradient, with a smaller scale where that of the Trainer, meant for the total, is out of range."""
         trained = [parameter for parameter in self._parameters if parameter.requires_grad]
-        found = torch.autograd.grad(
-            loss, trained, torch.full_like(loss, scale), retain_graph=True, materialize_grads=True
-        )
+        scales = torch.full_like(loss, scale)
+        found = torch.autograd.grad(loss, trained, scales, retain_graph=True, materialize_grads=True)
         by = dict(zip(trained, found, strict=True))
         parts = [by.get(parameter, torch.zeros_like(parameter)).to_dense().flatten() for parameter in self._parameters]
-        return torch.cat(parts).to(self._rows) / scale
+        gradient = torch.cat(parts).to(self._rows) / scale
+        if scale > 1.0 and not torch.isfinite(gradient).all():
+            return self._gradient(loss, max(scale / 256.0, 1.0))
+        return gradient
 
     def close(self, step: int) -> GradientSnapshot:
         """Return norms and cosines of the means over the ranks, as the optimizer sees them."""

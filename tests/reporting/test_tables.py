@@ -10,7 +10,6 @@ TABLE = Table(
     ["task", "loss", "verdict"],
     [["depth [m]", "0.25", "learned"], ["a|b", "10", ""], ["mean", "5.125", "fine"]],
     left=(0, 2),
-    title="Losses",
     caption="raw, not weighted",
     sums=[2],
     styles={(0, 2): "red"},
@@ -19,7 +18,6 @@ TABLE = Table(
 
 def test_plain_text_aligns_columns_and_draws_a_rule_above_each_sum():
     assert str(TABLE).split("\n") == [
-        "Losses",
         "task        loss  verdict",
         "-------------------------",
         "depth [m]   0.25  learned",
@@ -32,7 +30,6 @@ def test_plain_text_aligns_columns_and_draws_a_rule_above_each_sum():
 
 def test_markdown_aligns_and_escapes():
     assert TABLE.markdown() == (
-        "**Losses**\n\n"
         "| task | loss | verdict |\n| --- | ---: | --- |\n| depth [m] | 0.25 | learned |\n| a\\|b | 10 |  |\n"
         "| mean | 5.125 | fine |\n"
         "\nraw, not weighted\n"
