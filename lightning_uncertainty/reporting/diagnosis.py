@@ -42,12 +42,12 @@ def shares_at_the_end(history: History) -> dict[str, float]:
     """Return the mean share of each task at the end; nothing if a negative loss leaves no sum to have a part of."""
     if any(_lowest(history, name) < 0.0 for name in history.tasks):
         return {}
-    ends = {name: _known(_at_the_end(history, shares)) for name, shares in history.shares().items()}
+    ends = {name: _at_the_end(history, shares) for name, shares in history.shares().items()}
     return {name: statistics.fmean(values) for name, values in ends.items() if values}
 
 
 def _of_losses(history: History, name: str) -> Iterator[Diagnosis]:
-    fact, losses = history.facts[name], _known(history.series("raw_loss", name))
+    fact, losses = history.facts[name], _known(history, "raw_loss", name)
     if fact.nonfinite:
         yield Finding.NONFINITE.about(name, calls=counted_calls(fact.nonfinite))
     if (lowest := _lowest(history, name)) < 0.0:
@@ -68,7 +68,7 @@ def _of_sigma(history: History, name: str) -> Iterator[Diagnosis]:
         yield Finding.MOVING.about(name, direction=direction, change=math.expm1(0.5 * abs(change)))
     growth = _growth(history, name)
     if growth and (change or bound == "lower"):
-        losses = _known(history.series("raw_loss", name))
+        losses = _known(history, "raw_loss", name)
         until = "until its bound held it" if bound == "lower" else "and still grows"
         yield Finding.EXPLODES.about(name, factor=growth, until=until, first=losses[0], last=losses[-1])
 
@@ -86,7 +86,7 @@ def _of_the_run(history: History) -> Iterator[Diagnosis]:
         yield Finding.ALL_EQUAL.about(None, ratio=ratio)
     if _is_too_short(history):
         yield Finding.TOO_SHORT.about(None, points=len(history), steps=history.steps[-1] - history.steps[0] + 1)
-    losses = [loss for name in history.tasks for loss in _known(history.series("raw_loss", name))]
+    losses = [loss for name in history.tasks for loss in _known(history, "raw_loss", name)]
     if history.totals[-1] < 0.0 <= min(losses, default=-1.0):
         yield Finding.NEGATIVE_TOTAL.about(None, total=history.totals[-1])
 
@@ -95,12 +95,12 @@ def _lowest(history: History, name: str) -> float:
     """Return the lowest raw loss of a task; 0 if nothing forbids that it is negative."""
     fact = history.facts[name]
     judged = fact.learned and fact.likelihood != "softmax_exact"
-    return min(_known(history.series("raw_loss", name)), default=0.0) if judged else 0.0
+    return min(_known(history, "raw_loss", name), default=0.0) if judged else 0.0
 
 
 def _growth(history: History, name: str) -> float:
     """Return the growth of sigma^-2 since the start if it is large because the loss vanishes, else 0."""
-    losses, log_vars = _known(history.series("raw_loss", name)), _known(history.series("log_var", name))
+    losses, log_vars = _known(history, "raw_loss", name), _known(history, "log_var", name)
     rise = log_vars[0] - log_vars[-1] if log_vars and history.facts[name].learned else 0.0
     vanishes = rise > math.log(findings.EXPLODED) and losses and 0.0 <= 100.0 * losses[-1] < losses[0]
     return math.exp(rise) if vanishes else 0.0
@@ -110,7 +110,7 @@ def _change(history: History, name: str) -> float:
     """Return the change of ``s`` at the end; 0 if it has settled, or if nobody could tell."""
     if _is_too_short(history) or not history.facts[name].learned:
         return 0.0
-    log_vars = _known(_at_the_end(history, history.series("log_var", name), before=1))
+    log_vars = _at_the_end(history, history.series("log_var", name), before=1)
     path = math.fsum(abs(b - a) for a, b in pairwise(log_vars))
     net = log_vars[-1] - log_vars[0] if log_vars else 0.0
     return net if abs(net) > 2.0 * math.log(1.0 + findings.MOVED) and abs(net) > findings.STRAIGHT * path else 0.0
@@ -128,25 +128,20 @@ def _largest_ratio(history: History) -> float:
     if len(facts) < 2 or not any(f.learned for f in facts) or any(f.likelihood == "softmax_exact" for f in facts):
         return math.inf
     late = history.steps[0] + 0.5 * (history.steps[-1] - history.steps[0])
-    factors = zip(*(_factors(history, name) for name in history.tasks), strict=True)
-    rows = [row for step, row in zip(history.steps, factors, strict=True) if step >= late]
+    first = next(index for index, step in enumerate(history.steps) if step >= late)
+    if any(math.isnan(history.series("log_var", name)[first]) for name in history.tasks if history.facts[name].learned):
+        return math.inf  # without s, the factor is a placeholder
+    rows = zip(*(history.series("factor", name)[first:] for name in history.tasks), strict=True)
     return max(max(row) / min(row) - 1.0 if min(row) > 0.0 else math.inf for row in rows)
 
 
-def _factors(history: History, name: str) -> list[float]:
-    """Return the factors before a loss; 0 as long as there is no ``s``, where the factor is a placeholder."""
-    learned = history.facts[name].learned
-    known = zip(history.series("factor", name), history.series("log_var", name), strict=True)
-    return [0.0 if learned and math.isnan(log_var) else factor for factor, log_var in known]
-
-
-def _known(values: list[float]) -> list[float]:
-    return [value for value in values if not math.isnan(value)]
+def _known(history: History, quantity: str, name: str) -> list[float]:
+    return [value for value in history.series(quantity, name) if not math.isnan(value)]
 
 
 def _at_the_end(history: History, values: list[float], before: int = 0) -> list[float]:
-    """Return the values of the last tenth of the steps, and so many before them."""
+    """Return the known values of the last tenth of the steps, and so many before them."""
     steps = history.steps
     begin = steps[-1] - findings.LAST_PART * (steps[-1] - steps[0])
     first = next(index for index, step in enumerate(steps) if step > begin or index == len(steps) - 1)
-    return values[max(first - before, 0) :]
+    return [value for value in values[max(first - before, 0) :] if not math.isnan(value)]

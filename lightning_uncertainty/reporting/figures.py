@@ -33,7 +33,6 @@ FEW = 8  # tasks: up to so many, each has its name
 EXTREMES = 3  # named at the top, and as many at the bottom
 LARGEST = 4  # named in a stacked area
 SMOOTHED_FROM = 100  # points; below, nothing needs smoothing
-LONGEST = 24  # letters of a name
 
 Points = History | Iterable[Snapshot]
 
@@ -210,7 +209,7 @@ def shortened(name: str) -> str:
     >>> shortened("surface_normals_in_the_frame_of_the_camera")
     'surface_norm…the_camera'
     """
-    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-(LONGEST // 2 - 2) :]}"
+    return name if len(name) <= 24 else f"{name[:12]}…{name[-10:]}"
 
 
 def _moving_median(values: Sequence[float], width: int) -> list[float]:

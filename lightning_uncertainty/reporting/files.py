@@ -42,11 +42,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def history_file(prefix: str) -> str:
-    """Return the name of the file in which a run keeps its history.
-
-    >>> history_file("train/mtl")
-    'train_mtl_history.json'
-    """
+    """Return the name of the file in which a run keeps its history."""
     return f"{file_stem(prefix)}{_ENDING}"
 
 

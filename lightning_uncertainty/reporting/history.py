@@ -6,28 +6,24 @@ import copy
 import math
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
 
+from lightning_uncertainty._arguments import check_choice, lookup
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 
-__all__ = ["DAMAGE", "QUANTITIES", "History", "TaskFacts"]
+__all__ = ["DAMAGE", "History", "TaskFacts"]
 
 VERSION = 1
 MOST_BYTES = 800_000  # of a saved history, so that with 300 tasks it stays under a megabyte
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)  # whatever was done to a file
 
-QUANTITIES = ("log_var", "sigma", "precision", "raw_loss", "share")
-"""The quantities that :meth:`History.series` gives."""
-
 _COLUMNS = ("log_var", "precision", "factor", "raw_loss")  # of each task and point; the rest follows from these
 _UNKNOWN = array("f", [math.nan] * len(_COLUMNS))
 
 
-@dataclass(frozen=True)
-class TaskFacts:
+class TaskFacts(NamedTuple):
     """The facts about a task as of the last point.
 
     Attributes:
@@ -45,9 +41,6 @@ class TaskFacts:
     nonfinite: int
     absent: int
     at_bound: str
-
-
-_FACTS = tuple(each.name for each in fields(TaskFacts))
 
 
 class _Point(NamedTuple):
@@ -140,20 +133,20 @@ class History:
         return [point.total for point in self._points]
 
     def series(self, quantity: str, task: str) -> list[float]:
-        """Return one of :data:`QUANTITIES` (or ``"factor"``) of a task at all points; NaN where there is none.
+        """Return ``log_var``, ``sigma``, ``precision``, ``factor``, ``raw_loss`` or ``share`` of a task at all points.
+
+        It is NaN where there is none.
 
         Raises:
             ValueError: If the task or the quantity is unknown.
         """
-        if task not in self.facts:
-            raise ValueError(f"There is no task {task!r} in this history. Known: {', '.join(map(repr, self.facts))}.")
+        lookup("task", task, self.facts)
         if quantity == "sigma":
             learned = self.facts[task].learned
             return [math.exp(0.5 * s) if learned else math.nan for s in self.series("log_var", task)]
         if quantity == "share":
             return self.shares()[task]
-        if quantity not in _COLUMNS:
-            raise ValueError(f"Unknown quantity {quantity!r}. Known: {', '.join(map(repr, QUANTITIES))}.")
+        check_choice("quantity", quantity, (*_COLUMNS, "sigma", "share"))
         column = _COLUMNS.index(quantity)
         return [point.values.get(task, _UNKNOWN)[column] for point in self._points]
 
@@ -175,7 +168,7 @@ class History:
         return {
             "version": VERSION,
             "tasks": list(self.facts),
-            "facts": {name: [getattr(fact, name) for fact in self.facts.values()] for name in _FACTS},
+            "facts": {name: [getattr(fact, name) for fact in self.facts.values()] for name in TaskFacts._fields},
             "stride": self._stride,
             "seen": self._seen,
             "newest": self.newest,
@@ -199,7 +192,7 @@ class History:
             names, steps, stride = state["tasks"], state["steps"].tolist(), int(state["stride"])
             if stride < 1 or steps != sorted(set(steps)):
                 raise ValueError("its steps are out of order")
-            facts = zip(*(state["facts"][name] for name in _FACTS), strict=True)
+            facts = zip(*(state["facts"][name] for name in TaskFacts._fields), strict=True)
             history.facts = {name: TaskFacts(*fact) for name, fact in zip(names, facts, strict=True)}
             values = state["values"].reshape(len(steps), len(_COLUMNS), len(names)).transpose(1, 2).tolist()
             tables = ({name: array("f", cells) for name, cells in zip(names, row, strict=True)} for row in values)

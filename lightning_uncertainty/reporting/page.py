@@ -25,10 +25,8 @@ def build_page(content: ReportContent) -> str:
     """Return the page as text: the findings, the table of all tasks, and the plots if matplotlib is there.
 
     Raises:
-        ValueError: If the history has no points, or there is neither history nor comparison.
+        ValueError: If the history has no points.
     """
-    if content.history is None and content.comparison is None:
-        raise ValueError("There is nothing to show: neither a history nor a comparison.")
     title = _text(content.title)
     body = [f"<h1>{title}</h1>"]
     body += _comparison(content.comparison) if content.comparison is not None else []
@@ -53,12 +51,9 @@ def _run(history: History) -> Iterator[str]:
     for severity, text in summary.findings:
         yield f'<li class="{severity}"><b>{_WORDS[severity]}.</b> <span>{_prose(text)}</span></li>'
     yield "</ul><h2>Tasks</h2>"
-    rows = (
-        [*map(_text, cells[:-1]), f'<span class="{worst}">{_text(cells[-1])}</span>'] for worst, cells in summary.rows
-    )
+    rows = ([*map(_text, row[:-1]), f'<span class="{worst}">{_text(row[-1])}</span>'] for worst, row in summary.rows)
     yield from _table("tasks", COLUMNS, rows)
-    yield f'<p class="quiet">{_text(NOTE)}</p>'
-    yield "<h2>Over the steps</h2>"
+    yield f'<p class="quiet">{_text(NOTE)}</p><h2>Over the steps</h2>'
     yield from _figures(figures.PLOTS, history)
 
 
@@ -77,8 +72,7 @@ def _gradients(name: str, snapshots: Sequence[gradients.GradientSnapshot]) -> It
         f"<p>What each task does to the shared part of the network, as GradientView saw it in {steps}. "
         "Weights change the norms, and leave the angles as they are.</p>"
     )
-    plots = gradients.PLOTS if len(snapshots[-1].norms) > 1 else dict(list(gradients.PLOTS.items())[:2])  # no angles
-    yield from _figures(plots, snapshots)
+    yield from _figures(gradients.PLOTS, snapshots)
 
 
 def _table(kind: str, heading: Sequence[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
@@ -114,9 +108,8 @@ def _svg(label: str, plot: Callable[..., Any], data: Any) -> str:
         plot(figure.subplots(), data)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None}, dpi=150)
-    svg = buffer.getvalue()
-    labelled = f'<svg role="img" aria-label="{_text(label)}"'
-    return svg[svg.index("<svg") :].replace("<svg", labelled, 1).replace(_INK, "currentColor")
+    _, _, svg = buffer.getvalue().partition("<svg")
+    return f'<svg role="img" aria-label="{_text(label)}"{svg}'.replace(_INK, "currentColor")
 
 
 def _text(text: str) -> str:

@@ -7,7 +7,6 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from itertools import groupby
 
@@ -91,8 +90,8 @@ def print_summary(history: History, *, closing: str = "") -> None:
 def as_text(summary: Summary, closing: str = "") -> str:
     """Return the summary as plain text."""
     found = [f"{_MARKS[severity]} {text}" for severity, text in summary.findings]
-    fill = partial(textwrap.fill, width=WIDTH, break_long_words=False, break_on_hyphens=False)
-    notes = [fill(NOTE), *(fill(text, subsequent_indent="  ") for text in found), closing]
+    wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    notes = [*map(wrapper.fill, [NOTE, *found]), closing]
     return "\n".join([_headline(summary), str(_table(summary)), *filter(None, notes)])
 
 

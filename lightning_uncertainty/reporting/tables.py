@@ -33,10 +33,6 @@ class Table:
     sums: Collection[int] = ()
     styles: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if any(len(row) != len(self.header) for row in self.rows):
-            raise ValueError(f"Each row needs {len(self.header)} cells, one for each title: {list(self.header)}.")
-
     def __str__(self) -> str:
         """Return the table in columns of spaces, for any terminal and log."""
         widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]

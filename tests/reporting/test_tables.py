@@ -52,5 +52,5 @@ def test_rich_shows_brackets_as_they_are_and_the_styles_that_were_asked_for():
 
 
 def test_a_row_of_another_length_is_refused():
-    with pytest.raises(ValueError, match=r"Each row needs 2 cells, one for each title: \['task', 'loss'\]"):
-        Table(["task", "loss"], [["depth"]])
+    with pytest.raises(ValueError, match="shorter"):
+        str(Table(["task", "loss"], [["depth"]]))
