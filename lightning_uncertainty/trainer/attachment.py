@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CanWeigh",
+    "NotAttachedError",
     "attach_weighting",
     "attached_weighting",
     "by_checkpoint_key",
@@ -35,24 +36,28 @@ class CanWeigh:
     """A module that can weigh its losses: the mark by which :class:`UncertaintyMixin` is known here."""
 
 
+class NotAttachedError(AttributeError, RuntimeError):
+    """There are no weights yet: to ``hasattr``, and to frameworks that probe, an attribute that is not there."""
+
+
 def attached_weighting(module: Any) -> UncertaintyWeighting | None:
     """Return the engine of a module, None if it has none yet."""
-    weighting: UncertaintyWeighting | None = getattr(module, "_uncertainty", None)
+    weighting: UncertaintyWeighting | None = getattr(module, "_lightning_uncertainty", None)
     return weighting
 
 
 def was_given(module: Any) -> bool:
     """Return True if the user assigned that engine, so that its options count and not those of a callback."""
-    return bool(vars(module).get("_uncertainty_given", False))
+    return bool(vars(module).get("_lightning_uncertainty_given", False))
 
 
 def attach_weighting(module: Any, weighting: UncertaintyWeighting | None, *, given: bool = False) -> None:
     """Make ``weighting`` the engine of a module, ``given`` by the user or not; None takes the present one away."""
-    if "_uncertainty" not in vars(module):
+    if "_lightning_uncertainty" not in vars(module):
         module.register_load_state_dict_post_hook(_note_other_network)
     # Past nn.Module, which would look for parameters in it.
-    object.__setattr__(module, "_uncertainty", weighting)
-    object.__setattr__(module, "_uncertainty_given", given or was_given(module))
+    object.__setattr__(module, "_lightning_uncertainty", weighting)
+    object.__setattr__(module, "_lightning_uncertainty_given", given or was_given(module))
 
 
 def _note_other_network(module: Any, _: Any) -> None:

@@ -105,9 +105,9 @@ class UncertaintyCallback(packages.CallbackBase):
 
     @property
     def weighting(self) -> UncertaintyWeighting:
-        """The engine, once a Trainer has attached it; a RuntimeError before that."""
+        """The engine, once a Trainer has attached it; a NotAttachedError before that."""
         if self._weighting is None:
-            raise RuntimeError(
+            raise attachment.NotAttachedError(
                 "UncertaintyCallback has no weights yet: a Trainer attaches them when it starts. After a strategy that "
                 "spawns or forks its processes they are in `module.uncertainty`, if the module has UncertaintyMixin, "
                 "and in `trainer.callback_metrics`."

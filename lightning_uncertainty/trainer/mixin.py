@@ -11,7 +11,14 @@ from torch import Tensor
 from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.engine.losses import SampleCounts
 from lightning_uncertainty.tasks import TaskSpecs
-from lightning_uncertainty.trainer.attachment import CanWeigh, attach_weighting, attached_weighting, by_checkpoint_key
+from lightning_uncertainty.trainer.attachment import (
+    CanWeigh,
+    NotAttachedError,
+    attach_weighting,
+    attached_weighting,
+    by_checkpoint_key,
+)
+from lightning_uncertainty.trainer.names import TAKEN, check_class, check_value
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
@@ -22,6 +29,17 @@ else:
     _Base = object  # the same mixin serves `lightning` and `pytorch_lightning`, whose modules differ
 
 __all__ = ["UncertaintyMixin"]
+
+
+def _checked(method: str) -> Any:
+    """Return a method of nn.Module that refuses the names of the mixin."""
+
+    def register(self: Any, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        if name in TAKEN:
+            check_value(type(self), name, value)
+        getattr(super(UncertaintyMixin, self), method)(name, value, *args, **kwargs)
+
+    return register
 
 
 class UncertaintyMixin(CanWeigh, _Base):
@@ -60,6 +78,30 @@ class UncertaintyMixin(CanWeigh, _Base):
             hook = getattr(cls, name)
             if hook not in [getattr(base, name) for base in cls.__bases__ if issubclass(base, UncertaintyMixin)]:
                 setattr(cls, name, _completed(hook, _save_weightings if "save" in name else _load_weightings))
+        check_class(cls, UncertaintyMixin)
+        # TorchScript compiles every property that is not named here, those of the user's own list included.
+        cls.__jit_unused_properties__ = sorted({"uncertainty", *getattr(cls, "__jit_unused_properties__", ())})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in TAKEN:
+            check_value(type(self), name, value)
+        super().__setattr__(name, value)
+
+    # nn.Module keeps modules, parameters and buffers past __setattr__ if they come in by these.
+    add_module, register_parameter, register_buffer = map(
+        _checked, ("add_module", "register_parameter", "register_buffer")
+    )
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "uncertainty":  # which the property has not found; nn.Module would say so in other words
+            raise NotAttachedError(
+                f"{type(self).__name__} has no weights yet: they are attached when a Trainer starts (fit, validate, "
+                "test, predict), by UncertaintyCallback or, without one, by `configure_callbacks` of the mixin. If you "
+                "override `configure_callbacks`, add `super().configure_callbacks()` to what it returns. "
+                'A module inside another gets them from a callback of its own, `UncertaintyCallback(module="path")`. '
+                "Without a Trainer, write `model.uncertainty = UncertaintyWeighting(model.tasks)`."
+            )
+        return super().__getattr__(name)
 
     def weigh(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
         """Return the weighted total of ``losses``, to be returned from ``training_step``.
@@ -72,23 +114,17 @@ class UncertaintyMixin(CanWeigh, _Base):
                 samples and not over batches: see :meth:`UncertaintyWeighting.__call__`.
 
         Raises:
-            RuntimeError: If nothing attached the weights yet.
+            NotAttachedError: If nothing attached the weights yet.
             TypeError, ValueError, FloatingPointError: See :meth:`UncertaintyWeighting.__call__`.
         """
         return self.uncertainty(losses, samples=samples)
 
     @property
     def uncertainty(self) -> UncertaintyWeighting:
-        """The engine. The Trainer attaches it; without one, assign it. Reading it before is a RuntimeError."""
+        """The engine. The Trainer attaches it; without one, assign it. Reading it before is a NotAttachedError."""
         weighting = attached_weighting(self)
         if weighting is None:
-            raise RuntimeError(
-                f"{type(self).__name__} has no weights yet: they are attached when a Trainer starts (fit, validate, "
-                "test, predict), by UncertaintyCallback or, without one, by `configure_callbacks` of the mixin. If you "
-                "override `configure_callbacks`, add `super().configure_callbacks()` to what it returns. "
-                'A module inside another gets them from a callback of its own, `UncertaintyCallback(module="path")`. '
-                "Without a Trainer, write `model.uncertainty = UncertaintyWeighting(model.tasks)`."
-            )
+            raise AttributeError  # on which Python calls __getattr__
         return weighting
 
     @uncertainty.setter

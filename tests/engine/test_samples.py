@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightning_uncertainty import CrossEntropy, UncertaintyCallback, UncertaintyWeighting
+from lightning_uncertainty.trainer.attachment import attached_weighting
 from tests.models import Returned, batches, fit
 from tests.workers import loop_ranks, ranks
 from tests.workers.processes import run_ranks
@@ -143,7 +144,7 @@ def test_a_training_step_without_the_mixin_may_return_them(tmp_path):
     )
     (n, a), (m, b) = module.kept
     assert (n, m) == (6, 2)
-    assert module._uncertainty.snapshot().tasks["a"].raw_loss == pytest.approx((n * a + m * b) / (n + m))
+    assert attached_weighting(module).snapshot().tasks["a"].raw_loss == pytest.approx((n * a + m * b) / (n + m))
 
 
 def test_two_ranks_with_4_and_6_samples_learn_what_one_learns_from_all_10(tmp_path):
