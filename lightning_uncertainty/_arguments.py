@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
-__all__ = ["MissingExtraError", "check_bounds", "check_choice", "check_init", "check_number", "check_steps", "require"]
+T = TypeVar("T")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -80,9 +80,6 @@ class Setting:
         torch.serialization.add_safe_globals([cls])
 
 
-T = TypeVar("T")
-
-
 def lookup(kind: str, name: object, known: Mapping[str, T]) -> T:
     """Return ``known[name]``, or raise a ``ValueError`` that lists the known names and the closest one."""
     if isinstance(name, str) and name in known:
@@ -116,14 +113,7 @@ class MissingExtraError(ModuleNotFoundError):
 
 
 def require(extra: str, *modules: str) -> None:
-    """Make sure that ``modules`` can be imported, without importing them.
-
-    Args:
-        extra: The extra of this package that brings them.
-        modules: The top-level names.
-
-    Raises:
-        MissingExtraError: if one cannot.
+    """Raise ``MissingExtraError`` unless all ``modules``, which ``extra`` brings, can be imported; import none.
 
     >>> require("demo", "pandas", "no_such_package")
     Traceback (most recent call last):
@@ -131,7 +121,6 @@ def require(extra: str, *modules: str) -> None:
     lightning_uncertainty._arguments.MissingExtraError: 'no_such_package' is not installed, and this needs it: pip install "lightning-uncertainty[demo]"
     """  # noqa: E501  # the message is one line
     if missing := [module for module in modules if find_spec(module) is None]:
-        names, needs = ", ".join(map(repr, missing)), "is not installed, and this needs it"
-        if len(missing) > 1:
-            needs = "are not installed, and this needs them"
+        needs = "are not installed, and this needs them" if missing[1:] else "is not installed, and this needs it"
+        names = ", ".join(map(repr, missing))
         raise MissingExtraError(f'{names} {needs}: pip install "lightning-uncertainty[{extra}]"')

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,22 +17,19 @@ from lightning_uncertainty._arguments import MissingExtraError, require
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["main", "run_app"]
+_Words = list[str] | None  # an option that may be given several times
 
 _WEIGHTS = "--fixed must be a name and a number for each task, for example mine:depth=1,normals=0.1"
 _OPTIONS = "--arm must be a name and options of the callback, for example fast:lr=0.1,init=0"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command of ``lightning-uncertainty`` and return its exit code, as :func:`run_app` does."""
+    """Run a command of ``lightning-uncertainty``; arguments and exit code are those of :func:`run_app`."""
     return run_app(demo, compare, report, arguments=arguments)
 
 
 def run_app(*commands: Callable[..., None], arguments: Sequence[str] | None = None) -> int:
-    """Run one of ``commands``, as ``arguments`` or those of the process say, and return the exit code.
-
-    It is 0, 2 where something that the user can mend is said in one line, and 130 after Ctrl-C.
-    """
+    """Run one of ``commands`` and return 0, 2 after a line on what the user can mend, or 130 after Ctrl-C."""
     try:
         code = _app(commands)(sys.argv[1:] if arguments is None else list(arguments), standalone_mode=False)
     except Exception as error:
@@ -73,14 +71,14 @@ def demo(
 ) -> None:
     """Train one network three times on diamonds: equal weights, standardised by hand, and learned weights."""
     require("demo", "matplotlib", "pandas", "rich", "tensorboard")
-    from rich.console import Console
-
-    from lightning_uncertainty.demo.run import run_demo
+    from lightning_uncertainty.demo import diamonds
+    from lightning_uncertainty.demo.run import compare_weights
 
     for path in (output, *output.parents):
         if path.is_file():
             raise typer.BadParameter(f"--output must be a folder, and {str(path)!r} is a file. Name another.")
-    run_demo(output, rows=rows, epochs=epochs, seed=seed, console=Console())
+    data = partial(diamonds.make_data, rows, seed)
+    compare_weights("diamonds", diamonds.make_net, data, output, epochs=epochs, seeds=[seed])
     report(output)
 
 
@@ -88,31 +86,20 @@ def compare(
     config: Annotated[Path, typer.Option(help="What `python train.py fit --config ...` takes.")],
     metric: Annotated[list[str], typer.Option(help="NAME:min or NAME:max, as the evaluation logs it; several times.")],
     seeds: Annotated[str, typer.Option(help="Of the runs: `--seeds 0 1 2` or `--seeds 0,1,2`.")] = "0,1,2",
-    more_seeds: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="SEED")] = None,
-    fixed: Annotated[
-        list[str] | None, typer.Option(help="NAME:task=weight,task=weight: an arm with these weights; several times.")
-    ] = None,
-    arm: Annotated[
-        list[str] | None, typer.Option(help="NAME:option=value,option=value: an arm with these callback options.")
-    ] = None,
+    more_seeds: Annotated[_Words, typer.Argument(hidden=True, metavar="SEED")] = None,
+    fixed: Annotated[_Words, typer.Option(help="NAME:task=weight,task=weight: an arm with these weights.")] = None,
+    arm: Annotated[_Words, typer.Option(help="NAME:option=value,option=value: an arm with these options.")] = None,
     baseline: Annotated[str, typer.Option(help="equal, learned, or the name of another arm.")] = "equal",
     evaluate: Annotated[str, typer.Option(help="validate or test.")] = "validate",
     state: Annotated[str, typer.Option(help="Evaluate the last state, or the best of the ModelCheckpoint.")] = "last",
-    folder: Annotated[Path, typer.Option(help="Of runs and tables; finished runs are used again.")] = Path(
-        "comparison"
-    ),
+    folder: Annotated[Path, typer.Option(help="Of the runs; finished ones are used again.")] = Path("comparison"),
     model: Annotated[str | None, typer.Option(help="Import path of the module, if the file does not name it.")] = None,
     data: Annotated[str | None, typer.Option(help="Import path of the data module, likewise.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE, over the file: trainer.max_epochs=3; several times.")
-    ] = None,
+    set_: Annotated[_Words, typer.Option("--set", help="KEY=VALUE, over the file: trainer.max_epochs=3.")] = None,
     version: Annotated[str, typer.Option(help="Change it if data have changed without the file.")] = "",
     workers: Annotated[int, typer.Option(help="Trainings side by side, each a process of one thread.")] = 1,
 ) -> None:
     """Train a LightningCLI configuration with equal and with learned weights, over several seeds, and compare."""
-    require("compare", "jsonargparse", "rich", "yaml")
-    from rich.console import Console
-
     from lightning_uncertainty.comparison.arms import ComparisonError, parse_arms
     from lightning_uncertainty.comparison.config_source import ConfigSource
     from lightning_uncertainty.comparison.study import Plan, run_plan
@@ -137,9 +124,7 @@ def compare(
         result = run_plan(plan, source)
     except (ComparisonError, NoLossesError) as error:  # what goes wrong inside the user's module keeps its traceback
         raise typer.BadParameter(str(error)) from error
-    console = Console()
-    result.print(console)
-    console.print(f"\n{folder / 'comparison.md'}, {folder / 'comparison.csv'}", highlight=False, soft_wrap=True)
+    typer.echo(f"{result}\n\nFor a page: lightning-uncertainty report {folder}")
 
 
 def _metric(text: str) -> tuple[str, Any]:
@@ -183,16 +168,14 @@ def _option(text: str) -> object:
 
 
 def report(
-    run: Annotated[
-        Path, typer.Argument(help="Folder of a run (lightning_logs/version_0), of several, or of `compare`.")
-    ],
+    run: Annotated[Path, typer.Argument(help="Folder of a run (lightning_logs/version_0), of many, or of `compare`.")],
     output: Annotated[Path | None, typer.Option(help="The page; by default <prefix>.html in the folder.")] = None,
     prefix: Annotated[str, typer.Option(help="The `log_prefix` of the callback.")] = "uncertainty",
 ) -> None:
     """Write one HTML page about a run, finished or killed, and print its summary."""
     from lightning_uncertainty._arguments import file_stem
     from lightning_uncertainty.reporting.files import NothingToReportError, read_report, write_whole
-    from lightning_uncertainty.reporting.page import build_page
+    from lightning_uncertainty.reporting.page import GENERATOR, build_page
     from lightning_uncertainty.reporting.summary import print_summary
 
     if not prefix:
@@ -202,22 +185,15 @@ def report(
     except NothingToReportError as error:
         raise typer.BadParameter(str(error)) from None
     page = output or (run if run.is_dir() else run.parent) / f"{file_stem(content.prefix)}.html"
-    _check_free(page)
-    write_whole(page, build_page(content))
-    if content.comparison is not None:
-        typer.echo("\n".join(["", *content.comparison.sentences, *content.comparison.notes]))
-    if content.history is not None:
-        print_summary(content.history)
-    typer.echo("\n".join(["", *content.notes, f"Open {page}"]))
-
-
-def _check_free(page: Path) -> None:
-    """Refuse to overwrite anything but an older page."""
-    from lightning_uncertainty.reporting.page import GENERATOR
-
     if page.is_dir():
         raise typer.BadParameter(f"{page} is a folder. Give --output the name of a file, for example page.html.")
     if not page.parent.is_dir():
         raise typer.BadParameter(f"There is no folder {page.parent} to write {page.name} to.")
     if page.exists() and GENERATOR not in page.read_text(encoding="utf-8", errors="replace"):
         raise typer.BadParameter(f"{page} is there already, and no page of this command. Give another --output.")
+    write_whole(page, build_page(content))
+    if content.comparison is not None:
+        typer.echo("\n".join(["", *content.comparison.sentences, *content.comparison.notes]))
+    if content.history is not None:
+        print_summary(content.history)
+    typer.echo("\n".join(["", *content.notes, f"Open {page}"]))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from experiments.flights.data import TASKS, make_data
 from lightning_uncertainty import cli
@@ -34,7 +33,7 @@ def flights(
     data = make_data(rows)
     net = partial(make_net, data.train[0].shape[1])
     served = partial(make_data, rows)
-    compare_weights("flights", net, served, output, epochs=epochs, seeds=range(seeds), console=Console())
+    compare_weights("flights", net, served, output, epochs=epochs, seeds=range(seeds))
     cli.main(["report", str(output)])
 
 

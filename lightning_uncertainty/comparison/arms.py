@@ -21,8 +21,6 @@ from lightning_uncertainty.weighting import UncertaintyWeighting, WeightingOptio
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-__all__ = ["EQUAL", "LEARNED", "Arm", "ComparisonError", "ours_in", "parse_arms", "tasks_of"]
-
 EQUAL, LEARNED = "equal", "learned"
 OPTIONS = ("tasks", *WeightingOptions.__annotations__)
 """The keys by which the options of an arm are told from weights by task."""
@@ -40,7 +38,7 @@ class Arm:
         name: The name in folders and tables.
         weights: The given weights by task; "equal" for 1 each; None if the callback decides.
         options: Options of the callback, over those that it has.
-        by_seed: A function that returns weights or options for a seed, where they depend on it.
+        by_seed: A function that returns one of these, as users write it, for a seed.
     """
 
     name: str
@@ -75,29 +73,20 @@ class Arm:
             raise ComparisonError(f"The options of the arm {self.name!r} cannot be used: {error}") from error
 
     def apply(self, module: LightningModule, trainer: Trainer) -> None:
-        """Make ``trainer`` weigh the losses of ``module`` like this; raise ``ComparisonError`` if that cannot be."""
-        tasks, given = tasks_of(module, trainer), was_given(module)
-        self.check(tasks, given=given)
-        if self.weights is None:
-            self._learn(trainer)
-            return
-        factors = self._factors(tasks)
-        # Also for a module that has trained, whose sigma is not to be taken over. A given engine's own options count.
-        attach_weighting(module, UncertaintyWeighting(factors) if given else None)
-        callbacks, ours = callbacks_of(trainer), ours_in(trainer)
-        place, prefix = (callbacks.index(ours[0]), ours[0].log_prefix) if ours else (0, "uncertainty")
-        callbacks[:] = [callback for callback in callbacks if callback not in ours]
-        callbacks.insert(place, UncertaintyCallback(None if given else factors, log_prefix=prefix, summary=False))
-
-    def _learn(self, trainer: Trainer) -> None:
+        """Make ``trainer`` weigh the losses of ``module`` like this, which :meth:`check` has allowed."""
         if not ours_in(trainer):
             callbacks_of(trainer).insert(0, UncertaintyCallback())  # before those that save
-        options: Any = dict(copy.deepcopy(self.options))  # a strategy has a state
-        tasks = options.pop("tasks", None)
+        weights, given = self.weights and self._factors(tasks_of(module, trainer)), was_given(module)
+        if weights:  # also for a module that has trained, whose sigma is not to be taken over
+            attach_weighting(module, UncertaintyWeighting(weights) if given else None)
         for callback in ours_in(trainer):
             callback.summary = False  # the comparison has a table of its own
-            callback.tasks = callback.tasks if tasks is None else parse_tasks(tasks)
-            callback.options.update(options)
+            if weights:
+                callback.tasks, callback.options = None if given else parse_tasks(weights), {}
+            else:
+                options: Any = dict(copy.deepcopy(self.options))  # a strategy has a state
+                callback.tasks = parse_tasks(options.pop("tasks")) if "tasks" in options else callback.tasks
+                callback.options.update(options)
 
     def _factors(self, tasks: Iterable[Task]) -> dict[str, float]:
         """Return a fixed weight for each task; those that the module fixes keep theirs where no other is given."""

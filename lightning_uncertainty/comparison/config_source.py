@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty._arguments import require
@@ -18,8 +19,6 @@ from lightning_uncertainty.trainer.packages import callbacks_of
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
-__all__ = ["ConfigSource"]
-
 # Of `fit`, without a meaning for a run that starts anew; they stand in the configurations that LightningCLI saves.
 _OF_FIT = ("ckpt_path", "weights_only")
 
@@ -28,17 +27,8 @@ class ConfigSource:
     """A source that makes what ``python train.py fit --config config.yaml`` would train.
 
     The loggers of the configuration are replaced by one that writes CSV files to the folder of each run; progress bars
-    and model summaries are left out.
-
-    Args:
-        config: The file.
-        model: Import path of the class, for a LightningCLI that was made with one: ``"my_package.Net"``.
-        data: Import path of the LightningDataModule, likewise.
-        overrides: More arguments, ``["--trainer.max_epochs=3"]``.
-
-    Raises:
-        ComparisonError: if the file or one of its classes cannot be used.
-        MissingExtraError: without jsonargparse.
+    and model summaries are left out. For a LightningCLI that was made with classes, ``model`` and ``data`` are their
+    import paths. ``overrides`` are more arguments, ``["--trainer.max_epochs=3"]``.
     """
 
     def __init__(
@@ -125,9 +115,8 @@ def _path(section: Any) -> Any:
 
 
 def _import(what: str, path: str) -> type:
-    module_name, _, name = path.rpartition(".")
     try:
-        found: type = getattr(import_module(module_name), name)
+        found: type = resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise ComparisonError(f"The class of the {what}, {path!r}, cannot be imported: {error}") from error
     return found

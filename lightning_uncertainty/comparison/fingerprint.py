@@ -11,7 +11,6 @@ import inspect
 import json
 import sys
 import sysconfig
-import textwrap
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -22,17 +21,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-__all__ = ["code_of", "describe", "describe_module", "digest", "digest_file", "digest_weights", "is_a", "own_files"]
-
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), Path, torch.dtype, torch.device)
 _DEPTH = 7
 _MAIN = ("__main__", "__mp_main__")  # the second is what a spawned process calls the script
 _INSTALLED = {"site-packages", "dist-packages"}
 _STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
 _THIS_PACKAGE = Path(__file__).parents[1]
-
-
-# ------------------------------------------------------------------------------------------------ files
 
 _imported: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
 """The spec of each module, which a reload replaces, and the digest of its file."""
@@ -76,9 +70,6 @@ def _own_file(module: object) -> Path | None:
     if _INSTALLED & {*Path(file).parts, *path.parts} or not path.is_file():
         return None
     return None if any(path.is_relative_to(place) for place in (_THIS_PACKAGE, *_STANDARD)) else path
-
-
-# ------------------------------------------------------------------------------------------------ plain data
 
 
 def digest(value: object) -> str:
@@ -164,31 +155,19 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, _PLAIN)
 
 
-# ------------------------------------------------------------------------------------------------ code
-
-
 def code_of(*values: Any) -> dict[str, str]:
-    """Return digests of the sources of the user's own functions and classes, with their bases, by name.
+    """Return digests of the bytecode of the user's own functions and classes, with their bases, by name.
 
-    What was typed into a notebook or an interpreter has no file, so that what it refers to is not followed.
+    It tells apart what no file does: a lambda, and what was typed into a notebook or an interpreter.
     """
-    sources: dict[str, set[str]] = {}
+    codes: dict[str, list[str]] = {}
     for part in (part for value in values for part in (value.__mro__ if isinstance(value, type) else [value])):
         home = getattr(part, "__module__", None)
         if home in _MAIN or _own_file(sys.modules.get(str(home))):
-            sources.setdefault(_qualified_name(part), set()).add(_source(part))
-    return {name: digest(sorted(texts)) for name, texts in sources.items()}
-
-
-def _source(part: Any) -> str:
-    """Return the source text; or the bytecode of what has none, and of a lambda, whose line may hold anything."""
-    if getattr(part, "__name__", "") != "<lambda>":
-        try:
-            return textwrap.dedent(inspect.getsource(part))
-        except (OSError, TypeError):  # typed into an interpreter, or built in
-            pass
-    members = vars(part).values() if isinstance(part, type) else [inspect.unwrap(part)]
-    return repr([_plain(member.__code__) for member in members if hasattr(member, "__code__")])
+            members = vars(part).values() if isinstance(part, type) else [part]
+            texts = [repr(_plain(each.__code__)) for each in map(inspect.unwrap, members) if hasattr(each, "__code__")]
+            codes.setdefault(_qualified_name(part), []).append(digest(texts))
+    return {name: digest(sorted(set(digests))) for name, digests in codes.items()}
 
 
 def _plain(code: CodeType) -> tuple[Any, ...]:

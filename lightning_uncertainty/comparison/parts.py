@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lightning_uncertainty._arguments import lookup
 from lightning_uncertainty.comparison.arms import ComparisonError
@@ -21,8 +21,10 @@ from lightning_uncertainty.trainer.packages import CallbackBase, lightning
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-__all__ = ["Evaluation", "Options", "Parts", "PythonSource", "Source", "Start", "random_state_kept", "seed_everything"]
+    from lightning_uncertainty.comparison.config_source import ConfigSource
 
+Source: TypeAlias = "PythonSource | ConfigSource"
+"""What makes the parts of each run."""
 Evaluation = Literal["validate", "test"]
 Options = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
 """Options of a Trainer, or a function that makes them from the folder of a run."""
@@ -34,13 +36,7 @@ _BATCHES = 3  # of each run whose fingerprints are taken
 
 @dataclass
 class Parts:
-    """A fresh module, a Trainer and the data.
-
-    Attributes:
-        module: The module that is trained.
-        trainer: The Trainer that trains it.
-        data: A LightningDataModule, loaders by name, or None if the module has its own.
-    """
+    """A fresh module, its Trainer, and the data: a LightningDataModule, loaders by name, or None for its own."""
 
     module: LightningModule
     trainer: Trainer
@@ -57,41 +53,24 @@ class Parts:
 
     def evaluate(self, how: Evaluation, *, best: bool = False) -> dict[str, float]:
         """Return all scalar metrics of ``trainer.validate`` or ``trainer.test``."""
-        # Their signatures agree but for the type checker.
-        evaluate: Any = self.trainer.validate if how == "validate" else self.trainer.test
+        evaluate = getattr(self.trainer, how)
         loaders = isinstance(self.data, Mapping)
         data = {"dataloaders": self.data[_LOADERS[how]]} if loaders else {"datamodule": self.data}
-        evaluate(self.module, **data, verbose=False, **({"ckpt_path": "best"} if best else {}))
+        evaluate(self.module, **data, verbose=False, ckpt_path="best" if best else None)
         return {name: float(value) for name, value in self.trainer.callback_metrics.items() if value.numel() == 1}
 
     def check_data(self, how: Evaluation) -> None:
         """Raise ``ComparisonError`` unless there is something to train and to evaluate on."""
         for name in ("train", _LOADERS[how]):
-            if isinstance(self.data, Mapping):
-                found = self.data.get(name) is not None
-            else:
-                hooks = [getattr(type(part), f"{name}_dataloader", None) for part in (self.module, self.data)]
-                # Those of Lightning's base classes are placeholders.
-                found = any(hook and hook.__module__.split(".")[0] not in _PACKAGES for hook in hooks)
-            if not found:
+            # Those of Lightning's base classes are placeholders.
+            hooks = [getattr(type(part), f"{name}_dataloader", None) for part in (self.module, self.data)]
+            own = [hook for hook in hooks if hook and hook.__module__.split(".")[0] not in _PACKAGES]
+            if (self.data.get(name) if isinstance(self.data, Mapping) else own or None) is None:
                 raise ComparisonError(
                     f"There is no data for {name!r}: neither {type(self.module).__name__} nor the data has a "
                     f"`{name}_dataloader`. Give a LightningDataModule that has one, or loaders by name: "
                     '{"train": ..., "val": ..., "test": ...}.'
                 )
-
-
-class Source(Protocol):
-    """A source makes the parts of each run."""
-
-    def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
-        """Make fresh parts, that log to ``folder``; for a rehearsal, of one batch and without logs."""
-
-    def module(self, seed: int) -> LightningModule:
-        """Make a fresh module alone."""
-
-    def settings(self, *, learned: bool) -> Any:
-        """Return all settings but those of the module, as plain data; of callbacks that learn only if ``learned``."""
 
 
 class PythonSource:
@@ -106,6 +85,7 @@ class PythonSource:
         self.make_module, self.data, self.trainer = make_module, data, trainer
 
     def build(self, seed: int, folder: Path, *, rehearsal: bool) -> Parts:
+        """Make fresh parts, that log to ``folder``; for a rehearsal, of one batch and without logs."""
         module = self.module(seed)
         lightning = lightning_of(type(module))
         logger = False if rehearsal else lightning.loggers.CSVLogger(folder, name="", version="logs")
@@ -118,12 +98,14 @@ class PythonSource:
         return Parts(module, lightning.Trainer(**options), self._make_data())
 
     def module(self, seed: int) -> LightningModule:
+        """Make a fresh module alone."""
         module = self.make_module()
         if not is_a("LightningModule", module):
             raise _unexpected(module, "a function that makes a LightningModule", "Return the module from it.")
         return module
 
     def settings(self, *, learned: bool) -> Any:
+        """Return all settings but those of the module, as plain data; of callbacks that learn only if ``learned``."""
         options = self._options(Path("run"))  # any: where a run logs does not define it
         if not learned:
             options["callbacks"] = [c for c in options["callbacks"] if not isinstance(c, UncertaintyCallback)]
@@ -159,10 +141,7 @@ def _unexpected(value: Any, expected: str, advice: str) -> TypeError:
 
 
 class Start(CallbackBase):
-    """A callback that takes the fingerprints of the initial weights and of the first batches, by name, in ``seen``.
-
-    They prove that the arms of one seed differ in nothing but their weights.
-    """
+    """A callback that takes the fingerprints of the initial weights and of the first batches, by name, in ``seen``."""
 
     def __init__(self) -> None:
         self.seen: dict[str, str] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty._warnings import is_main_rank
@@ -13,8 +12,6 @@ from lightning_uncertainty.trainer.packages import CallbackBase
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
-
-__all__ = ["Bar", "RunAdvance", "progress_bar"]
 
 
 class Bar:
@@ -36,7 +33,7 @@ class Bar:
 
 
 class RunAdvance(CallbackBase):
-    """A callback that tells a function how far its run has come, 0 to 1, at each thousandth; 0 without a known end."""
+    """A callback that tells a function how far its run has come, 0 to 1, at each thousandth; nothing without an end."""
 
     def __init__(self, tell: Callable[[float], None]) -> None:
         self.tell, self._told = tell, 0.0
@@ -44,28 +41,22 @@ class RunAdvance(CallbackBase):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        fractions = [0.0]
-        if trainer.max_steps is not None and trainer.max_steps > 0:
-            fractions.append(trainer.global_step / trainer.max_steps)
-        if trainer.max_epochs is not None and trainer.max_epochs > 0 and trainer.num_training_batches > 0:
-            in_epoch = (batch_idx + 1) / trainer.num_training_batches  # 0 where the number is infinite
-            fractions.append((trainer.current_epoch + in_epoch) / trainer.max_epochs)
-        if max(fractions) >= self._told + 0.001:  # the bar shows no more, and another process may have to hear of it
-            self._told = max(fractions)
-            self.tell(self._told)
+        epochs = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+        # The end is -1 where there is none, and a number of batches may be infinite.
+        fraction = max(trainer.global_step / trainer.max_steps, epochs / (trainer.max_epochs or -1))
+        if fraction >= self._told + 0.001:  # the bar shows no more, and another process may have to hear of it
+            self._told = fraction
+            self.tell(fraction)
 
 
 @contextmanager
 def progress_bar(total: int, done: int, *, wanted: bool | None) -> Iterator[Bar]:
-    """Show a bar with the time left; ``wanted`` says whether, None if on a terminal and with rich."""
-    if wanted is False or done == total or not is_main_rank() or find_spec("rich") is None:
-        yield Bar(total, done)
-        return
+    """Show a bar with the time left; ``wanted`` says whether, None if on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if wanted is None and not console.is_terminal:
+    if not is_main_rank() or not (console.is_terminal if wanted is None else wanted):
         yield Bar(total, done)
         return
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()

@@ -7,22 +7,57 @@ import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from lightning_uncertainty.comparison.arms import ComparisonError
 from lightning_uncertainty.comparison.statistics import Direction, Interval, relative_gain, t_interval
-from lightning_uncertainty.comparison.store import FinishedRun, from_json, to_json
 from lightning_uncertainty.reporting.files import write_whole
-from lightning_uncertainty.reporting.tables import Table, csv_text
-
-__all__ = ["ComparisonResult"]
+from lightning_uncertainty.reporting.tables import Table
 
 _FILE = "comparison.json"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The result of one training.
+
+    Attributes:
+        arm: Name of the way in which the losses were weighed.
+        seed: Seed of everything random.
+        metrics: Scalar metrics of the evaluation.
+        seconds: Time that training and evaluation took.
+        start: Fingerprints of the initial weights and of the first batches.
+        weights: Effective weights of the losses at the end, by task, as they are logged.
+        factors: Factors before the raw losses at the end, by task, that another training can be given as weights.
+        folder: Folder of the run, with its logs and the history of its weights.
+        reused: True if the run was read from its folder, not trained now.
+    """
+
+    arm: str
+    seed: int
+    metrics: Mapping[str, float]
+    seconds: float
+    start: Mapping[str, str]
+    weights: Mapping[str, float]
+    factors: Mapping[str, float] = field(default_factory=dict)
+    folder: Path = field(default=Path(), compare=False)
+    reused: bool = field(default=False, compare=False)
+
+
+def to_json(run: FinishedRun) -> dict[str, Any]:
+    """Return a run as plain data, without its folder. JSON has no NaN, which is None."""
+    content = {key: value for key, value in asdict(run).items() if key not in ("folder", "reused")}
+    return {**content, "metrics": {name: None if math.isnan(value) else value for name, value in run.metrics.items()}}
+
+
+def from_json(content: Mapping[str, Any], folder: Path) -> FinishedRun:
+    """Return the run whose plain data ``content`` is."""
+    metrics = {name: math.nan if value is None else value for name, value in content["metrics"].items()}
+    return FinishedRun(**{**content, "metrics": metrics}, folder=folder, reused=True)
 
 
 @dataclass(frozen=True)
@@ -80,8 +115,7 @@ class ComparisonResult:
     def interval(self, arm: str, metric: str | None = None) -> Interval | None:
         """Return the paired 95 % interval of a gain over the seeds, by default of the mean gain; None for one seed.
 
-        It is Student's: the differences of pairs are taken as roughly normal. Several arms or metrics are not corrected
-        for. The arm is not the baseline.
+        It is Student's, as if the differences of pairs were normal, without a correction for several arms or metrics.
         """
         return t_interval(self.mean_gains(arm) if metric is None else self.gains(arm, metric))
 
@@ -99,7 +133,7 @@ class ComparisonResult:
         if len(set(self.mean_gains(arm))) == 1:
             same = "Both arms gave the same metrics" if gain == 0.0 else "It is the same"
             return opening + f". {same} with every seed, so there is no noise to compare with: cannot tell."
-        opening += f" (95 % interval {_signed(interval.low)} to {_signed(interval.high)} %). The difference is "
+        opening += f" (95 % interval {_range(interval)}). The difference is "
         if interval.excludes_zero:
             return opening + f"larger than the noise between seeds: {arm} is {'better' if gain > 0.0 else 'worse'}."
         return opening + f"within the noise of {seeds}: cannot tell."
@@ -132,58 +166,44 @@ class ComparisonResult:
     def table(self) -> Table:
         """A row per metric, the mean relative gain, and its interval; a row per run if some are still missing."""
         if not self.finished:
-            rows = [[run.arm, str(run.seed), *(_number(run.metrics.get(m)) for m in self.metrics)] for run in self.runs]
+            numbers = [[f"{run.metrics.get(metric, math.nan):.4g}" for metric in self.metrics] for run in self.runs]
+            rows = [[run.arm, str(run.seed), *row] for run, row in zip(self.runs, numbers, strict=True)]
             return Table(["arm", "seed", *self.metrics], rows)
         rows = [
             [f"{'↓' if direction == 'min' else '↑'} {metric}", *(self._cell(arm, metric) for arm in self.arms)]
             for metric, direction in self.metrics.items()
         ]
         rows.append(["mean relative gain", "reference", *(_percent(self.mean_gain(arm)) for arm in self.arms[1:])])
-        rows.append(["95 % interval", "", *(_interval_cell(self.interval(arm)) for arm in self.arms[1:])])
+        rows.append(["95 % interval", "", *(_range(self.interval(arm)) for arm in self.arms[1:])])
         caption = f"mean ± standard deviation between seeds; in brackets the gain against {self.baseline}, + is better"
         return Table(["metric", *self.arms], rows, caption=caption, sums=[len(rows) - 2])
 
     def _cell(self, arm: str, metric: str) -> str:
         mean, std = self.mean(arm, metric), self.std(arm, metric)
-        cell = _number(mean) + ("" if math.isnan(std) else f" ± {std:.2g}")
+        cell = f"{mean:.4g}" + ("" if math.isnan(std) else f" ± {std:.2g}")
         return cell if arm == self.baseline else f"{cell} ({_percent(_mean(self.gains(arm, metric)))})"
-
-    def to_csv(self) -> str:
-        """Return CSV with a row per arm and metric, and one per arm for the mean gain. Unknown numbers are empty."""
-        header = ["arm", "metric", "better", "seeds", "mean", "std", "gain in %", "low", "high"]
-        rows: list[list[Any]] = []
-        for arm in self.arms:
-            for metric, better in self.metrics.items():
-                numbers = self.mean(arm, metric), self.std(arm, metric), _mean(self.gains(arm, metric))
-                rows.append([arm, metric, better, len(self.seeds), *numbers, *_limits(self.interval(arm, metric))])
-            gain = math.nan, math.nan, self.mean_gain(arm)
-            rows.append([arm, "mean relative gain", "max", len(self.seeds), *gain, *_limits(self.interval(arm))])
-        return csv_text(header, rows)
 
     def to_markdown(self) -> str:
         """Return table and sentences, for an issue or a README."""
         return self.table.markdown() + "\n" + "".join(f"{sentence}\n" for sentence in self.sentences)
 
     def write(self, folder: Path) -> None:
-        """Write ``comparison.json``, which :meth:`load` and the ``report`` command read; and tables, once finished."""
-        note = f"{len(self.runs)} of {len(self.arms) * len(self.seeds)} runs have finished."
-        table = self.table
+        """Write ``comparison.json``, which :meth:`load` and the ``report`` command read."""
+        table, number = self.table, len(self.arms) * len(self.seeds)
+        note = f"The comparison has not come to its end: {len(self.runs)} of {number} runs have finished."
         content = {
             "format": "lightning_uncertainty comparison",
             "version": 1,
             "table": [list(table.header), *map(list, table.rows)],
             "caption": table.caption,
             "sentences": self.sentences if self.finished else [],
-            "notes": [] if self.finished else [f"The comparison has not come to its end: {note}"],
+            "notes": [] if self.finished else [note],
             "metrics": dict(self.metrics),
             "arms": list(self.arms),
             "seeds": list(self.seeds),
             "runs": [{**to_json(run), "folder": run.folder.name} for run in self.runs],
         }
         write_whole(folder / _FILE, json.dumps(content, indent=2))
-        if self.finished:
-            write_whole(folder / "comparison.md", self.to_markdown())
-            write_whole(folder / "comparison.csv", self.to_csv())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> ComparisonResult:
@@ -195,41 +215,22 @@ class ComparisonResult:
             raise ComparisonError(f"{folder} has a comparison that has not finished. Call `compare` again to go on.")
         return result
 
-    def print(self, console: Any = None) -> None:
-        """Show table and sentences on a rich ``Console``, by default the standard output; as text without rich."""
-        if console is None and find_spec("rich") is None:
-            print(self)
-            return
-        from rich.console import Console
-
-        console = console or Console()
-        console.print(self.table.rich())
-        for sentence in (*self.sentences, self.origin):
-            console.print(f"\n{sentence}", highlight=False, markup=False)
-
     def __str__(self) -> str:
         return f"{self.table}\n\n" + "\n".join([*self.sentences, self.origin])
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
 
 
-def _limits(interval: Interval | None) -> tuple[float, float]:
-    return (interval.low, interval.high) if interval else (math.nan, math.nan)
-
-
-def _interval_cell(interval: Interval | None) -> str:
-    low, high = map(_percent, _limits(interval))
-    return low if low == "none" else f"{low} to {high}"
+def _range(interval: Interval | None) -> str:
+    if interval is None or math.isnan(interval.low):
+        return "none"
+    return f"{_signed(interval.low)} to {_signed(interval.high)} %"
 
 
 def _percent(value: float) -> str:
     return "none" if math.isnan(value) else f"{_signed(value)} %"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def _signed(value: float) -> str:

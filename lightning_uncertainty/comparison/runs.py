@@ -1,44 +1,95 @@
-"""Runs one after the other in this process, or side by side in worker processes of one thread each."""
+"""Runs: kept in folders, trained one after the other in this process, or side by side in worker processes."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from lightning_uncertainty._warnings import is_main_rank
 from lightning_uncertainty.comparison.arms import Arm, ComparisonError
-from lightning_uncertainty.comparison.fingerprint import own_files
+from lightning_uncertainty.comparison.fingerprint import digest, digest_file, own_files
 from lightning_uncertainty.comparison.parts import Evaluation, Source, Start, seed_everything
 from lightning_uncertainty.comparison.progress import Bar, RunAdvance
-from lightning_uncertainty.comparison.store import FinishedRun, RunFolder
+from lightning_uncertainty.comparison.result import FinishedRun, from_json, to_json
+from lightning_uncertainty.reporting.files import write_whole
 from lightning_uncertainty.trainer.attachment import attached_weighting
 from lightning_uncertainty.trainer.packages import brings_state_home, callbacks_of, quiet_lightning
 
-__all__ = ["Job", "RunError", "check_can_be_sent", "run_jobs"]
-
 
 class RunError(RuntimeError):
-    """A worker failed: the message names its run and has the traceback. It is the cause of the error that is raised."""
+    """A run failed in its worker: the message names the run and has the traceback."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run: its logs, and ``run.json`` once it has finished.
+
+    ``definition`` has the settings that define the run, as plain data.
+    """
+
+    parent: Path
+    arm: str
+    seed: int
+    definition: Any
+
+    @property
+    def path(self) -> Path:
+        """``<arm>-seed<seed>-<digest of the definition>``."""
+        return self.parent / f"{self.arm}-seed{self.seed}-{digest(self.definition)}"
+
+    def read(self) -> FinishedRun | None:
+        """Return the finished run; None if there is none, its code has changed, or its file is not whole."""
+        try:
+            content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            definition, files, parent = content.pop("definition"), content.pop("files"), self.parent.resolve()
+            unchanged = all(digest_file(parent / path) == known for path, known in files.items())
+            return from_json(content, self.path) if unchanged and definition == self.definition else None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+    def begin(self) -> Path:
+        """Return the folder, empty: what an interrupted run left in it is gone."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        return self.path
+
+    def write(self, run: FinishedRun) -> None:
+        """Store a run with its definition and the user's files that were imported for it."""
+        script = '"__main__.' in json.dumps(self.definition)
+        # By their paths from the comparison's folder, so that both can move together.
+        files = {_relative(path, self.parent): known for path, known in own_files(script=script).items()}
+        content = {**to_json(run), "definition": self.definition, "files": files}
+        write_whole(self.path / "run.json", json.dumps(content, indent=2))
+
+
+def _relative(path: str, folder: Path) -> str:
+    try:
+        return os.path.relpath(path, folder.resolve())
+    except ValueError:  # on another drive of Windows
+        return path
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is to be trained: the source of its parts, its arm and folder, and what is evaluated in the end."""
+    """A run that is to be trained."""
 
     source: Source
     arm: Arm
@@ -76,14 +127,9 @@ class Job:
         return run
 
 
-def run_jobs(jobs: Sequence[Job], *, workers: int, bar: Bar) -> Iterator[FinishedRun]:
-    """Run all jobs, in this process or in several workers, and yield each run when it has finished.
-
-    Raises:
-        ComparisonError: if a job cannot be sent to a worker.
-        RunError: if a worker has ended in the middle of a run.
-    """
-    if workers > 1 and jobs:
+def run_jobs(jobs: Sequence[Job], *, workers: int, bar: Bar) -> Generator[FinishedRun]:
+    """Run all jobs, in this process or in several workers, and yield each run when it has finished."""
+    if workers > 1:
         yield from _run_in_workers(jobs, min(workers, len(jobs)), bar)
         return
     for job in jobs:
@@ -108,17 +154,15 @@ def check_can_be_sent(job: Job) -> bytes:
     return content
 
 
-def _run_in_workers(jobs: Sequence[Job], number: int, bar: Bar) -> Iterator[FinishedRun]:
+def _run_in_workers(jobs: Sequence[Job], number: int, bar: Bar) -> Generator[FinishedRun]:
     waiting, said = list(reversed(jobs)), dict[Any, Any]()
-    workers: list[_Worker] = []
+    with _without_ctrl_c():
+        workers = {worker.connection: worker for worker in (_Worker() for _ in range(number))}
     try:
-        with _without_ctrl_c():
-            workers.extend(_Worker() for _ in range(number))
-        busy = {worker.connection: worker for worker in workers}
-        for worker in workers:
+        for worker in workers.values():
             worker.give(waiting.pop(), bar)
-        while busy:
-            for worker in [busy[connection] for connection in wait(list(busy))]:  # type: ignore[index]
+        while workers:
+            for worker in [workers[connection] for connection in wait(list(workers))]:  # type: ignore[index]
                 kind, content = worker.hear()
                 if kind == "reached":
                     bar.reach(worker.title, content)
@@ -126,23 +170,19 @@ def _run_in_workers(jobs: Sequence[Job], number: int, bar: Bar) -> Iterator[Fini
                     message, category, filename, line = content
                     warnings.warn_explicit(message, category, filename, line, registry=said)
                 elif kind == "failed":
-                    error, text = content
-                    raise error from RunError(f"The run '{worker.title}' failed in its worker.\n\n{text}")
+                    raise RunError(f"The run '{worker.title}' failed in its worker.\n\n{content}")
                 else:
                     bar.reach(worker.title)
                     if waiting:
                         worker.give(waiting.pop(), bar)
                     else:
-                        del busy[worker.connection]
+                        del workers[worker.connection]
+                        worker.connection.close()  # by which it ends
+                        worker.process.join()
                     yield content
-    except BaseException:
-        for worker in workers:
-            worker.process.kill()  # nobody waits for trainings that are under way: what was finished is on disk
-        raise
     finally:
-        for worker in workers:
-            worker.connection.close()  # by which it ends
-        for worker in workers:
+        for worker in workers.values():
+            worker.process.kill()  # nobody waits for trainings that are under way: what was finished is on disk
             worker.process.join()
 
 
@@ -155,23 +195,17 @@ class _Worker:
         self.process = spawn.Process(target=_work, args=(theirs,))
         self.process.start()
         theirs.close()
-        self.title = ""
 
     def give(self, job: Job, bar: Bar) -> None:
-        self.title, content = job.title, check_can_be_sent(job)
-        with self._missed():
-            self.connection.send_bytes(content)
+        self.title = job.title
         bar.begin(self.title)
+        with suppress(ConnectionError):  # then there is nothing to hear either
+            self.connection.send_bytes(check_can_be_sent(job))
 
     def hear(self) -> Any:
         """Return the next message, its kind and its content."""
-        with self._missed():
-            return self.connection.recv()
-
-    @contextmanager
-    def _missed(self) -> Iterator[None]:
         try:
-            yield
+            return self.connection.recv()
         except (EOFError, ConnectionError):
             self.process.join()
             raise RunError(
@@ -184,17 +218,13 @@ class _Worker:
 @contextmanager
 def _without_ctrl_c() -> Iterator[None]:
     """Ignore Ctrl-C within. A process that is started meanwhile ignores it from its first moment."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-
-
-# ------------------------------------------------------------------------------------------------ in a worker
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _work(connection: Any) -> None:
@@ -217,22 +247,12 @@ def _work(connection: Any) -> None:
             content = connection.recv_bytes()
             try:
                 send("done", pickle.loads(content).run(partial(send, "reached")))
-            except BaseException as error:
-                send("failed", (_sendable(error), traceback.format_exc()))
-
-
-def _sendable(error: BaseException) -> BaseException:
-    """Return the error, or one that can be sent and does not end the process that hears of it."""
-    try:
-        as_it_is = isinstance(pickle.loads(pickle.dumps(error)), Exception)
-    except Exception:
-        as_it_is = False
-    return error if as_it_is else RuntimeError(f"{type(error).__name__}: {error}")
+            except BaseException:
+                send("failed", traceback.format_exc())
 
 
 def _end_with_parent() -> None:
     """End this process with the one that started it, even if that was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)

@@ -14,8 +14,6 @@ from torchmetrics import Metric
 
 from lightning_uncertainty._arguments import check_choice, lookup, require
 
-__all__ = ["Direction", "Interval", "MeanRelativeGain", "check_directions", "relative_gain", "t_interval"]
-
 Direction = Literal["min", "max"]
 """The direction in which a metric is better: less or more."""
 
@@ -73,8 +71,7 @@ class MeanRelativeGain(Metric):
         super().__init__(**kwargs)
         check_directions(directions)
         if set(baseline) != set(directions):
-            names = (", ".join(map(repr, given)) for given in (baseline, directions))
-            raise ValueError(f"baseline and directions must name the same metrics; got {' and '.join(names)}.")
+            raise ValueError(f"baseline and directions must name the same metrics; got {[*baseline]}, {[*directions]}.")
         self.directions = dict(directions)
         self.baseline = {name: float(baseline[name]) for name in directions}
         # The gain is linear in the metric: the mean of the gains is the gain of the mean, and sums can be reduced.

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lightning_uncertainty._arguments import as_number, check_choice, require
+from lightning_uncertainty._arguments import as_number, check_choice, require, suggest
 from lightning_uncertainty._warnings import Notices, is_main_rank
-from lightning_uncertainty.comparison.arms import EQUAL, Arm, parse_arms
+from lightning_uncertainty.comparison.arms import EQUAL, LEARNED, Arm, ComparisonError, ours_in, parse_arms, tasks_of
 from lightning_uncertainty.comparison.fingerprint import describe, describe_module
 from lightning_uncertainty.comparison.parts import (
     Evaluation,
@@ -27,17 +29,14 @@ from lightning_uncertainty.comparison.parts import (
     seed_everything,
 )
 from lightning_uncertainty.comparison.progress import progress_bar
-from lightning_uncertainty.comparison.rehearsal import rehearse
-from lightning_uncertainty.comparison.result import ComparisonResult
-from lightning_uncertainty.comparison.runs import Job, check_can_be_sent, run_jobs
+from lightning_uncertainty.comparison.result import ComparisonResult, FinishedRun
+from lightning_uncertainty.comparison.runs import Job, RunFolder, check_can_be_sent, run_jobs
 from lightning_uncertainty.comparison.statistics import Direction, check_directions
-from lightning_uncertainty.comparison.store import FinishedRun, RunFolder
+from lightning_uncertainty.trainer.attachment import was_given
 from lightning_uncertainty.trainer.packages import quiet_lightning
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
-
-__all__ = ["Plan", "compare", "run_plan"]
+    from lightning.pytorch import LightningModule, Trainer
 
 
 def compare(
@@ -60,16 +59,14 @@ def compare(
     """Compare ways to weigh the losses: the same module and data with equal, learned and other weights.
 
     For each seed it trains one network per arm. All arms of a seed start from the same initial weights and see the same
-    batches (both are checked), so that they are compared in pairs. No code of the network changes: in the arms
-    without learning, the tasks get fixed weights, 1 in the arm ``"equal"``; tasks that the module gives a fixed weight
-    keep it. The learned arm takes the options of an ``UncertaintyCallback`` among the Trainer's callbacks, if any.
+    batches (both are checked), so that they are compared in pairs. No code of the network changes. Tasks that the
+    module gives a fixed weight keep it in the arm ``"equal"``; the learned arm takes the options of an
+    ``UncertaintyCallback`` among the Trainer's callbacks, if any.
 
-    First of all, one batch is trained and evaluated, to find out within seconds what cannot work. Then every finished
-    run is stored in ``folder`` and not run again, unless something that defines it has changed: the seed, the weights
-    and options of its arm, the attributes and initial weights of the module, the data as far as it can be described,
-    the Trainer's options, the versions of torch, Lightning and this package, or one of your own source files that were
-    imported when the run ended. (The script that calls ``compare`` counts if it defines a part of the run; in a
-    notebook, only the classes and functions count that are given to ``compare``.) An interrupted run starts anew.
+    First of all, one batch is trained and evaluated, to find out within seconds what cannot work. A finished run is
+    stored in ``folder`` and not run again, unless its settings, a version, or one of your own source files that were
+    imported when it ended have changed. (The script that calls ``compare`` counts if it defines a part of the run; in a
+    notebook, only the classes and functions that are given to ``compare``.) An interrupted run starts anew.
 
     Args:
         make_module: Makes a new LightningModule; called for each run, right after seeding.
@@ -82,26 +79,23 @@ def compare(
         trainer: Options of the Trainer, copied for each run; or a function that makes them, from the folder of the
             run. Logs go to that folder, unless ``logger`` is among the options.
         arms: More arms by their names. An arm is one of: options of the callback (``{"lr": 0.02}``,
-            ``{"freeze_after": 0}``, ``{"tasks": {...}}``), which count over those of the callback that is there;
-            weights of the losses by task (0 leaves a task out: it gives no gradient); a strategy; or a function that
-            returns one of these for a seed. Equal and learned weights are arms in any case: one of these names gives
-            them other options or weights, and None leaves them out (``{"equal": None}``).
+            ``{"tasks": {...}}``), which count over those of the callback that is there; weights of the losses by task
+            (0 leaves a task out); a strategy; or a function that returns one of these for a seed. Under the names
+            ``"equal"`` and ``"learned"`` it replaces these arms, and None leaves them out (``{"equal": None}``).
         fixed: A short form for arms of given weights: weights of the losses by task, by the name of the arm.
         baseline: The arm that the others are compared with.
         evaluate: ``"validate"`` or ``"test"``.
-        state: The state of the network that is evaluated: as it is at the end (``"last"``), or as the ModelCheckpoint
-            among the callbacks found it ``"best"``.
-        folder: Folder of the runs and tables.
+        state: The state of the network that is evaluated: the ``"last"``, or the ``"best"`` of the ModelCheckpoint.
+        folder: Folder of the runs and of ``comparison.json``.
         version: A part of the definition of each run; change it when something has changed that cannot be seen, such
             as the content of a file that the data is read from.
         workers: Number of trainings side by side, each in a process of its own with one thread. Module and data must
             then be importable: no lambda, and nothing typed into a notebook. With 1 the runs are trained in this
             process, with its threads; after ``torch.set_num_threads(1)`` the numbers are the same.
-        progress: True or False to show a bar or not; by default it is shown on a terminal, if rich is installed.
+        progress: True or False to show a bar or not; by default it is shown on a terminal.
 
     Returns:
-        The metrics of all runs, with tables and a sentence. They are also in ``folder``, as ``comparison.json`` (see
-        ``ComparisonResult.load``), ``comparison.csv`` and ``comparison.md``.
+        The metrics of all runs, with a table and a sentence. ``ComparisonResult.load`` reads them from ``folder``.
 
     Raises:
         ValueError: if an argument is not valid, the module has no tasks, there is no data, a metric is unknown or
@@ -146,38 +140,48 @@ class Plan:
 
 
 def run_plan(plan: Plan, source: Source, *, progress: bool | None = None) -> ComparisonResult:
-    """Run what is not done yet, and write the tables. Arguments and errors are those of :func:`compare`."""
-    require("compare", "scipy")  # better said now than after all runs
-    runs: dict[tuple[str, int], FinishedRun] = {}
-    names = [arm.name for arm in plan.arms]
-    with random_state_kept(), quiet_lightning(), closing(_run_all(plan, source, progress)) as finished:
-        for run in finished:
-            runs[run.arm, run.seed] = run
-            done = [runs[key] for key in product(names, plan.seeds) if key in runs]
-            result = ComparisonResult(plan.metrics, names, list(plan.seeds), done)
-            if is_main_rank() and (result.finished or not run.reused):
-                result.write(plan.folder)
+    """Run what is not done yet. Arguments and errors are those of :func:`compare`."""
+    require("compare", "rich", "scipy")  # better said now than after all runs
+    with random_state_kept(), quiet_lightning():
+        # Decided once, before anything runs: processes that start later, as for DDP, come to the same list.
+        jobs = [job for seed in plan.seeds for job in _jobs(plan, source, seed)]
+        runs = {(run.arm, run.seed): run for job in jobs if (run := job.folder.read()) is not None}
+        left = [job for job in jobs if (job.arm.name, job.folder.seed) not in runs]
+        if not left:
+            return _put_together(plan, runs, Notices())
+        if plan.workers > 1:
+            check_can_be_sent(left[0])
+        _rehearse(plan, source)
+        notices, bar = Notices(), progress_bar(len(jobs), len(runs), wanted=progress)
+        with bar as shown, closing(run_jobs(left, workers=plan.workers, bar=shown)) as trained:
+            for run in trained:
+                runs[run.arm, run.seed] = run
+                result = _put_together(plan, runs, notices)
     return result
 
 
-def _run_all(plan: Plan, source: Source, progress: bool | None) -> Generator[FinishedRun]:
-    # Decided once, before anything runs: processes that start later, as for DDP, come to the same list.
-    jobs = [job for seed in plan.seeds for job in _jobs(plan, source, seed)]
-    found = {job.title: run for job in jobs if (run := job.folder.read()) is not None}
-    left = [job for job in jobs if job.title not in found]
-    if left:
-        if plan.workers > 1:
-            check_can_be_sent(left[0])
-        rehearse(source, plan)
-    notices, first = Notices(), dict[int, FinishedRun]()
-    with progress_bar(len(jobs), len(found), wanted=progress) as bar:
-        for run in chain(found.values(), run_jobs(left, workers=plan.workers, bar=bar)):
-            _check_pair(first.setdefault(run.seed, run), run, notices)
-            yield run
+def _put_together(plan: Plan, runs: Mapping[tuple[str, int], FinishedRun], notices: Notices) -> ComparisonResult:
+    """Return what is known so far, and write it; warn if the arms of a seed differ in more than their weights."""
+    names, first = [arm.name for arm in plan.arms], dict[int, FinishedRun]()
+    done = [runs[key] for key in product(names, plan.seeds) if key in runs]
+    for run in done:
+        known = first.setdefault(run.seed, run)
+        if differing := [what for what, seen in known.start.items() if run.start.get(what, seen) != seen]:
+            notices.warn(
+                "not paired",
+                f"The arms {known.arm!r} and {run.arm!r} of seed {run.seed} did not start alike: "
+                f"{', '.join(differing)} differ. The comparison then has more noise than it needs. Make the module and "
+                "the data anew for each run, with functions that draw all that is random from the global generators of "
+                "torch, numpy and Python.",
+            )
+    result = ComparisonResult(plan.metrics, names, list(plan.seeds), done)
+    if is_main_rank():
+        result.write(plan.folder)
+    return result
 
 
 def _jobs(plan: Plan, source: Source, seed: int) -> list[Job]:
-    """Return the runs of all arms; the names of their folders depend on all settings."""
+    """Return the runs of all arms, each with what defines it."""
     seed_everything(seed)
     module = source.module(seed)
     common = {
@@ -198,12 +202,52 @@ def _jobs(plan: Plan, source: Source, seed: int) -> list[Job]:
     return jobs
 
 
-def _check_pair(first: FinishedRun, run: FinishedRun, notices: Notices) -> None:
-    """Warn if the arms of a seed differ in more than their weights."""
-    if differing := [what for what in first.start if run.start.get(what, first.start[what]) != first.start[what]]:
-        notices.warn(
-            "not paired",
-            f"The arms {first.arm!r} and {run.arm!r} of seed {run.seed} did not start alike: {', '.join(differing)} "
-            "differ. The comparison then has more noise than it needs. Make the module and the data anew for each run, "
-            "with functions that draw all that is random from the global generators of torch, numpy and Python.",
+def _rehearse(plan: Plan, source: Source) -> None:
+    """Train and evaluate on one batch, with the weights learned; raise ``ComparisonError`` for what cannot work."""
+    seed_everything(plan.seeds[0])
+    with tempfile.TemporaryDirectory() as folder:
+        parts = source.build(plan.seeds[0], Path(folder), rehearsal=True)
+        if source.module(plan.seeds[0]) is parts.module:
+            raise ComparisonError("The function gave the same module twice. It has to make a new one in each call.")
+        Arm(LEARNED).apply(parts.module, parts.trainer)
+        tasks = tasks_of(parts.module, parts.trainer)
+        for arm in plan.arms:
+            for seed in plan.seeds:
+                arm.at(seed).check(tasks, given=was_given(parts.module))
+        parts.check_data(plan.evaluate)
+        _check_trainer(plan, parts.trainer)
+        parts.fit()
+        seed_everything(plan.seeds[0])
+        known = parts.evaluate(plan.evaluate)
+        for name in plan.metrics:
+            if name not in known:
+                ours = tuple(f"{callback.log_prefix}/" for callback in ours_in(parts.trainer))
+                hint = suggest(name, [key for key in known if not key.startswith(ours)] or known)
+                raise ComparisonError(f"After `trainer.{plan.evaluate}` there is no metric {name!r}. {hint}")
+        # No two alike, and none that training would lead to.
+        others = {task.name: 1.7 + index for index, task in enumerate(tasks)}
+        Arm("rehearsal", others).apply(parts.module, parts.trainer)
+        seed_everything(plan.seeds[0])  # the same noise again, should there be any
+        otherwise = parts.evaluate(plan.evaluate)
+    for name in plan.metrics:
+        one, other = known[name], otherwise[name]
+        if not (math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-12) or (math.isnan(one) and math.isnan(other))):
+            raise ComparisonError(
+                f"Metric {name!r} depends on the weights of the losses: on one batch, the same network has "
+                f"{one:g} with its own weights and {other:g} with others. So it cannot compare them. "
+                "Log the raw losses or a metric of each task, and not what `self.weigh` returns."
+            )
+
+
+def _check_trainer(plan: Plan, trainer: Trainer) -> None:
+    callbacks: list[Any] = trainer.checkpoint_callbacks
+    if plan.state == "best" and not (callbacks and getattr(callbacks[0], "monitor", None)):
+        raise ComparisonError(
+            'state="best" needs a ModelCheckpoint that says what is best, first of its kind among the Trainer\'s '
+            'callbacks: `ModelCheckpoint(monitor="val/loss")`.'
+        )
+    if plan.workers > 1 and (trainer.world_size > 1 or trainer.strategy.launcher is not None):
+        raise ComparisonError(
+            f"workers={plan.workers} is for trainings of one process each, but {type(trainer.strategy).__name__} "
+            f"starts {trainer.world_size} processes for each training. Write workers=1, or train on one device."
         )

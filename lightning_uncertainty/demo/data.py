@@ -8,25 +8,18 @@ import lightning as L
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "TensorBatches", "TensorData"]
-
 Batch = tuple[Tensor, dict[str, Tensor]]
 """Inputs of shape (batch, inputs), and labels of shape (batch,) by the name of their task."""
 
 
 class TensorBatches:
-    """Batches of tensors that fit into memory; a loader for Lightning, many times faster than a row-wise one.
+    """A loader of tensors that fit into memory, many times faster than a row-wise one.
 
-    Args:
-        inputs: Inputs of shape (rows, inputs).
-        labels: Labels of shape (rows,), by name.
-        batch_size: Number of rows in a batch; the last one may be smaller.
-        seed: Seed by which rows are shuffled, each time anew; None keeps their order.
+    With a ``seed`` the rows are shuffled, each time anew.
 
-    Example:
-        >>> batches = TensorBatches(torch.eye(3), {"a": torch.arange(3)}, batch_size=2)
-        >>> [labels["a"].tolist() for inputs, labels in batches]
-        [[0, 1], [2]]
+    >>> batches = TensorBatches(torch.eye(3), {"a": torch.arange(3)}, batch_size=2)
+    >>> [labels["a"].tolist() for inputs, labels in batches]
+    [[0, 1], [2]]
     """
 
     def __init__(self, inputs: Tensor, labels: Mapping[str, Tensor], *, batch_size: int, seed: int | None = None):
@@ -44,14 +37,7 @@ class TensorBatches:
 
 
 class TensorData(L.LightningDataModule):
-    """Rows to train on, and rows to test on.
-
-    Args:
-        train: Inputs and labels of the training rows.
-        test: Inputs and labels of the held-out rows.
-        batch_size: Number of rows in a training batch.
-        seed: Seed of the order of the training rows.
-    """
+    """Rows to train on, whose order follows from ``seed``, and rows to test on."""
 
     def __init__(self, train: Batch, test: Batch, *, batch_size: int, seed: int) -> None:
         super().__init__()

@@ -15,8 +15,6 @@ from lightning_uncertainty.demo.model import MultiTaskNet
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CLASSES", "INPUTS", "TASKS", "make_data", "make_net", "packaged_file", "read"]
-
 INPUTS = ["x", "y", "z", "depth", "table"]
 GRADES = {
     "cut": ["Fair", "Good", "Very Good", "Premium", "Ideal"],
@@ -39,9 +37,7 @@ def make_net(scales: dict[str, list[float]]) -> MultiTaskNet:
 def make_data(rows: int | None = None, seed: int = 0) -> TensorData:
     """Return diamonds with standardised inputs and with labels in their natural units; a fifth of them is held out.
 
-    Args:
-        rows: Number of diamonds, chosen at random (the file is sorted); by default all.
-        seed: Seed of that choice, of the split and of the order of the rows.
+    The file is sorted, so ``rows`` of it, by default all, are chosen at random.
     """
     diamonds = read()
     if rows is not None:
@@ -53,9 +49,9 @@ def make_data(rows: int | None = None, seed: int = 0) -> TensorData:
 
 
 def _tensors(diamonds: pd.DataFrame) -> Batch:
-    labels = {task: torch.tensor(diamonds[task].to_numpy()) for task in TASKS}
-    kinds = {task: torch.long if task in CLASSES else torch.float32 for task in TASKS}
-    return torch.tensor(diamonds[INPUTS].to_numpy("float32")), {t: labels[t].to(kind) for t, kind in kinds.items()}
+    kinds = {task: "int64" if task in CLASSES else "float32" for task in TASKS}
+    labels = {task: torch.tensor(diamonds[task].to_numpy(kind)) for task, kind in kinds.items()}
+    return torch.tensor(diamonds[INPUTS].to_numpy("float32")), labels
 
 
 def read() -> pd.DataFrame:
@@ -71,10 +67,8 @@ def packaged_file(package: str, name: str, *, extra: str = "demo") -> Path:
     """Return the path of a data file inside an installed package, which is only located: importing it takes seconds."""
     require(extra, package)
     spec = find_spec(package)
-    for folder in (spec.submodule_search_locations if spec else None) or ():
-        if (path := Path(folder, name)).is_file():
-            return path
-    raise MissingExtraError(
-        f"The installed {package!r} has no file {name!r}. Install the one that was tested: "
-        f'pip install --force-reinstall "lightning-uncertainty[{extra}]"'
-    )
+    found = [Path(folder, name) for folder in (spec and spec.submodule_search_locations) or ()]
+    if not (found and found[0].is_file()):
+        advice = f'Install the one that was tested: pip install --force-reinstall "lightning-uncertainty[{extra}]"'
+        raise MissingExtraError(f"The installed {package!r} has no file {name!r}. {advice}")
+    return found[0]

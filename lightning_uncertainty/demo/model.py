@@ -15,8 +15,6 @@ from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy
 from lightning_uncertainty.demo.data import Batch
 from lightning_uncertainty.trainer.mixin import UncertaintyMixin
 
-__all__ = ["MultiTaskNet"]
-
 _LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gaussian": F.mse_loss,
     "laplace": F.l1_loss,
@@ -28,20 +26,13 @@ _LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 class MultiTaskNet(UncertaintyMixin, L.LightningModule):
     """A perceptron with a head per task.
 
-    The head of a task with scales is a linear layer followed by a fixed ``mean + std * output``. A plain head in
-    dollars has to grow to thousands first, and a weight of the loss does not help it: in 20 epochs on diamonds, its
-    mean absolute error of the price was 828 $ with equal weights and 3835 $ with learned ones (scaled: 788 $, 790 $).
+    The head of a task with ``scales``, mean and standard deviation of its training labels, is a linear layer followed
+    by a fixed ``mean + std * output``. A plain head in dollars has to grow to thousands first, and a weight of the loss
+    does not help it: in 20 epochs on diamonds, its mean absolute error of the price was 828 $ with equal weights and
+    3835 $ with learned ones (scaled: 788 $, 790 $).
 
     It logs ``test/<task>``: the mean absolute error of a regression, the accuracy of a softmax, and for a yes or no the
     area under the ROC curve. Its hyperparameters are plain values, as ``load_from_checkpoint`` needs them.
-
-    Args:
-        tasks: Options of each task, with its likelihood.
-        num_inputs: Number of inputs.
-        classes: Number of classes of each softmax task.
-        scales: Mean and standard deviation of the training labels, by task.
-        width: Width of the hidden layers.
-        lr: Highest learning rate of the one-cycle schedule.
     """
 
     def __init__(
@@ -56,9 +47,8 @@ class MultiTaskNet(UncertaintyMixin, L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.tasks, self.lr, self.scales = dict(tasks), lr, scales or {}
+        self.tasks, self.lr, self.scales, classes = dict(tasks), lr, scales or {}, classes or {}
         self.likelihoods = {name: options["likelihood"] for name, options in tasks.items()}
-        classes = classes or {}
         self.trunk = nn.Sequential(nn.Linear(num_inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
         self.heads = nn.ModuleDict({name: nn.Linear(width, classes.get(name, 1)) for name in tasks})
         self.metrics = nn.ModuleDict({t: _metric(kind, classes.get(t, 1)) for t, kind in self.likelihoods.items()})

@@ -12,19 +12,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 
 from lightning_uncertainty.comparison import ComparisonResult, compare
-from lightning_uncertainty.demo import diamonds
 from lightning_uncertainty.demo.data import TensorData
 from lightning_uncertainty.demo.model import MultiTaskNet
 
-__all__ = ["EPOCHS", "by_hand", "compare_weights", "run_demo"]
-
 EPOCHS = 20
-
-
-def run_demo(output: Path, *, rows: int | None, epochs: int, seed: int, console: Console) -> None:
-    """Train the network of the diamonds three times, and print what came out."""
-    data = partial(diamonds.make_data, rows, seed)
-    compare_weights("diamonds", diamonds.make_net, data, output, epochs=epochs, seeds=[seed], console=console)
 
 
 def compare_weights(
@@ -35,20 +26,12 @@ def compare_weights(
     *,
     epochs: int,
     seeds: Sequence[int],
-    console: Console,
 ) -> ComparisonResult:
-    """Compare equal weights with weights that standardise by hand and with learned ones.
+    """Compare equal weights with weights that standardise by hand and with learned ones, and print what came out.
 
-    Args:
-        name: Name of the data set, for people.
-        make_net: A function that makes a network with the scales of :meth:`TensorData.label_scales`.
-        make_data: A function that makes the data.
-        output: Folder of runs and tables.
-        epochs: Number of times that each run goes through the training rows.
-        seeds: Seeds of the runs.
-        console: Console for table and paths.
+    ``make_net`` takes the scales of :meth:`TensorData.label_scales`.
     """
-    data = make_data()
+    console, data = Console(), make_data()
     scales = data.label_scales()
     kinds = make_net(scales).likelihoods
     console.print(

@@ -13,7 +13,8 @@ import torch
 
 import lightning_uncertainty
 from lightning_uncertainty.comparison.fingerprint import code_of, own_files
-from lightning_uncertainty.comparison.store import FinishedRun, RunFolder
+from lightning_uncertainty.comparison.result import FinishedRun
+from lightning_uncertainty.comparison.runs import RunFolder
 
 FILES = {
     "project/__init__.py": "",

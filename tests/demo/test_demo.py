@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_uncertainty import cli
 from lightning_uncertainty._arguments import MissingExtraError
+from lightning_uncertainty.comparison import ComparisonResult
 from lightning_uncertainty.demo import diamonds
 from lightning_uncertainty.demo.data import TensorBatches
 from lightning_uncertainty.demo.diamonds import GRADES, TASKS, make_data, make_net, packaged_file, read
@@ -203,16 +204,16 @@ def test_all_runs_start_from_the_same_network_and_take_as_many_steps(output):
 
 
 def test_the_table_holds_the_metrics_that_were_logged_and_their_gains(output):
-    table = pd.read_csv(output / "comparison.csv").set_index(["arm", "metric"])
+    result = ComparisonResult.load(output)
     gains = []
     for task in TASKS:
         logged = {arm: pd.read_csv(run_folder(output, arm) / "metrics.csv")[f"test/{task}"].max() for arm in ARMS}
         for arm in ARMS:
-            assert table["mean"][arm, f"test/{task}"] == pytest.approx(logged[arm])
+            assert result.values(arm, f"test/{task}") == pytest.approx([logged[arm]])
         change = 100.0 * (logged["learned"] / logged["equal"] - 1.0)
         gains.append(-change if task in SCALES else change)
-        assert table["gain in %"]["learned", f"test/{task}"] == pytest.approx(gains[-1])
-    assert table["gain in %"]["learned", "mean relative gain"] == pytest.approx(math.fsum(gains) / len(gains))
+        assert result.gains("learned", f"test/{task}") == pytest.approx(gains[-1:])
+    assert result.mean_gain("learned") == pytest.approx(math.fsum(gains) / len(gains))
 
 
 def test_it_says_what_it_compares_and_where_to_look_next_and_does_not_train_twice(tmp_path, capfd):
@@ -235,7 +236,7 @@ def test_it_says_what_it_compares_and_where_to_look_next_and_does_not_train_twic
     assert printed.out.splitlines()[-1] == f"Open {page}"
     assert "carat" in page.read_text()
     assert "standardised" in page.read_text()
-    table = (tmp_path / "comparison.csv").read_text()
+    table = json.loads((tmp_path / "comparison.json").read_text())
     assert cli.main(arguments) == 0
     assert "3 of 3 runs are from earlier" in re.sub(r"\s+", " ", capfd.readouterr().out)
-    assert (tmp_path / "comparison.csv").read_text() == table
+    assert json.loads((tmp_path / "comparison.json").read_text()) == table
