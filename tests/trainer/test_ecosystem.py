@@ -1,6 +1,8 @@
 """What stands beside it in a Trainer: other callbacks, tuners, finetuning, other front doors."""
 
+import copy
 import functools
+import pickle
 
 import lightning as L
 import pytest
@@ -265,6 +267,88 @@ def test_fitting_twice_with_one_trainer_goes_on(tmp_path):
     runner.fit(module, batches())
     assert len(module.seen) == 48
     assert difference(module.uncertainty.state_dict(), learned_from(module.seen)) is None
+
+
+# ---------------------------------------------------------------------------------------------------- shipping
+
+
+class Shipped(Weighed):
+    """With a forward pass, and a property that TorchScript must not see either."""
+
+    __jit_unused_properties__ = [*Weighed.__jit_unused_properties__, "settings"]  # as Lightning has it
+
+    def forward(self, x):
+        return self.net(x)
+
+    @property
+    def settings(self):
+        return {self: object()}
+
+
+class ShippedPlain(Plain):
+    forward = Shipped.forward
+
+
+class ShippedReturned(Returned):
+    forward = Shipped.forward
+
+
+X = torch.arange(12.0).reshape(3, 4)
+WAYS = {
+    "TorchScript": lambda net: net.to_torchscript(),
+    "TorchScript, traced": lambda net: net.to_torchscript(method="trace", example_inputs=X),
+    "torch.export": lambda net: torch.export.export(net, (X,)).module(),
+    "torch.export, strict": lambda net: torch.export.export(net, (X,), strict=True).module(),
+    "torch.fx": torch.fx.symbolic_trace,
+    "functional_call": lambda net: lambda x: torch.func.functional_call(net, dict(net.named_parameters()), (x,)),
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda net: pickle.loads(pickle.dumps(net)),
+}
+
+
+class Ships(Callback):
+    """In the middle of a fit, as a callback does that exports the best network so far."""
+
+    def __init__(self, way):
+        self.way = way
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 5:
+            self.same = same_numbers(self.way, pl_module)
+
+
+def same_numbers(way, net):
+    training, net = net.training, net.eval()
+    same = torch.allclose(WAYS[way](net)(X), net(X))
+    net.train(training)
+    return same
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("cls", [ShippedPlain, Shipped, ShippedReturned])
+@pytest.mark.filterwarnings("ignore:.*deprecated", "ignore:.*torch.jit")
+def test_a_network_can_be_shipped_before_during_and_after_a_fit(tmp_path, cls, way):
+    ours = UncertaintyCallback(TASKS if cls is ShippedReturned else None)
+    callback, during = Callback() if cls is ShippedPlain else ours, Ships(way)
+    fresh = cls()
+    assert same_numbers(way, fresh)
+    trained, _ = fit(tmp_path, fresh, callback=callback, callbacks=[during], max_epochs=1)
+    assert during.same
+    assert same_numbers(way, trained)
+    if cls is Shipped:
+        given = cls()
+        given.uncertainty = UncertaintyWeighting(TASKS)
+        assert same_numbers(way, given)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_a_copy_of_a_module_has_an_engine_of_its_own(tmp_path, way):
+    module, _ = fit(tmp_path, max_epochs=1)
+    twin = WAYS[way](module)
+    assert_same_run(module, twin)
+    fit(tmp_path, twin, max_epochs=1)
+    assert twin.uncertainty.steps == 2 * module.uncertainty.steps == 48
+    assert twin.uncertainty.log_vars != module.uncertainty.log_vars
 
 
 # ---------------------------------------------------------------------------------------------------- two of them
