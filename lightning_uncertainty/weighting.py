@@ -183,7 +183,7 @@ class UncertaintyWeighting(NamedValues):
             for observer in self.observers:
                 observer(losses, factor)
             self._window.record(Call(raw_loss.detach().to(torch.float32), marked, slope, given, counts))
-            return total if losses else total.requires_grad_()
+            return total if losses else total.requires_grad_().clone()  # no leaf, so that `total += other` works
         # A zero here would look like the best validation ever.
         return torch.where(marked.isnan().all(), torch.nan, total) if losses else total
 

@@ -437,6 +437,21 @@ def test_if_all_tasks_sit_out_the_total_is_a_zero_that_can_be_back_propagated(lo
     assert torch.equal(weighting.log_var, before)
 
 
+@pytest.mark.parametrize("losses", [{}, {"a": math.nan}, {"a": 2.0}, {"a": 2.0, "b": 3.0}])
+def test_whatever_is_weighed_another_loss_can_be_added_in_place(losses):
+    weighting = UncertaintyWeighting({"a": "gaussian", "b": "laplace"}, init=1.0)
+    other, losses = leaf(3.0), losses_of(**losses)
+    total = weighting(losses)
+    alone = total.item()
+    total *= 2.0
+    total += other.square()
+    assert total.item() == pytest.approx(2.0 * alone + 9.0)
+    total.backward()
+    assert other.grad.item() == 6.0
+    assert (total.shape, total.dtype, total.is_leaf) == ((), torch.float32, False)
+    assert all((loss.grad != 0.0) == torch.isfinite(loss) for loss in losses.values())
+
+
 def test_a_nan_from_an_empty_mask_gives_the_network_a_finite_gradient():
     weight = torch.ones(3, requires_grad=True)
     weighting = UncertaintyWeighting({"a": "gaussian", "b": "gaussian"})
