@@ -22,6 +22,7 @@ NOTE = (
     "weighted loss, mean over the last 10% of the steps. Missing: steps in which the task took no part. NaN: calls "
     "with a loss that was not finite."
 )
+TITLE = "\nUncertainty weighting: {}"
 MOST_ROWS = 40  # in a terminal
 NAMED = 3  # tasks of which a finding is told in full, before the others are only named
 WIDTH = 100
@@ -92,7 +93,7 @@ def as_text(summary: Summary, closing: str = "") -> str:
     found = [f"{_MARKS[severity]} {text}" for severity, text in summary.findings]
     wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     notes = [*map(wrapper.fill, [NOTE, *found]), closing]
-    return "\n".join([_headline(summary), str(_table(summary)), *filter(None, notes)])
+    return "\n".join([TITLE.format(summary.title), str(_table(summary)), *filter(None, notes)])
 
 
 def _print_rich(summary: Summary, closing: str) -> None:
@@ -100,7 +101,7 @@ def _print_rich(summary: Summary, closing: str) -> None:
     from rich.text import Text
 
     console = Console()
-    console.print(Text(_headline(summary), style="italic"))
+    console.print(Text(TITLE.format(summary.title), style="italic"))
     table = _table(summary, unsaid=("", "0%", "0") if console.width < WIDTH else ("",))  # where room is scarce
     console.print(table.rich(fixed=[i for i, name in enumerate(table.header) if name != "raw loss"]))
     console.print(Text(NOTE, style="dim"))
@@ -108,10 +109,6 @@ def _print_rich(summary: Summary, closing: str) -> None:
         console.print(Text.assemble((_MARKS[severity], _COLOURS[severity]), " ", text))
     if closing:
         console.print(Text(closing, style="bold"), soft_wrap=True)
-
-
-def _headline(summary: Summary) -> str:
-    return f"\nUncertainty weighting: {summary.title}"
 
 
 def _table(summary: Summary, unsaid: tuple[str, ...] = ("",)) -> Table:

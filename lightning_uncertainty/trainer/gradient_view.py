@@ -188,13 +188,13 @@ class GradientView(CallbackBase):
         self._steps += 1
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave nothing behind."""
-        self._stop_listening()
-        self._gradients = None
+        """Leave nothing behind; Lightning calls no teardown then."""
+        self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the weights."""
-        self._weighting = None
+        self._stop_listening()
+        self._weighting = self._gradients = None
 
     def _stop_listening(self) -> None:
         if self._gradients is not None and self._weighting is not None:

@@ -146,8 +146,7 @@ class RunReport:
             write_whole(page, build_page(ReportContent(self.history)))
             said = f"Open {page}"
         if find_spec("matplotlib") is None:
-            what = "The plots need" if folder else "A picture needs"
-            return f'{what} matplotlib: pip install "lightning-uncertainty[report]". {said}'.rstrip()
+            return f'The plots need matplotlib: pip install "lightning-uncertainty[report]". {said}'.rstrip()
         with tempfile.TemporaryDirectory() as temporary:
             picture = (folder or Path(temporary)) / f"{stem}.png"
             overview(self.history).savefig(picture)
