@@ -117,6 +117,10 @@ class UncertaintyMixin(CanWeigh, _Base):
             NotAttachedError: If nothing attached the weights yet.
             TypeError, ValueError, FloatingPointError: See :meth:`UncertaintyWeighting.__call__`.
         """
+        if not self.uncertainty.training:
+            from lightning_uncertainty.trainer.search import join_search
+
+            join_search(self, self.uncertainty)
         return self.uncertainty(losses, samples=samples)
 
     @property

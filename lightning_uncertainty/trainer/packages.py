@@ -40,6 +40,7 @@ __all__ = [
     "logs_now",
     "publish",
     "quiet_lightning",
+    "trainer_around",
 ]
 
 
@@ -94,13 +95,18 @@ def callbacks_of(trainer: Trainer) -> list[Any]:
     return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
 
 
+def trainer_around(module: Any) -> Any:
+    """Return the Trainer that a module is attached to, None without one."""
+    try:
+        return getattr(module, "trainer", None)
+    except RuntimeError:  # there is no public way to ask first
+        return None
+
+
 def callbacks_around(module: Any) -> list[Any]:
     """Return the callbacks of the Trainer that a module is attached to, none without one."""
-    try:
-        trainer = module.trainer
-    except RuntimeError:  # there is no public way to ask first
-        return []
-    return getattr(trainer, "callbacks", [])  # with Fabric, something without callbacks stands in for a Trainer
+    # With Fabric, something without callbacks stands in for a Trainer.
+    return getattr(trainer_around(module), "callbacks", [])
 
 
 def is_silent(trainer: Trainer) -> bool:

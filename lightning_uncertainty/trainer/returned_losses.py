@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lightning_uncertainty.trainer.search import join_search
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def weigh_returned_losses(module: LightningModule, weighting: UncertaintyWeighti
             "UncertaintyMixin and call `self.weigh(losses)` before `self.manual_backward(...)`."
         )
     # LightningCLI and torch.compile set it on the instance too, and theirs has to be there afterwards.
-    step = _WeighedStep(module.training_step, weighting, before=vars(module).get("training_step"))
+    step = _WeighedStep(module, weighting, before=vars(module).get("training_step"))
     object.__setattr__(module, "training_step", step)
 
 
@@ -52,9 +53,10 @@ class _WeighedStep:
     It is an object and not a closure: a deep copy of the module, as EMA callbacks make it, then has a step of its own.
     """
 
-    def __init__(self, training_step: Callable[..., Any], weighting: UncertaintyWeighting, *, before: Any) -> None:
-        functools.update_wrapper(self, training_step)  # Lightning looks at the signature
-        self._training_step, self._weighting, self.before = training_step, weighting, before
+    def __init__(self, module: LightningModule, weighting: UncertaintyWeighting, *, before: Any) -> None:
+        self._training_step: Callable[..., Any] = module.training_step
+        functools.update_wrapper(self, self._training_step)  # Lightning looks at the signature
+        self._module, self._weighting, self.before = module, weighting, before
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what ``training_step`` returns, with ``"loss"`` set; None, which skips the batch, stays None."""
@@ -68,6 +70,8 @@ class _WeighedStep:
                 '`{"losses": {"depth": loss, ...}}`; or derive the module from UncertaintyMixin and return '
                 "`self.weigh(losses)`."
             )
+        if not self._weighting.training:
+            join_search(self._module, self._weighting)
         losses = output["losses"]
         tensors = {name: loss for name, loss in losses.items() if isinstance(loss, Tensor)}
         return {**output, "losses": tensors, "loss": self._weighting(losses, samples=output.get("samples"))}

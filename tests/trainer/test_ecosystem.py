@@ -203,6 +203,55 @@ def test_after_a_search_s_is_what_it_was(tmp_path, find, with_callback):
     assert_same_state(module.uncertainty.state_dict(), before)
 
 
+class SearchedReturned(Returned):
+    """Remembers what it learned from and the totals that Lightning saw."""
+
+    lr = batch_size = 2
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.totals = [], []
+
+    def losses(self, batch):
+        losses = super().losses(batch)
+        self.seen.append({name: loss.detach().clone() for name, loss in losses.items()})
+        return losses
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.totals.append(outputs["loss"].item())
+
+    train_dataloader = Sized.train_dataloader
+
+
+class SearchedWeighed(UncertaintyMixin, SearchedReturned):
+    tasks = TASKS
+    training_step = Weighed.training_step
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["before a fit", "after a fit"])
+@pytest.mark.parametrize("cls", [SearchedReturned, SearchedWeighed])
+@pytest.mark.parametrize("find", [find_lr, find_batch_size])
+def test_a_search_sees_the_totals_of_the_training_that_it_stands_for(tmp_path, find, cls, trained):
+    module, callback = cls(), UncertaintyCallback(TASKS)
+    alone = UncertaintyWeighting(TASKS)
+    if trained:
+        trainer(tmp_path, callback, max_epochs=1).fit(module)
+        alone.load_state_dict(callback.weighting.state_dict())
+    before, log_vars = alone.state_dict(), alone.log_vars
+    module.seen, module.totals = [], []
+    find(trainer(tmp_path, callback), module)
+    totals = []
+    for losses in module.seen:
+        total = alone({name: loss.requires_grad_() for name, loss in losses.items()})
+        total.backward()
+        alone.step()
+        totals.append(total.item())
+    assert len(module.totals) == {find_lr: 10, find_batch_size: 4}[find]
+    assert module.totals == pytest.approx(totals, rel=1e-6)
+    assert alone.log_vars != log_vars  # it has learned, and is back where it was
+    assert_same_state(callback.weighting.state_dict(), before)
+
+
 FINDERS = {
     "LearningRateFinder": (functools.partial(LearningRateFinder, num_training_steps=10, update_attr=False), 10),
     "BatchSizeFinder": (functools.partial(BatchSizeFinder, max_trials=2, steps_per_trial=3), 2 * 3),
