@@ -135,10 +135,7 @@ class UncertaintyWeighting(NamedValues):
         self._window = LossWindow(len(self.tasks))
         self._equal_now = torch.tensor(False)  # for graphs of torch.compile, in which a Python bool is a constant
         self._choose()
-        self._start = self.state_dict()
-        # Where the state is from. "loaded": the network that it belongs to may be loaded next. "outdated": the network
-        # got other weights since.
-        self.origin: Literal["learned", "loaded", "outdated"] = "learned"
+        self._start, self.origin = self.state_dict(), "learned"  # "loaded": its network may follow; "outdated": is gone
 
     def _new_state(self, size: int) -> EngineState:
         """Return what is remembered of each task; a subclass may remember more."""
@@ -371,21 +368,15 @@ class UncertaintyWeighting(NamedValues):
             self._notices.warn(subject, sentence)
         saved.copy_to({**self._state.tensors(), **self.strategy.state.tensors()}, forms)
         for name, moved in zip(self.tasks, self.strategy.restored().tolist(), strict=True):
+            text = f"The log-variance of task {name!r} in the checkpoint lies outside its bounds, and was moved to one."
             if moved:
-                self._notices.warn(
-                    f"projected {name}",
-                    f"The log-variance of task {name!r} in the checkpoint lies outside its bounds, and was "
-                    "moved to the nearest one.",
-                )
-        self.steps, self._frozen, self.origin = saved.steps, saved.frozen, "loaded"
+                self._notices.warn(f"projected {name}", text)
+        self.steps, self._frozen, self.origin, self._foreign = saved.steps, saved.frozen, "loaded", None
         self.discard()
         self._choose()
 
     def reset(self) -> None:
-        """Start anew, as for a network that starts anew: no steps, no losses, the ``s`` of the beginning. What was set
-        or frozen by hand is gone; tasks and options stay.
-        """
-        self._foreign = None
+        """Start anew: no steps, no losses, the first ``s``, nothing set or frozen by hand. Tasks and options stay."""
         self.load_state_dict(self._start)
 
     @classmethod

@@ -61,7 +61,8 @@ def attach_weighting(module: Any, weighting: UncertaintyWeighting | None, *, giv
 
 
 def _note_other_network(module: Any, _: Any) -> None:
-    """Note that a module got other weights than those with which its engine has learned, unless it got them too."""
+    """Note that a module got other weights than those with which its engine has learned."""
+    # Unless a state of the engine was loaded just before: then these are the weights that go with it.
     if (weighting := attached_weighting(module)) is not None:
         weighting.origin = "learned" if weighting.origin == "loaded" else "outdated"
 
