@@ -124,9 +124,11 @@ def _check_loss(task: Task, loss: Any, device: torch.device) -> None:
         _check_device(task, loss.logits, device)
         return
     if not isinstance(loss, Tensor):
+        kind = type(loss).__name__
+        found = "None" if loss is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
         raise TypeError(
-            f"Task {task.name!r} got a {type(loss).__name__}. Expected a scalar tensor that still carries its graph: "
-            "pass the loss itself, neither `.item()` nor `float(...)` of it."
+            f"Task {task.name!r} got {found}. Expected a scalar tensor that still carries its graph. "
+            + _instead(task.name, loss)
         )
     if task.likelihood.tempered:
         raise ValueError(
@@ -141,9 +143,26 @@ def _check_loss(task: Task, loss: Any, device: torch.device) -> None:
     if not loss.is_floating_point():
         raise TypeError(
             f"Task {task.name!r} got a loss of dtype {loss.dtype}. Expected a real floating point number: "
-            + ("take its real part or its absolute value." if loss.is_complex() else "for example `loss.float()`.")
+            + (
+                "take its real part or its absolute value."
+                if loss.is_complex()
+                else "for example `loss.float()`; or, if its head is off, leave its key out."
+            )
         )
     _check_device(task, loss, device)
+
+
+def _instead(name: str, found: Any) -> str:
+    """Return what to write instead of something that is no tensor."""
+    leave_out = "If its head is off, or it has no labels in this batch, leave its key out: "
+    if found is None:
+        return leave_out + "`self.weigh({name: loss for name, loss in losses.items() if loss is not None})`."
+    if isinstance(found, (list, tuple, Mapping)) and found:
+        parts = f"losses[{name!r}]" + (".values()" if isinstance(found, Mapping) else "")
+        return f"Add or average its parts, `sum({parts})` or `torch.stack([*{parts}]).mean()`, or make each a task."
+    if callable(found):
+        return "Call it, for example `criterion(prediction, target)`."
+    return f"Pass the loss itself, neither `.item()` nor `float(...)` of it. {leave_out}`del losses[{name!r}]`."
 
 
 def _check_device(task: Task, tensor: Tensor, device: torch.device) -> None:

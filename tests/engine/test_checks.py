@@ -1,6 +1,7 @@
 import copy
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,10 +26,28 @@ def weighting():
         (torch.tensor(1.0), TypeError, r"Expected losses by name.*type Tensor"),
         ({"dept": leaf(1.0)}, ValueError, r"no task 'dept'. Did you mean 'depth'\?"),
         ({"depth": 1.0}, TypeError, r"Task 'depth' got a float.*`.item\(\)`"),
-        ({"depth": None}, TypeError, r"Task 'depth' got a NoneType"),
+        ({"depth": None}, TypeError, r"Task 'depth' got None.*leave its key out: .*if loss is not None}"),
+        *(
+            ({"depth": off}, TypeError, r"Task 'depth' got an? \w+\..*leave its key out: `del losses\['depth'\]`")
+            for off in (0.0, 0, False, np.float32(0.0), np.array(0.0), [], {}, "off")
+        ),
+        *(
+            (
+                {"depth": parts},
+                TypeError,
+                r"got a (list|tuple).*`sum\(losses\['depth'\]\)` or .*\.mean\(\)`",
+            )
+            for parts in ([leaf(1.0), leaf(2.0)], (leaf(1.0),))
+        ),
+        ({"depth": {"x": leaf(1.0)}}, TypeError, r"got a dict.*`sum\(losses\['depth'\].values\(\)\)`"),
+        ({"depth": torch.nn.L1Loss()}, TypeError, r"got a L1Loss.*Call it, for example `criterion\("),
         ({"depth": leaf([1.0, 2.0])}, ValueError, r"Task 'depth' got a loss of shape \(2,\).*`loss.mean\(\)`"),
         ({"depth": leaf([1.0])}, ValueError, r"Task 'depth' got a loss of shape \(1,\)"),
-        ({"depth": torch.tensor(1)}, TypeError, r"Task 'depth' got a loss of dtype torch.int64.*`loss.float\(\)`"),
+        (
+            {"depth": torch.tensor(1)},
+            TypeError,
+            r"'depth' got a loss of dtype torch.int64.*`loss.float\(\)`.*leave its key out",
+        ),
         ({"depth": torch.tensor(True)}, TypeError, r"dtype torch.bool"),
         ({"depth": leaf(1j)}, TypeError, r"dtype torch.complex64.*real part"),
         ({"depth": torch.tensor(1.0, device="meta")}, ValueError, r"Task 'depth' got a loss on meta.*are on cpu"),

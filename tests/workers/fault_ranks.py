@@ -96,7 +96,7 @@ class Unweighed(Tasks):
 
     configure_callbacks = L.LightningModule.configure_callbacks
 
-    def weigh(self, losses):
+    def total(self, losses):
         return sum(losses.values())
 
 

@@ -140,14 +140,17 @@ class Tasks(UncertaintyMixin, L.LightningModule):
     def training_step(self, batch, batch_idx):
         losses, features = self.losses(batch, present(self.pattern, rank(), self.trainer.global_step))
         self.raw.append({name: loss.item() for name, loss in losses.items()})
-        total = self.weigh(losses)
+        total = self.total(losses)
         if self.touch_all:  # plain DDP wants a gradient for every parameter, with or without this package
             total = total + sum(0.0 * head(features).sum() for head in self.heads.values())
         return total
 
+    def total(self, losses):
+        return self.weigh(losses)
+
     def validation_step(self, batch, batch_idx):
         losses, _ = self.losses(batch, dict.fromkeys(TASKS, True))
-        self.log("val_loss", self.weigh(losses), sync_dist=False)
+        self.log("val_loss", self.total(losses), sync_dist=False)
 
     def configure_optimizers(self):
         return self.optimizer(self.parameters(), lr=0.05)
