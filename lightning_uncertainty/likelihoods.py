@@ -15,13 +15,15 @@ Scene Geometry and Semantics", CVPR 2018.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_uncertainty._arguments import Setting, as_number, check_number, lookup
+from lightning_uncertainty._arguments import Setting, as_number, check_number, lookup, suggest
 from lightning_uncertainty.regularizers import LogSigma, Regularizer
 
 __all__ = [
@@ -185,7 +187,39 @@ def get_likelihood(likelihood: str | float | Likelihood) -> Likelihood:
         return likelihood
     if as_number(likelihood) is not None:
         return fixed(likelihood)  # type: ignore[arg-type]
-    return lookup("likelihood", likelihood, {**_LIKELIHOODS, "fixed": fixed()})
+    known = {**_LIKELIHOODS, "fixed": fixed()}
+    if not (isinstance(likelihood, str) and likelihood in known) and (right := _BY_LOSS.get(_word(likelihood))):
+        raise ValueError(
+            f"Unknown likelihood {likelihood!r}. Expected the noise behind the loss, not the loss: write {right}. "
+            + suggest("", known)
+        )
+    return lookup("likelihood", likelihood, known)
+
+
+_BY_LOSS = {
+    word: right
+    for right, words in {
+        "'gaussian'": "gaussian gauss normal mse squarederror meansquarederror l2 regression",
+        "'laplace'": "laplacian l1 mae absoluteerror meanabsoluteerror",
+        "'laplace', or 'gaussian' if most errors are below its delta": "huber smoothl1",
+        "'softmax'": "ce crossentropy categoricalcrossentropy xent nll categorical multiclass classification",
+        "'bernoulli'": "bce binarycrossentropy binary sigmoid logistic multilabel multilabelsoftmargin softmargin",
+        "a number, its fixed weight, or 'softmax' to balance it": "dice iou giou focal ssim triplet tripletmargin",
+        "a number, its fixed weight, for example 1.0": "kl kld kldiv elbo gaussiannll poissonnll wasserstein",
+    }.items()
+    for word in words.split()
+}
+"""What to write for the name of a loss, as :func:`_word` gives it."""
+
+
+def _word(loss: Any) -> str:
+    """Return the name of a loss, of its function or of its class, as one word: ``mse`` for ``nn.MSELoss()``.
+
+    >>> _word("F.binary_cross_entropy_with_logits")
+    'binarycrossentropy'
+    """
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    return re.sub(r"withlogits|loss|[^a-z0-9]", "", name.rpartition(".")[2].lower().replace("_", ""))
 
 
 class LikelihoodVector(_Formulas):

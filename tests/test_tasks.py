@@ -3,6 +3,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from torch import nn
+from torch.nn import functional as F
 
 from lightning_uncertainty import Task
 from lightning_uncertainty.likelihoods import LAPLACE, Likelihood, fixed
@@ -96,3 +98,40 @@ def test_every_kind_of_number_is_a_number_in_a_task(number):
 def test_what_is_no_number_is_refused_in_a_task(field, value):
     with pytest.raises(ValueError, match=r"Unknown likelihood|init must be|bounds must be"):
         Task("depth", **{field: (value, value) if field == "bounds" else value})
+
+
+LOSSES = {
+    "gaussian": [
+        "mse",
+        "MSE",
+        "l2",
+        "mse_loss",
+        nn.MSELoss(),
+        nn.MSELoss,
+        F.mse_loss,
+        "Gaussian",
+        "normal",
+        "regression",
+    ],
+    "laplace": ["l1", "mae", "L1Loss", nn.L1Loss(), F.l1_loss, "huber", "smooth_l1", nn.HuberLoss(), F.smooth_l1_loss],
+    "softmax": ["ce", "cross_entropy", "nll", nn.CrossEntropyLoss(), F.nll_loss, "torch.nn.NLLLoss", "classification"],
+    "bernoulli": ["bce", "bce_with_logits", nn.BCELoss(), F.binary_cross_entropy_with_logits, "binary", "multilabel"],
+}
+
+
+@pytest.mark.parametrize(("right", "loss"), [(right, loss) for right, losses in LOSSES.items() for loss in losses])
+def test_the_name_of_a_loss_is_answered_with_its_likelihood(right, loss):
+    with pytest.raises(ValueError, match=rf"Unknown likelihood .*write '{right}'[.,].* Known: 'gaussian', 'laplace'"):
+        Task("depth", loss)
+
+
+@pytest.mark.parametrize("loss", ["kl", "gaussian_nll", nn.KLDivLoss(), "dice", "focal", nn.TripletMarginLoss, "IoU"])
+def test_a_loss_without_a_likelihood_is_answered_with_a_number(loss):
+    with pytest.raises(ValueError, match=r"Unknown likelihood .*write a number, its fixed weight, "):
+        parse_tasks({"aux": loss})
+
+
+@pytest.mark.parametrize("likelihood", ["gausian", "sofmax", [1.0], {1.0}, b"l1", object()])
+def test_what_nobody_can_mean_is_answered_with_the_known_ones(likelihood):
+    with pytest.raises(ValueError, match=r"Unknown likelihood .*Known: 'gaussian', 'laplace'"):
+        Task("depth", likelihood)
