@@ -23,6 +23,7 @@ __all__ = [
     "attached_weighting",
     "by_checkpoint_key",
     "check_apart",
+    "check_names",
     "module_at",
     "nothing_learned",
     "renew_with_network",
@@ -110,6 +111,18 @@ def module_at(pl_module: LightningModule, callback: UncertaintyCallback) -> Any:
             f"{type(found).__name__} lacks `self.weigh`: derive it from UncertaintyMixin."
         )
     return found
+
+
+def check_names(callback: UncertaintyCallback, others: Iterable[Any]) -> None:
+    """Refuse two callbacks whose states would have one key in a checkpoint."""
+    if any(
+        isinstance(other, type(callback)) and other.name == callback.name for other in others if other is not callback
+    ):
+        raise ValueError(
+            f"Two UncertaintyCallbacks of this Trainer have the name {callback.name!r}; expected one for each module "
+            "that weighs. Name all tasks in one of them and drop the other. For inner modules, say which: "
+            '`UncertaintyCallback(module="path")`, each without `name=` or with another one.'
+        )
 
 
 def check_apart(pl_module: LightningModule, callback: UncertaintyCallback, others: Iterable[Any]) -> None:

@@ -239,6 +239,7 @@ class UncertaintyCallback(packages.CallbackBase):
     @property
     def state_key(self) -> str:
         """The key of its entry in checkpoints: stable, and unique per ``name``. Tasks are matched when loading."""
+        attachment.check_names(self, packages.callbacks_being_checked())
         return f"UncertaintyCallback({self.name})"
 
     def state_dict(self) -> dict[str, Any]:

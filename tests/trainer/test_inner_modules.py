@@ -3,7 +3,9 @@
 import csv
 import warnings
 
+import lightning as L
 import pytest
+import pytorch_lightning as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
@@ -288,9 +290,23 @@ def test_what_cannot_be_is_refused_by_name_before_training(tmp_path, case):
         runner.fit(module, batches())
 
 
-def test_one_name_twice_is_refused_by_lightning(tmp_path):
-    with pytest.raises(RuntimeError, match=r"state_key.* must be unique"):
+@pytest.mark.parametrize("package", [L, pl], ids=["lightning", "pytorch_lightning"])
+@pytest.mark.parametrize("options", [{}, {"name": "one"}, {"module": "inner"}])
+def test_one_name_twice_is_refused_with_the_way_out_when_the_trainer_is_made(tmp_path, package, options):
+    """Lightning would refuse it there too, and say that `state_key` must be unique."""
+    name = next(iter(options.values()), "uncertainty")
+    with pytest.raises(
+        ValueError, match=rf"have the name '{name}'.*drop the other.*`UncertaintyCallback\(module=\"path\""
+    ):
+        package.Trainer(
+            callbacks=[UncertaintyCallback(**options) for _ in PATHS], logger=False, default_root_dir=tmp_path
+        )
+    with pytest.raises(ValueError, match="have the name 'one'"):
         trainer(tmp_path, *(UncertaintyCallback(module=path, name="one") for path in PATHS))
+
+
+def test_the_key_of_a_callback_can_be_compared_without_a_trainer():
+    assert UncertaintyCallback().state_key == UncertaintyCallback().state_key == "UncertaintyCallback(uncertainty)"
 
 
 def test_a_callback_for_an_inner_module_leaves_the_outer_one_without_weights(tmp_path):

@@ -50,6 +50,27 @@ def test_the_list_of_callbacks_is_the_trainers_own(package):
     assert callback not in runner.callbacks
 
 
+@pytest.mark.parametrize("package", BOTH)
+def test_who_is_asked_for_a_key_while_a_trainer_is_made_knows_its_callbacks(package):
+    class Asked(packages.CallbackBase):
+        seen = ()
+
+        @property
+        def state_key(self):
+            self.seen = [*self.seen, [*packages.callbacks_being_checked()]]
+            return "key"
+
+        def state_dict(self):
+            return {}
+
+    asked, other = Asked(), packages.CallbackBase()
+    import_module(package).Trainer(callbacks=[asked, other], logger=False, accelerator="cpu")
+    assert {asked, other} <= {*asked.seen[0]}
+    asked.seen = ()
+    assert asked.state_key == "key"
+    assert asked.seen == [[]]
+
+
 def test_callbacks_around_a_module_are_those_of_its_trainer_if_it_has_one(tmp_path):
     module = Plain()
     assert packages.callbacks_around(module) == []
