@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_app(*commands: Callable[..., None], arguments: Sequence[str] | None = None) -> int:
     """Run one of ``commands`` and return 0, 2 after a line on what the user can mend, or 130 after Ctrl-C."""
     try:
-        code = _app(commands)(sys.argv[1:] if arguments is None else list(arguments), standalone_mode=False)
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        code = _app(commands, words)(words, standalone_mode=False)
     except Exception as error:
         # Typer's own errors, whose classes moved from click into typer, can all format themselves, without the box.
         say = str if isinstance(error, (MissingExtraError, OSError)) else getattr(type(error), "format_message", None)
@@ -44,8 +45,8 @@ def run_app(*commands: Callable[..., None], arguments: Sequence[str] | None = No
     return code if isinstance(code, int) else 0
 
 
-def _app(commands: Sequence[Callable[..., None]]) -> typer.Typer:
-    require("report", "typer")
+def _app(commands: Sequence[Callable[..., None]], words: Sequence[str]) -> typer.Typer:
+    require(next((word for word in words[:1] if word in ("demo", "compare")), "report"), "typer")
     global typer  # Typer reads the annotations of the commands, in which its name stands, when they are added
     import typer
 
@@ -70,7 +71,7 @@ def demo(
     output: Annotated[Path, typer.Option(help="The folder. Finished runs in it are used again.")] = Path("demo_output"),
 ) -> None:
     """Train one network three times on diamonds: equal weights, standardised by hand, and learned weights."""
-    require("demo", "matplotlib", "pandas", "rich", "tensorboard")
+    require("demo", "matplotlib", "pandas", "plotnine", "rich", "scipy", "tensorboard")
     from lightning_uncertainty.demo import diamonds
     from lightning_uncertainty.demo.run import compare_weights
 

@@ -50,11 +50,12 @@ def test_an_unknown_command_gets_one_line(capsys):
 
 @pytest.mark.parametrize(
     ("package", "extra"),
-    [("typer", "report"), ("pandas", "demo"), ("matplotlib", "demo"), ("rich", "demo"), ("tensorboard", "demo")],
+    [(package, "demo") for package in ("typer", "pandas", "matplotlib", "rich", "tensorboard", "plotnine", "scipy")],
 )
 def test_a_missing_package_gets_one_line_with_the_command_that_installs_it(
     package, extra, capsys, monkeypatch, tmp_path
 ):
+    """One extra for all that the command needs, and not one after the other."""
     found = extras.find_spec
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == package else found(name))
     assert cli.main(["demo", "--output", str(tmp_path / "out")]) == 2
@@ -62,6 +63,13 @@ def test_a_missing_package_gets_one_line_with_the_command_that_installs_it(
     assert repr(package) in error
     assert f'pip install "lightning-uncertainty[{extra}]"' in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "extra"), [([], "report"), (["report"], "report"), (["compare"], "compare")])
+def test_without_typer_the_extra_is_that_of_the_command(words, extra, capsys, monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    assert cli.main(words) == 2
+    assert f'pip install "lightning-uncertainty[{extra}]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]], ids=["nothing", "--help"])

@@ -56,6 +56,7 @@ def _tensors(diamonds: pd.DataFrame) -> Batch:
 
 def read() -> pd.DataFrame:
     """Return all diamonds without duplicates, and without stones of which a size was entered as zero."""
+    require("demo", "pandas", "plotnine")
     import pandas as pd
 
     diamonds = pd.read_csv(packaged_file("plotnine", "data/diamonds.csv")).drop_duplicates()

@@ -9,8 +9,8 @@ from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from rich.console import Console
 
+from lightning_uncertainty._arguments import require
 from lightning_uncertainty.comparison import ComparisonResult, compare
 from lightning_uncertainty.demo.data import TensorData
 from lightning_uncertainty.demo.model import MultiTaskNet
@@ -31,6 +31,9 @@ def compare_weights(
 
     ``make_net`` takes the scales of :meth:`TensorData.label_scales`.
     """
+    require("demo", "rich", "scipy", "tensorboard")
+    from rich.console import Console
+
     console, data = Console(), make_data()
     scales = data.label_scales()
     kinds = make_net(scales).likelihoods

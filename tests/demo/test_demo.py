@@ -7,6 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_uncertainty import _arguments as extras
 from lightning_uncertainty import cli
 from lightning_uncertainty._arguments import MissingExtraError
 from lightning_uncertainty.comparison import ComparisonResult
@@ -14,7 +15,7 @@ from lightning_uncertainty.demo import diamonds
 from lightning_uncertainty.demo.data import TensorBatches
 from lightning_uncertainty.demo.diamonds import GRADES, TASKS, make_data, make_net, packaged_file, read
 from lightning_uncertainty.demo.model import MultiTaskNet
-from lightning_uncertainty.demo.run import by_hand
+from lightning_uncertainty.demo.run import by_hand, compare_weights
 
 ARMS = ["equal", "learned", "standardised"]
 TEN_PER_SEED = ["--rows", "1500", "--epochs", "4"]
@@ -121,6 +122,15 @@ def test_label_scales_come_from_the_training_rows():
 def test_a_package_without_the_file_says_how_to_get_one_that_has_it():
     with pytest.raises(MissingExtraError, match=r"'pandas' has no file 'diamonds.csv'.*pip install"):
         packaged_file("pandas", "diamonds.csv")
+
+
+@pytest.mark.parametrize("package", ["pandas", "plotnine", "rich", "scipy", "tensorboard"])
+def test_from_python_too_a_missing_package_gets_the_command_that_installs_it(package, monkeypatch, tmp_path):
+    found = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == package else found(name))
+    message = rf"'{package}' is not installed.*pip install \"lightning-uncertainty\[demo\]\""
+    with pytest.raises(MissingExtraError, match=message):
+        compare_weights("diamonds", make_net, make_data, tmp_path, epochs=1, seeds=[0])
 
 
 # ---------------------------------------------------------------------------------------------------- network
