@@ -6,12 +6,13 @@ import random
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.nn import functional as F
 
 from lightning_uncertainty import UncertaintyWarning, UncertaintyWeighting
 from tests.models import TASKS, Plain, Recorded, Weighed, batches, fit, learned_from, trainer
 from tests.trainer.test_matrix import difference
 from tests.workers.crash_worker import BATCHES, EPOCHS, KILLS, killed_and_whole
-from tests.workers.processes import run_ranks
+from tests.workers.processes import ROOT, run_ranks
 
 # ---------------------------------------------------------------------------------------------------- kill -9
 
@@ -284,3 +285,61 @@ def test_no_dictionary_of_losses_breaks_the_weights_and_every_refusal_names_the_
     assert moved > 0.5 * weighting.steps
     assert expected.compared > 0.8 * FUZZ
     assert 0.3 * FUZZ < weighting.steps < 0.4 * FUZZ
+
+
+# ---------------------------------------------------------------------------------------------------- masks
+
+README = (ROOT / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+SAFE = ["(output[mask] - target[mask]).abs().mean()", "F.cross_entropy(logits, label, ignore_index=-100)"]
+UNSAFE = ["(error * mask).sum() / mask.sum()", "error[mask].mean()"]
+SWITCHES = {
+    "by default": {},
+    "detect_anomaly": {"detect_anomaly": True},
+    "bf16-mixed": {"precision": "bf16-mixed", "detect_anomaly": True},
+    "bf16-true": {"precision": "bf16-true", "detect_anomaly": True},
+    "64-true": {"precision": "64-true", "detect_anomaly": True},
+    "clipped by norm": {"gradient_clip_val": 0.5, "detect_anomaly": True},
+    "clipped by value": {"gradient_clip_val": 0.5, "gradient_clip_algorithm": "value"},
+    "accumulated": {"accumulate_grad_batches": 3, "detect_anomaly": True},
+    "compiled": {},
+}
+
+
+class Masked(Weighed):
+    """Every other batch has no labels of the second task; those that are missing are NaN."""
+
+    def __init__(self, form):
+        super().__init__(lr=0.01)
+        self.loss = eval(f"lambda output, target, mask, logits, label, error: {form}", {"F": F})
+
+    def losses(self, batch):
+        output, target = self.net(batch[0]), batch[1]
+        mask = torch.arange(len(target)) < (0 if self.trainer.global_step % 2 else 3)
+        one, known = output[:, 1], target[:, 1].where(mask, torch.nan)
+        label = (target[:, 1] > 0.0).long().where(mask, -100)
+        loss = self.loss(one, known, mask, output, label, (one - known).square())
+        return {"a": (output[:, 0] - target[:, 0]).square().mean(), "b": loss}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("form", SAFE)
+@pytest.mark.filterwarnings("ignore:The loss of task 'b' was NaN")
+@pytest.mark.filterwarnings("ignore:You have turned on `Trainer\\(detect_anomaly=True\\)`")
+def test_a_mask_that_is_written_as_the_readme_says_survives_every_switch(tmp_path, form, switch):
+    assert f"`{form}`" in README
+    module = Masked(form)
+    if switch == "compiled":
+        module.loss = torch.compile(module.loss, backend="aot_eager")
+    fit(tmp_path, module, max_epochs=1, **SWITCHES[switch])
+    assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+    facts = module.uncertainty.snapshot().tasks["b"]
+    assert facts.nonfinite > 0
+    assert math.isfinite(facts.log_var)
+
+
+@pytest.mark.parametrize("form", UNSAFE)
+@pytest.mark.filterwarnings("ignore:The loss of task 'b' was NaN")
+def test_a_mask_that_the_readme_warns_of_spoils_the_network(tmp_path, form):
+    assert f"`{form}`" in README
+    module, _ = fit(tmp_path, Masked(form), max_epochs=1)
+    assert not all(torch.isfinite(parameter).all() for parameter in module.parameters())
