@@ -325,6 +325,7 @@ class Masked(Weighed):
 @pytest.mark.parametrize("form", SAFE)
 @pytest.mark.filterwarnings("ignore:The loss of task 'b' was NaN")
 @pytest.mark.filterwarnings("ignore:You have turned on `Trainer\\(detect_anomaly=True\\)`")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo reads it
 def test_a_mask_that_is_written_as_the_readme_says_survives_every_switch(tmp_path, form, switch):
     assert f"`{form}`" in README
     module = Masked(form)
