@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.engine.losses import SampleCounts
@@ -35,6 +35,7 @@ def _checked(method: str) -> Any:
     """Return a method of nn.Module that refuses the names of the mixin."""
 
     def register(self: Any, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Do what nn.Module does, unless the name is one of the mixin's."""
         if name in TAKEN:
             check_value(type(self), name, value)
         getattr(super(UncertaintyMixin, self), method)(name, value, *args, **kwargs)
@@ -87,12 +88,12 @@ class UncertaintyMixin(CanWeigh, _Base):
             check_value(type(self), name, value)
         super().__setattr__(name, value)
 
-    # nn.Module keeps modules, parameters and buffers past __setattr__ if they come in by these.
-    add_module, register_parameter, register_buffer = map(
-        _checked, ("add_module", "register_parameter", "register_buffer")
-    )
+    if not TYPE_CHECKING:  # their signatures stay; nn.Module keeps what comes in by these past __setattr__
+        add_module, register_parameter, register_buffer = map(
+            _checked, ("add_module", "register_parameter", "register_buffer")
+        )
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
         if name == "uncertainty":  # which the property has not found; nn.Module would say so in other words
             raise NotAttachedError(
                 f"{type(self).__name__} has no weights yet: they are attached when a Trainer starts (fit, validate, "

@@ -413,6 +413,30 @@ FEATURES = [
         ("validation_and_test_use_the_weights_of_the_checkpoint",),
     ),
     Feature(
+        "TorchScript, tracing, `torch.export`, `torch.fx`, deepcopy and pickle, before, during and after a fit",
+        "tested",
+        "tests/trainer/test_ecosystem.py",
+        ("a_network_can_be_shipped_before_during_and_after_a_fit",),
+    ),
+    Feature(
+        "Masks as the README writes them, with every switch of the Trainer",
+        "tested",
+        "tests/trainer/test_faults.py",
+        ("a_mask_that_is_written_as_the_readme_says_survives_every_switch",),
+    ),
+    Feature(
+        "Losses and counts that are tensors of another class (MetaTensor, DTensor)",
+        "tested on CPU only",
+        "tests/engine/test_checks.py",
+        ("no_class_of_the_data_gets_into_the_engine", "a_loss_that_is_spread_over_ranks_counts_as_a_whole"),
+    ),
+    Feature(
+        "Tasks, likelihoods, strategies and regularisers in saved hyperparameters, with `weights_only=True`",
+        "tested",
+        "tests/trainer/test_checkpoints.py",
+        ("settings_in_hyperparameters_load_with_weights_only",),
+    ),
+    Feature(
         "`import pytorch_lightning` in the user's code",
         "tested",
         "tests/trainer/test_ecosystem.py",
