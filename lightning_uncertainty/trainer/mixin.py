@@ -80,8 +80,9 @@ class UncertaintyMixin(CanWeigh, _Base):
             if hook not in [getattr(base, name) for base in cls.__bases__ if issubclass(base, UncertaintyMixin)]:
                 setattr(cls, name, _completed(hook, _save_weightings if "save" in name else _load_weightings))
         check_class(cls, UncertaintyMixin)
-        # TorchScript compiles every property that is not named here, those of the user's own list included.
-        cls.__jit_unused_properties__ = sorted({"uncertainty", *getattr(cls, "__jit_unused_properties__", ())})
+        # TorchScript compiles all properties and attributes but those named here; the user's own lists stay.
+        for kind, name in (("unused_properties", "uncertainty"), ("ignored_attributes", "tasks")):
+            setattr(cls, f"__jit_{kind}__", sorted({name, *getattr(cls, f"__jit_{kind}__", ())}))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in TAKEN:

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
+from lightning_uncertainty import Task, UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
 from tests.models import TASKS, Plain, Recorded, Returned, Validated, Weighed, batches, fit, learned_from, load, trainer
 from tests.trainer.test_checkpoints import assert_same_run, save_at
 from tests.trainer.test_matrix import difference
@@ -388,6 +388,22 @@ def test_a_network_can_be_shipped_before_during_and_after_a_fit(tmp_path, cls, w
         given = cls()
         given.uncertainty = UncertaintyWeighting(TASKS)
         assert same_numbers(way, given)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "tasks", [TASKS, {"a": "gaussian", "b": 0.1}, [Task("a"), Task("b")]], ids=["short", "mixed", "list"]
+)
+@pytest.mark.filterwarnings("ignore:.*deprecated", "ignore:.*torch.jit")
+def test_tasks_that_were_given_to_the_module_do_not_hinder_it(tmp_path, tasks, way):
+    """Nor to a module inside it."""
+    outer, inner = ShippedPlain(), Shipped()
+    outer.net = inner
+    inner.tasks = tasks
+    assert same_numbers(way, inner)
+    assert same_numbers(way, outer)
+    trained, _ = fit(tmp_path, inner, max_epochs=1)
+    assert same_numbers(way, trained)
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])
