@@ -102,6 +102,14 @@ class Finding(_Texts, Enum):
         "Its weight rests on few losses. Check that its labels reach training_step; sample its data more often.",
         f"It sat out, left out or NaN, in over {MOSTLY:.0%} of the steps.",
     )
+    DROPPED = (
+        "{steps} steps dropped",
+        "{steps} steps dropped the losses that were weighed: the network did not learn from them, so s did not either.",
+        "That is right for batches that are skipped, and while a GradScaler finds its scale. Else look for a hook that "
+        "zeroes the gradients, or a total that is neither returned nor back-propagated.",
+        "A task was weighed, and backward did not go through its total, its gradients were zeroed, or no optimizer "
+        "stepped.",
+    )
     MOVING = (
         "still moving",
         "Sigma of task {task!r} still {direction} at the end: by {change:.0%} "

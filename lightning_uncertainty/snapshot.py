@@ -30,6 +30,8 @@ class TaskSnapshot(Setting):
         started: True if ``s`` has an initial value.
         offset: The regulariser, which the total has beside the weighted loss.
         absent: The number of optimizer steps without the task: left out, or NaN, on all ranks.
+        dropped: The number of times that its loss was weighed and the network did not learn from it, on any rank: the
+            step was skipped, or the gradients were zeroed before.
         lowest_loss: The lowest mean loss of a step so far; 0 if none was negative.
         cut: True if the factor was beyond the range of an fp16 loss and was cut there.
         unit: The unit of the target, as given to :class:`~lightning_uncertainty.Task`; for a regression also of sigma.
@@ -47,6 +49,7 @@ class TaskSnapshot(Setting):
     started: bool
     offset: float = 0.0
     absent: int = 0
+    dropped: int = 0
     lowest_loss: float = 0.0
     cut: bool = False
     unit: str = ""
@@ -72,6 +75,7 @@ class TaskSnapshot(Setting):
             started=bool(row.pop("started", 1.0)),
             offset=row.pop("offset"),
             absent=int(row.pop("absent")),
+            dropped=int(row.pop("dropped")),
             lowest_loss=row.pop("lowest_loss"),
             cut=bool(row.pop("cut")),
             unit=task.unit,

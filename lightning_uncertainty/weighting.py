@@ -10,11 +10,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_uncertainty._arguments import check_choice, check_steps
+from lightning_uncertainty._arguments import check_choice
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.engine.losses import CompiledKeys, RawLosses, SampleCounts, sample_counts
 from lightning_uncertainty.engine.named_values import NamedValues
+from lightning_uncertainty.engine.recorder import Recorder
+from lightning_uncertainty.engine.schedule import Schedule
 from lightning_uncertainty.engine.state import (
     EngineState,
     HostFlags,
@@ -25,7 +27,7 @@ from lightning_uncertainty.engine.state import (
     short_forms,
 )
 from lightning_uncertainty.engine.total import raise_if_refused, weighted_sum, within_half
-from lightning_uncertainty.engine.window import Call, LossWindow, mean_over_ranks
+from lightning_uncertainty.engine.window import Call, WindowMeans, mean_over_ranks
 from lightning_uncertainty.findings import findings_of
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
@@ -53,7 +55,7 @@ class WeightingOptions(UncertaintyOptions, total=False):
     process_group: dist.ProcessGroup | None
 
 
-class UncertaintyWeighting(NamedValues):
+class UncertaintyWeighting(Schedule, NamedValues):
     r"""Weights losses, by default by learned homoscedastic uncertainty.
 
     For losses ``L_k`` and log-variances ``s_k = log sigma_k^2`` it returns
@@ -63,6 +65,7 @@ class UncertaintyWeighting(NamedValues):
     [Kendall, Gal, Cipolla, CVPR 2018, equations (3) to (7)], where ``c`` and ``r`` follow from the likelihood of each
     task. :class:`~lightning_uncertainty.strategies.Uncertainty` learns ``s`` from the mean of all losses since the last
     :meth:`step`, over micro-batches and ranks. The network gets the gradient of the formula with ``s`` held constant.
+    A loss counts once backward has gone through its total, and is forgotten if its gradients are zeroed before use.
 
     It is no ``nn.Module``: nothing of it is in ``parameters()``, so weight decay, gradient clipping, schedulers,
     precision plugins and sharding strategies cannot touch it. Its state is fp32 whatever the precision of the model.
@@ -113,10 +116,8 @@ class UncertaintyWeighting(NamedValues):
     ) -> None:
         self.tasks = {task.name: task for task in parse_tasks(tasks)}
         self.task_names = tuple(self.tasks)
-        check_choice("warmup", warmup, ("initial", "equal"))
         check_choice("nonfinite", nonfinite, ("skip", "raise"))
-        self.warmup_steps, self.warmup = check_steps("warmup_steps", warmup_steps), warmup
-        self.freeze_after = None if freeze_after is None else check_steps("freeze_after", freeze_after)
+        Schedule.__init__(self, warmup_steps, warmup, freeze_after)
         self.nonfinite, self.process_group = nonfinite, process_group
         check_options(options, strategy, WeightingOptions.__annotations__)
         self.strategy = Uncertainty(**options) if strategy == "uncertainty" else get_strategy(strategy)
@@ -126,13 +127,13 @@ class UncertaintyWeighting(NamedValues):
             each.bind(tuple(self.tasks.values()))
         self._foreign: Mapping[str, Any] | None = None  # the state of a strategy that only its own class can read
         self.observers: list[Callable[[Mapping[str, Tensor | CrossEntropy], Tensor], None]] = []  # of recorded calls
-        self.training, self.steps, self._frozen = True, 0, False
+        self.searching = False
         self._notices, self._trouble = Notices(), HostFlags()
         self._compiled_keys = CompiledKeys(self._notices)
         self._raw_losses = RawLosses(self.tasks, self._notices)
         self._state = self._new_state(len(self.tasks))
         check_fields(self._state, self.strategy.state)
-        self._window = LossWindow(len(self.tasks))
+        self.recorder = Recorder(len(self.tasks), process_group, self._learn, self._notices)
         self._equal_now = torch.tensor(False)  # for graphs of torch.compile, in which a Python bool is a constant
         self._choose()
         self._start, self.origin = self.state_dict(), "learned"  # "loaded": its network may follow; "outdated": is gone
@@ -167,6 +168,8 @@ class UncertaintyWeighting(NamedValues):
         raw_loss, slope, given, half = self._raw_losses.gather(losses, self.strategy.log_var, recording)
         counts = None if samples is None else sample_counts(samples, losses, self.tasks, self.device)
         factor, offset = self._factors(raw_loss.detach(), recording, counts)
+        if self.searching:  # a finder that compares the total with a multiple of its best value needs it positive
+            offset = torch.zeros_like(offset)
         if half is not None:
             factor, cut = within_half(factor, half)
             if recording:
@@ -179,8 +182,9 @@ class UncertaintyWeighting(NamedValues):
         if recording:
             for observer in self.observers:
                 observer(losses, factor)
-            self._window.record(Call(raw_loss.detach().to(torch.float32), marked, slope, given, counts))
-            return total if losses else total.requires_grad_().clone()  # no leaf, so that `total += other` works
+            call = Call(raw_loss.detach().to(torch.float32), marked, slope, given, counts)
+            total = total if losses else total.requires_grad_().clone()  # no leaf, so that `total += other` works
+            return self.recorder.watch(total, call)
         # A zero here would look like the best validation ever.
         return torch.where(marked.isnan().all(), torch.nan, total) if losses else total
 
@@ -201,21 +205,47 @@ class UncertaintyWeighting(NamedValues):
 
     # ------------------------------------------------------------------------------------------------ learning
 
+    def follow(self, *optimizers: Any) -> UncertaintyWeighting:
+        """Step by itself after each real step of one of ``optimizers``, so that :meth:`step` is not needed.
+
+        A step that a GradScaler skips is none. With several processes, the optimizers must step on all of them.
+
+        Raises:
+            TypeError: if one is no optimizer.
+
+        >>> weighting, x = UncertaintyWeighting({"depth": "laplace"}), torch.ones((), requires_grad=True)
+        >>> optimizer = torch.optim.SGD([x], lr=0.1)
+        >>> _ = weighting.follow(optimizer)
+        >>> weighting({"depth": x.abs()}).backward()
+        >>> optimizer.step()
+        >>> weighting.steps
+        1
+        """
+        self.recorder.gradients.follow(optimizers)
+        return self
+
     def step(self) -> None:
-        """Learn from the losses since the last step. Call once after each ``optimizer.step()``, on every rank."""
+        """Learn from the losses that backward went through since the last step.
+
+        Call it after each ``optimizer.step()``, on every rank, unless the engine follows the optimizer.
+        """
+        self.recorder.step()
+
+    def _learn(self, means: WindowMeans, sure: Tensor | None) -> None:
         if torch.is_inference_mode_enabled():  # asked first, because leaving it takes longer than an operation
             with torch.inference_mode(False):
-                self.step()
+                self._learn(means, sure)
             return
-        means = self._window.close(self.process_group)
         self._state.remember(means)
-        if not self._warming_up_equal:
+        if self._warming_up_equal:
+            self.strategy.discard()
+        else:
             present = self.strategy.start(means.raw_loss, means.present)
             if self.learning:
                 self.strategy.learn(means.raw_loss, means.slope, present)
-        self.steps += 1
+        self._count_step(sure)
         self._choose()
-        if self.steps % _LOOK_EVERY == 0:
+        if sure is None and self._steps % _LOOK_EVERY == 0:
             self._look_for_trouble()
 
     def _choose(self) -> None:
@@ -229,51 +259,15 @@ class UncertaintyWeighting(NamedValues):
         if self.learning:
             self.strategy.end_epoch()
 
-    @property
-    def learning(self) -> bool:
-        """True if the next step learns: the warm-up is over and nothing is frozen."""
-        return self.steps >= self.warmup_steps and not self.frozen
-
-    @property
-    def _warming_up_equal(self) -> bool:
-        return self.warmup == "equal" and self.steps < self.warmup_steps
-
-    @property
-    def _opening(self) -> bool:
-        """True in the first window that can start a task: in it the ranks agree on the mean of each call."""
-        # It follows from the state, so that a resumed run reduces what the uninterrupted one reduces.
-        return self.steps == (self.warmup_steps if self.warmup == "equal" else 0)
-
-    @property
-    def frozen(self) -> bool:
-        """True if the weights stay as they are: after :meth:`freeze`, or ``freeze_after`` steps."""
-        return self._frozen or (self.freeze_after is not None and self.steps >= self.freeze_after)
-
-    def freeze(self) -> None:
-        """Keep the weights as they are from now on. A task that has no ``s`` yet still starts from its first loss."""
-        self._frozen = True
-
-    def unfreeze(self) -> None:
-        """Undo :meth:`freeze`."""
-        self._frozen = False
-
     def discard(self) -> None:
         """Forget the losses since the last step, as gradients are forgotten by ``zero_grad()``."""
-        self._window.clear()
+        self.recorder.clear()
+        self.strategy.discard()
 
     @property
     def waiting(self) -> bool:
         """True if losses were weighed since the last step; costs a transfer to the host."""
-        return not self._window.empty
-
-    def train(self, mode: bool = True) -> UncertaintyWeighting:
-        """Set whether calls remember their losses for the next step. The callback does this."""
-        self.training = mode
-        return self
-
-    def eval(self) -> UncertaintyWeighting:
-        """Let calls change nothing, also when gradients are enabled."""
-        return self.train(False)
+        return self.recorder.window.waiting
 
     # ------------------------------------------------------------------------------------------------ warning
 
@@ -330,12 +324,10 @@ class UncertaintyWeighting(NamedValues):
     def to(self, device: torch.device | str | int) -> UncertaintyWeighting:
         """Move to ``device``, as copies: nothing is shared with other processes afterwards. The dtypes stay."""
         target = torch.device(device)
-        self._window.flush()
-        for part in (self._state, self.strategy, self._equal):
+        for part in (self._state, self.strategy, self._equal, self.recorder.window):
             part.to(target)
         self._equal_now = self._equal_now.to(target, copy=True)
-        for holder in (self._raw_losses, self._window):
-            move_tensors(holder, target)
+        move_tensors(self._raw_losses, target)
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> UncertaintyWeighting:
@@ -368,10 +360,11 @@ class UncertaintyWeighting(NamedValues):
             self._notices.warn(subject, sentence)
         saved.copy_to({**self._state.tensors(), **self.strategy.state.tensors()}, forms)
         for name, moved in zip(self.tasks, self.strategy.restored().tolist(), strict=True):
-            text = f"The log-variance of task {name!r} in the checkpoint lies outside its bounds, and was moved to one."
             if moved:
+                text = f"The log-variance of task {name!r} in the checkpoint lies outside its bounds: moved to one."
                 self._notices.warn(f"projected {name}", text)
-        self.steps, self._frozen, self.origin, self._foreign = saved.steps, saved.frozen, "loaded", None
+        self._set_steps(saved.steps, frozen=saved.frozen)
+        self.origin, self._foreign = "loaded", None
         self.discard()
         self._choose()
 

@@ -106,7 +106,7 @@ def learned_from(seen, state=None):
     if state is not None:
         weighting.load_state_dict(state)
     for losses in seen:
-        weighting(losses)
+        weighting(losses).backward()
         weighting.step()
     return weighting.state_dict()
 

@@ -196,7 +196,7 @@ def test_at_the_limit_that_torch_has_by_itself_it_warns_too(eager_backend):
 def test_eager_code_counts_no_keys():
     weighting = UncertaintyWeighting(dict.fromkeys("abcde", "gaussian"))
     for names in itertools.combinations("abcde", 3):
-        weighting(losses_of(names))  # a warning would be an error here
+        weighting(losses_of(names)).backward()  # a warning would be an error here
 
 
 def test_a_detached_loss_is_reported_without_a_break(eager_backend):

@@ -198,7 +198,7 @@ def test_the_counter_sees_a_read_and_only_that(reads, code, expected):
 def test_the_counter_sees_the_reads_of_the_engine(reads):
     weighting = UncertaintyWeighting(TASKS, nonfinite="raise", init=0.0)
     with reads:
-        weighting({name: torch.ones((), requires_grad=True) for name in TASKS})
+        weighting({name: torch.ones((), requires_grad=True) for name in TASKS}).backward()
         assert reads.seen == {"tolist": 1}
         _ = weighting.weights
     assert reads.seen.total() == 2

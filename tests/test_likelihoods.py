@@ -114,7 +114,7 @@ def test_where_nothing_is_weighed_by_s_the_loss_moves_nothing_and_has_no_optimum
 def test_a_likelihood_of_ones_own_is_given_by_its_attributes():
     exponential = Likelihood("exponential", rate=0.5, precision_rate=0.5)  # -log p = L / mu + log mu for s = log mu^2
     weighting = UncertaintyWeighting({"a": exponential})
-    weighting({"a": torch.tensor(3.0, requires_grad=True)})
+    weighting({"a": torch.tensor(3.0, requires_grad=True)}).backward()
     weighting.step()
     assert weighting.sigmas["a"] == pytest.approx(3.0)
 

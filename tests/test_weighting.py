@@ -121,7 +121,7 @@ def test_s_follows_a_parameter_trained_by_autograd(accumulate):
             values = torch.rand(len(TASKS)) * torch.tensor([5.0, 2.0, 1.0, 0.3])
             terms = [oracle.term(k, "log_sigma", s[i], values[i]) for i, k in enumerate(TASKS.values())]
             (sum(terms) / accumulate).backward()
-            weighting({n: values[i].clone().requires_grad_() for i, n in enumerate(TASKS)})
+            weighting({n: values[i].clone().requires_grad_() for i, n in enumerate(TASKS)}).backward()
         optimizer.step()
         weighting.step()
     torch.testing.assert_close(weighting.log_var, s.detach(), rtol=0, atol=1e-6)
@@ -193,7 +193,7 @@ def test_an_absent_task_keeps_its_s_its_moments_and_leaves_the_total():
 def test_accumulation_takes_the_mean_of_the_micro_batches():
     whole, parts = (UncertaintyWeighting({"a": "gaussian"}, init=0.0) for _ in range(2))
     for _ in range(50):
-        whole(losses_of(a=2.0))
+        whole(losses_of(a=2.0)).backward()
         whole.step()
         for value in (1.0, 2.0, 3.0):
             (parts(losses_of(a=value)) / 3).backward()
@@ -298,10 +298,10 @@ def test_exact_softmax_averages_over_micro_batches():
     logits, target = 4 * torch.randn(40, 3), torch.randint(0, 3, (40,))
     whole, parts = (UncertaintyWeighting({"a": "softmax_exact"}) for _ in range(2))
     for _ in range(50):
-        whole({"a": CrossEntropy(logits.clone().requires_grad_(), target)})
+        whole({"a": CrossEntropy(logits.clone().requires_grad_(), target)}).backward()
         whole.step()
         for part in (slice(0, 20), slice(20, 40)):
-            parts({"a": CrossEntropy(logits[part].clone().requires_grad_(), target[part])})
+            parts({"a": CrossEntropy(logits[part].clone().requires_grad_(), target[part])}).backward()
         parts.step()
     assert whole.log_vars["a"] == pytest.approx(parts.log_vars["a"], abs=1e-5)
 
@@ -619,7 +619,7 @@ def test_log_var_is_a_copy():
 def test_reading_changes_nothing_and_warns_of_nothing():
     weighting = UncertaintyWeighting({"a": "gaussian", "b": "laplace", "late": "softmax"})
     train(weighting, steps=3, a=-2.0, b=math.nan)
-    weighting({"a": leaf(3.0)})  # a window that is open
+    weighting({"a": leaf(3.0)}).backward()  # a window that is open
     before = copy.deepcopy(vars(weighting))
     for read in (
         lambda: (weighting.weights, weighting.sigmas, weighting.log_vars, weighting.log_var, weighting.fixed_weights()),

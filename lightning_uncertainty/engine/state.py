@@ -76,6 +76,7 @@ class EngineState(TaskTensors):
         nonfinite: The number of losses that were NaN or infinite.
         absent: The number of steps without the task.
         cut: bool: True if the factor was once beyond the range of a loss in fp16.
+        dropped: The number of times that the task was weighed and the network did not learn from it.
     """
 
     raw_loss: Tensor = field(metadata={"may_be_nan": True})
@@ -83,19 +84,24 @@ class EngineState(TaskTensors):
     nonfinite: Tensor = field(metadata={"negative": False})
     absent: Tensor = field(metadata={"negative": False, "missing": 0.0})
     cut: Tensor = field(metadata={"missing": 0.0})
+    dropped: Tensor = field(metadata={"negative": False, "missing": 0.0})
 
     @classmethod
     def of(cls, size: int) -> EngineState:
         """Return the state of ``size`` tasks before the first step."""
         unknown, zeros = torch.full((size,), math.nan, dtype=torch.float32), torch.zeros(size, dtype=torch.float32)
-        return cls(unknown, zeros, zeros.long(), zeros.long(), zeros.bool())
+        return cls(unknown, zeros, zeros.long(), zeros.long(), zeros.bool(), zeros.long())
 
     def remember(self, means: WindowMeans) -> None:
         """Update by one step."""
         self.raw_loss = torch.where(means.present, means.raw_loss, self.raw_loss)
         self.lowest_loss = torch.fmin(self.lowest_loss, self.raw_loss)
         self.nonfinite += means.refused
-        self.absent += ~means.present
+        missed = ~means.present
+        if means.dropped is not None:
+            self.dropped += means.dropped
+            missed &= means.used & means.dropped.eq(0)
+        self.absent += missed
 
 
 # ---------------------------------------------------------------------------------------------------- the saved form

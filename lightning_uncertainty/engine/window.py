@@ -1,8 +1,13 @@
-"""The losses between two optimizer steps, and the one thing that ranks tell each other."""
+"""The losses that the network will learn from in its next step, and the one thing that ranks tell each other.
+
+The window mirrors the gradients: a call counts once backward has gone through its total, and is forgotten when the
+gradients are.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,12 +24,16 @@ class WindowMeans(NamedTuple):
         raw_loss: The mean loss over the calls (or samples) in which it took part; of no meaning where absent.
         slope: The mean derivative of the loss itself with respect to ``s`` (tempered tasks); None if there is none.
         refused: The number of calls with a NaN or infinite loss, as bool or integer.
+        used: bool: True if there was any call at all.
+        dropped: The number of times that the task was weighed and the network did not learn from it; None for 0.
     """
 
     present: Tensor
     raw_loss: Tensor
     slope: Tensor | None
     refused: Tensor
+    used: Tensor | bool = True
+    dropped: Tensor | None = None
 
 
 class Call(NamedTuple):
@@ -60,67 +69,193 @@ class Call(NamedTuple):
         present = self.present if self.slope is None else self.present & torch.isfinite(self.slope)
         return WindowMeans(present, self.raw_loss, self.slope, self.refused)
 
+    def sums(self) -> Tensor:
+        """Return what the call adds to the sums of a window, of shape (5, K)."""
+        present, ones = self.present, torch.ones_like(self.raw_loss)
+        slope, count = 0.0 * ones if self.slope is None else self.slope, 1.0 if self.samples is None else self.samples
+        rows = [torch.where(present, row * count, 0.0) for row in (self.raw_loss, ones, slope)]
+        return torch.stack([*rows, self.refused.to(torch.float32), ones])
+
 
 class LossWindow:
-    """The sums over the calls since the last step, on the device of the losses: one small tensor, no history.
+    """The sums over the calls that the network has gradients of, on the device of the losses: one small tensor.
 
     The last call is held as it came. If it stays alone, as without accumulation, it is its own mean and nothing has to
     be summed.
 
     Args:
         size: The number of tasks, K.
+
+    Attributes:
+        used: True if backward has gone through a call since the last step, and its gradients were not forgotten.
+        touched: True if there was a call, used or dropped; or may have been, in a graph of ``torch.compile``.
     """
 
     def __init__(self, size: int) -> None:
-        self.sums = torch.zeros(4, size, dtype=torch.float32)  # raw losses, calls or samples, slopes, refused losses
-        self._summed = False  # whether there is anything in the sums
+        # Raw losses, calls or samples, slopes, refused losses, calls whether a task took part or not; dropped tasks.
+        self.sums = torch.zeros(6, size, dtype=torch.float32)
+        self._summed = self._dropped = False  # True if there is anything in the first five, or in the last
         self._held: Call | None = None
+        self._weighed: list[Call] = []  # those that backward has not gone through yet
+        self._arrivals = 0  # calls that backward has gone through
+        self._compiled = _Compiled(size)
 
-    def record(self, call: Call) -> None:
-        """Add one call."""
-        if torch.compiler.is_compiling():  # what a graph leaves behind must be where the next run of it finds it
-            self._add(call)
-        else:
+    @property
+    def used(self) -> bool:
+        return self._summed or self._held is not None or self._compiled.used
+
+    @property
+    def touched(self) -> bool:
+        return self.used or self._dropped or bool(self._weighed) or self._compiled.ran
+
+    def watch(self, total: Tensor, call: Call, before: Callable[[], None]) -> Tensor:
+        """Record ``call`` once backward goes through ``total``, which is returned; ``before`` is called before that."""
+        if torch.compiler.is_compiling():  # a graph can have no hook on what is inside of it
+            return self._compiled.watch(total, call)
+        self._weighed = [*self._weighed[-7:], call]
+        arrivals = self._arrivals
+
+        def arrived(_: Tensor) -> None:
+            if self._arrivals == arrivals:  # else the gradients of another total may be on their way with these
+                before()
+            self._arrivals += 1
+            self._weighed = [other for other in self._weighed if other is not call]
             self.flush()
             self._held = call
 
-    def flush(self) -> None:
-        """Add the call that is held to the sums."""
-        if self._held is not None:
-            self._add(self._held)
-            self._held = None
+        total.register_hook(arrived)  # type: ignore[no-untyped-call]
+        return total
 
-    def _add(self, call: Call) -> None:
-        present, slope, samples = call.present, call.slope, call.samples
-        self.sums[0] += torch.where(present, call.raw_loss if samples is None else call.raw_loss * samples, 0.0)
-        self.sums[1] += present if samples is None else torch.where(present, samples, 0.0)
-        if slope is not None:
-            self.sums[2] += torch.where(present, slope if samples is None else slope * samples, 0.0)
-        self.sums[3] += call.refused
-        self._summed = True
+    def flush(self) -> None:
+        """Add the call that is held, and those of compiled graphs, to the sums."""
+        for sums in (None if self._held is None else self._held.sums(), self._compiled.take()):
+            if sums is not None:
+                self.sums[:5] += sums
+                self._summed = True
+        self._held = None
+
+    def keep(self, alive: bool | Tensor, *, count: bool) -> None:
+        """Forget the calls if their gradients are not ``alive`` (a bool, on the host or on the device).
+
+        Args:
+            alive: True if the gradients are there.
+            count: True if tasks that are forgotten count as dropped; False for a trial, after which others come.
+        """
+        if alive is True or not self.used:
+            return
+        self.flush()
+        self._summed, self._dropped = alive is not False, self._dropped or count
+        alive = torch.as_tensor(alive, device=self.sums.device)
+        if count:
+            self.sums[5] += self.sums[1].gt(0.0) & ~alive
+        for row in (0, 1, 2, 4):  # a loss that was NaN has been seen, whatever came of it
+            self.sums[row] = torch.where(alive, self.sums[row], 0.0)
+
+    def drop_unused(self) -> None:
+        """Take tasks for dropped that were weighed, but that backward has not gone through."""
+        for call in self._weighed:
+            self.sums[3] += call.refused
+        for weighed in [*(call.present for call in self._weighed), *self._compiled.weighed_tasks()]:
+            self.flush()
+            self.sums[5] += weighed & ~self.sums[1].gt(0.0)
+            self._dropped = True
+        self._weighed = []
 
     def clear(self) -> None:
         """Forget all calls."""
-        self.sums.zero_()
-        self._summed, self._held = False, None
+        self.take()
 
     @property
-    def empty(self) -> bool:
-        """True if no task took part since the last step; costs a transfer to the host."""
-        held = self._held is not None and bool(self._held.present.any())
-        return not held and not self.sums[1].any()
+    def waiting(self) -> bool:
+        """True if a task took part since the last step; costs a transfer to the host."""
+        calls = self._weighed if self._held is None else [*self._weighed, self._held]
+        tasks = [self.sums[1], *(call.present for call in calls)]
+        return any(bool(each.any()) for each in tasks) or self._compiled.used
 
     def close(self, group: dist.ProcessGroup | None) -> WindowMeans:
-        """Return the means over all calls on the ranks of ``group``, at one all-reduce; then forget the calls."""
-        if self._held is not None and self._held.samples is None and not self._summed and world_size(group) == 1:
-            call, self._held = self._held, None
+        """Return the means over all calls on the ranks of ``group``, at one all-reduce; then begin anew."""
+        call, others = self._held, self._summed or self._dropped or self._weighed or self._compiled.used
+        if call is not None and call.samples is None and not others and world_size(group) == 1:
+            self._held = None
             return call.means()
+        sums = self.take()
+        sum_over_ranks(sums, group)
+        return mean_of(sums, world_size(group))
+
+    def take(self) -> Tensor:
+        """Return the sums of this process, and begin anew."""
         self.flush()
-        sum_over_ranks(self.sums, group)
-        losses, calls, slopes, refused = self.sums.clone()
-        self.clear()
-        present = (calls > 0.0) & torch.isfinite(losses + slopes)
-        return WindowMeans(present, losses / calls, slopes / calls, refused.to(torch.long))
+        self.drop_unused()
+        sums = self.sums.clone()
+        self.sums.zero_()
+        self._summed = self._dropped = False
+        return sums
+
+    def to(self, device: torch.device) -> None:
+        """Move to ``device``, as copies."""
+        self.flush()
+        self.sums = self.sums.to(device, copy=True)
+        self._compiled = _Compiled(self.sums.shape[1], device)
+
+
+class _Compiled:
+    """The calls of graphs of ``torch.compile``: a leaf whose gradient they add their sums to as backward goes through.
+
+    Args:
+        size: The number of tasks, K.
+        device: The device of the losses.
+    """
+
+    def __init__(self, size: int, device: torch.device | None = None) -> None:
+        self.leaf = torch.zeros(5, size, dtype=torch.float32, device=device, requires_grad=True)
+        self.weighed = torch.zeros(size, dtype=torch.bool, device=device)
+        self.ran = False
+
+    def watch(self, total: Tensor, call: Call) -> Tensor:
+        """Return ``total``, whose backward adds the sums of the call to the gradient of the leaf."""
+        self.ran = True
+        self.weighed.copy_(call.present)
+        recorded: Tensor = _Recorded.apply(total, self.leaf, call.sums())  # type: ignore[no-untyped-call]
+        return recorded
+
+    @property
+    def used(self) -> bool:
+        """True if backward has gone through a graph."""
+        return self.leaf.grad is not None
+
+    def take(self) -> Tensor | None:
+        """Return the sums since the last time, None for none."""
+        sums, self.leaf.grad = self.leaf.grad, None
+        return sums
+
+    def weighed_tasks(self) -> list[Tensor]:
+        """Return the tasks of the last call if there was one since the last time."""
+        tasks = [self.weighed.clone()] if self.ran else []
+        self.weighed.zero_()
+        return tasks
+
+
+class _Recorded(torch.autograd.Function):
+    """The identity on the total; backward hands the sums of the call to the leaf, whatever the gradient is."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, leaf: Tensor, sums: Tensor) -> Tensor:  # noqa: ARG004  # it gets a gradient
+        """Return ``total``."""
+        ctx.save_for_backward(sums)
+        return total.view_as(total)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of ``total``, ``leaf`` and ``sums``."""
+        return gradients[0], ctx.saved_tensors[0], None
+
+
+def mean_of(sums: Tensor, ranks: int) -> WindowMeans:
+    """Return the means that follow from the sums over so many ranks."""
+    losses, calls, slopes, refused, used, dropped = sums
+    present = (calls > 0.0) & torch.isfinite(losses + slopes)
+    counts = refused.to(torch.long), used[0] > 0.0, (dropped / ranks).ceil().to(torch.long)
+    return WindowMeans(present, losses / calls, slopes / calls, *counts)
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:

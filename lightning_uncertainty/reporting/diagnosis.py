@@ -86,6 +86,8 @@ def _of_the_run(history: History) -> Iterator[Diagnosis]:
         yield Finding.ALL_EQUAL.about(None, ratio=ratio)
     if _is_too_short(history):
         yield Finding.TOO_SHORT.about(None, points=len(history), steps=history.steps[-1] - history.steps[0] + 1)
+    if dropped := max((fact.dropped for fact in history.facts.values()), default=0):
+        yield Finding.DROPPED.about(None, steps=dropped)
     losses = [loss for name in history.tasks for loss in _known(history, "raw_loss", name)]
     if history.totals[-1] < 0.0 <= min(losses, default=-1.0):
         yield Finding.NEGATIVE_TOTAL.about(None, total=history.totals[-1])

@@ -33,6 +33,7 @@ class TaskFacts(NamedTuple):
         nonfinite: Number of calls in which its loss was NaN or infinite.
         absent: Number of steps in which it took no part.
         at_bound: ``"lower"``, ``"upper"``, or ``""`` where no bound holds ``s``.
+        dropped: Number of times that it was weighed and the network did not learn from it.
     """
 
     likelihood: str
@@ -41,6 +42,7 @@ class TaskFacts(NamedTuple):
     nonfinite: int
     absent: int
     at_bound: str
+    dropped: int = 0
 
 
 class _Point(NamedTuple):
@@ -192,7 +194,8 @@ class History:
             names, steps, stride = state["tasks"], state["steps"].tolist(), int(state["stride"])
             if stride < 1 or steps != sorted(set(steps)):
                 raise ValueError("its steps are out of order")
-            facts = zip(*(state["facts"][name] for name in TaskFacts._fields), strict=True)
+            saved = {"dropped": [0] * len(names), **state["facts"]}
+            facts = zip(*(saved[name] for name in TaskFacts._fields), strict=True)
             history.facts = {name: TaskFacts(*fact) for name, fact in zip(names, facts, strict=True)}
             values = state["values"].reshape(len(steps), len(_COLUMNS), len(names)).transpose(1, 2).tolist()
             tables = ({name: array("f", cells) for name, cells in zip(names, row, strict=True)} for row in values)
@@ -206,7 +209,8 @@ class History:
 
 def _facts(task: TaskSnapshot) -> TaskFacts:
     bound = task.at_bound if task.started else None
-    return TaskFacts(task.likelihood, task.unit, task.sigma is not None, task.nonfinite, task.absent, bound or "")
+    counts = task.nonfinite, task.absent
+    return TaskFacts(task.likelihood, task.unit, task.sigma is not None, *counts, bound or "", task.dropped)
 
 
 def _cells(task: TaskSnapshot) -> array[float]:

@@ -92,6 +92,9 @@ class Strategy(Setting, ABC):
             present: bool, of shape (K,).
         """
 
+    def discard(self) -> None:  # few rules keep anything between two steps
+        """Forget what was kept of the losses since the last step: they are forgotten, too."""
+
     def end_epoch(self) -> None:  # few rules have a use for it
         """Learn from the end of an epoch."""
 

@@ -134,8 +134,10 @@ class Uncertainty(Strategy):
             [_MAX_GRADIENT, -_MAX_GRADIENT, 0.0], dtype=torch.float32
         )
         self._minus_rate = -self.likelihoods.rate
+        self._unknown = torch.full_like(self.floor, math.nan)
         inits = [_initial(task, self.init, limits) for task, limits in zip(tasks, bounds, strict=True)]
         self.state = UncertaintyState.of(inits)
+        self._first = self._unknown.clone()
         self._push = self._push_at(self.log_var)
         self.restored()
 
@@ -178,11 +180,21 @@ class Uncertainty(Strategy):
     # ------------------------------------------------------------------------------------------------ the rule
 
     def factors(self, raw_loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Return those in force; for a task that has no ``s`` yet, those at the closed-form optimum of this loss."""
+        """Return those in force; for a task without ``s``, those at the optimum of its first loss since the last step.
+
+        That ``s`` is kept until the step, so that totals of one step can be compared, as a line search does.
+        """
         fresh = self._pending & torch.isfinite(raw_loss) & (raw_loss > 0.0)
-        log_var = torch.where(fresh, self._optimum(raw_loss), self.log_var)
-        factor = torch.where(fresh, self.likelihoods.factor(log_var), self.factor)
-        return factor, torch.where(fresh, self._offset_at(log_var), self.offset)
+        first = torch.where(self._first.isnan() & fresh, self._optimum(raw_loss), self._first)
+        if torch.is_grad_enabled():
+            self._first.copy_(first)
+        fresh = self._pending & torch.isfinite(first)
+        factor = torch.where(fresh, self.likelihoods.factor(first), self.factor)
+        return factor, torch.where(fresh, self._offset_at(first), self.offset)
+
+    def discard(self) -> None:
+        """Forget the ``s`` of tasks that have not started."""
+        self._first.copy_(self._unknown)
 
     def start(self, mean_loss: Tensor, present: Tensor) -> Tensor:
         """Set ``s`` to the closed-form optimum where it has no value yet; these tasks do not learn in this step.
@@ -197,6 +209,7 @@ class Uncertainty(Strategy):
         for tensor in (self.state.log_var, self.state.start):
             tensor.copy_(torch.where(fresh, optimum, tensor))
         self.state.started |= fresh
+        self.discard()
         self._derive_start()
         self._derive()
         self.settled = self._started_flag.poll(self.state.started.all().reshape(1))

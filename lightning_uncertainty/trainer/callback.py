@@ -151,6 +151,7 @@ class UncertaintyCallback(packages.CallbackBase):
         self._trainer = None
         if self._weighting is not None:
             self._weighting.train().to("cpu")
+            self._weighting.recorder.leave()
             if self._weighting.origin == "loaded":  # by a search before training, and its network too
                 self._weighting.origin = "learned"
         give_step_back(pl_module)
@@ -162,8 +163,11 @@ class UncertaintyCallback(packages.CallbackBase):
         self._trainer = trainer
         self._stepped_at = trainer.global_step
         self.weighting.discard()
-        if attachment.renew_with_network(attachment.module_at(pl_module, self), self._notices):
+        module = attachment.module_at(pl_module, self)
+        if attachment.renew_with_network(module, self._notices):
             self._report.begin()
+        optimizers = packages.optimizers_of(trainer, module, self._notices)
+        self.weighting.recorder.begin(optimizers, automatic=pl_module.automatic_optimization)
         self._publish(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -174,9 +178,9 @@ class UncertaintyCallback(packages.CallbackBase):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop recording losses; step the weights if an optimizer has stepped, and log if the Trainer logs."""
+        """Stop recording losses; drop those that were not learned from, and log if the Trainer logs."""
         self.weighting.eval()
-        self._step_if_due(trainer)
+        self._end_batch(trainer)
         if packages.logs_now(trainer, self._batch_began_at):
             snapshot = self._publish(trainer)
             self._report.record(snapshot)
@@ -185,15 +189,12 @@ class UncertaintyCallback(packages.CallbackBase):
                 logger.log_metrics(metrics=metrics_for(logger, metrics, self.log_prefix), step=step)
         elif trainer.is_last_batch:
             self._report.record(self._publish(trainer))
-        elif self.weighting.steps > 0 and not self._report.begun:
+        elif not self._report.begun and self.weighting.steps > 0:
             self._report.record_later(self.weighting.snapshot_later())
 
-    def _step_if_due(self, trainer: Trainer) -> None:
-        # Right for accumulation, for several optimizers under manual optimisation, and for DeepSpeed, where
-        # on_before_optimizer_step is called for every micro-batch.
-        if trainer.global_step != self._stepped_at:
-            self._stepped_at = trainer.global_step
-            self.weighting.step()
+    def _end_batch(self, trainer: Trainer) -> None:
+        due, self._stepped_at = trainer.global_step != self._stepped_at, trainer.global_step
+        self.weighting.recorder.end_batch(due)
 
     def _publish(self, trainer: Trainer) -> Snapshot:
         snapshot = self.weighting.snapshot()
@@ -212,8 +213,9 @@ class UncertaintyCallback(packages.CallbackBase):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the strategy, publish the weights, write the history, and warn if nothing was learned from."""
         self.weighting.end_epoch()
+        self.weighting.recorder.agree()
         snapshot = self._publish(trainer)
-        if not any(task.seen for task in snapshot.tasks.values()):
+        if not any(task.seen or task.dropped for task in snapshot.tasks.values()):
             self._notices.warn("nothing learned", attachment.nothing_learned(self.weighting))
         self._report.save(trainer, snapshot)
 
@@ -256,7 +258,8 @@ class UncertaintyCallback(packages.CallbackBase):
         # Under manual optimisation an optimizer may have stepped while the batch still goes on.
         if trainer is None or not trainer.lightning_module.automatic_optimization:
             return
-        self._step_if_due(trainer)
+        if trainer.global_step != self._stepped_at:
+            self._end_batch(trainer)
         stepped = trainer.global_step != self._batch_began_at
         due = packages.logs_now(trainer, self._batch_began_at) or trainer.is_last_batch or not self._report.begun
         if stepped and due and self.weighting.steps > self.history.newest:

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch.optim import Optimizer
 
+from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.engine.window import world_size
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ __all__ = [
     "lightning",
     "logged_step",
     "logs_now",
+    "optimizers_of",
     "publish",
     "quiet_lightning",
     "trainer_around",
@@ -135,6 +138,25 @@ def logged_step(trainer: Trainer) -> int:
     """Return the step under which Lightning logs: optimizer steps, or batches where the user steps by hand."""
     automatic = trainer.lightning_module.automatic_optimization
     return trainer.global_step - 1 if automatic else trainer.fit_loop.epoch_loop.total_batch_idx
+
+
+def optimizers_of(trainer: Trainer, module: Any, notices: Notices) -> list[Any]:
+    """Return the optimizers that train parameters of ``module``; none, with a warning, if a strategy hides them."""
+    inside = {id(parameter) for parameter in module.parameters()}
+    found = []
+    for optimizer in trainer.optimizers:
+        own = any(id(parameter) in inside for group in optimizer.param_groups for parameter in group["params"])
+        # DeepSpeed has parameters of its own, flat parts of those of the module, in an optimizer inside its own.
+        if own or isinstance(getattr(optimizer, "optimizer", None), Optimizer):
+            found.append(optimizer)
+        elif not isinstance(optimizer, Optimizer):
+            notices.warn(
+                "hidden optimizer",
+                f"{type(trainer.strategy).__name__} hides its optimizer, so sigma cannot see which of its steps are "
+                "skipped: it learns from the losses of all of them.",
+            )
+            return []
+    return found
 
 
 # ------------------------------------------------------------------------------------------ what is not public

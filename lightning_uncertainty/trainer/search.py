@@ -19,14 +19,15 @@ def join_search(module: Any, weighting: UncertaintyWeighting) -> None:
     """Let the weights learn where a Trainer trains ``module`` without the callback that steps them.
 
     Otherwise each batch would be weighed by the ``s`` of its own loss, and the curve of the search would be that of no
-    training. Lightning loads the state from before the search when it ends, and its callbacks with it.
+    training. Lightning loads the state from before the search when it ends, and its callbacks with it. The total is
+    without regularisers meanwhile, since ``lr_find`` ends at ``loss > 4 * best_loss``, where a negative best always is.
     """
     trainer = trainer_around(module)
     if not torch.is_grad_enabled() or not getattr(trainer, "training", False):
         return
     if not any(getattr(callback, "_weighting", None) is weighting for callback in callbacks_of(trainer)):
         callbacks_of(trainer).append(_SearchCallback(weighting, trainer.global_step))
-        weighting.train()
+        weighting.train().searching = True
 
 
 class _SearchCallback(CallbackBase):
@@ -45,3 +46,9 @@ class _SearchCallback(CallbackBase):
         self._weighting.eval()
         if trainer.global_step != self._batch_began_at:
             self._weighting.step()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._weighting.searching = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._weighting.searching = False

@@ -111,16 +111,16 @@ def communicate():
     for calls in (1, 0, 2):
         with collectives() as seen:
             for _ in range(calls):
-                weighting({"a": leaf(), "b": leaf()})
+                weighting({"a": leaf(), "b": leaf()}).backward()
             weighting.step()
         found.append(list(seen))
     dist.destroy_process_group()
     return found
 
 
-def test_a_step_is_one_all_reduce_of_four_numbers_per_task(tmp_path):
+def test_a_step_is_one_all_reduce_of_six_numbers_per_task(tmp_path):
     """Whatever was weighed since the last one: the other processes wait for it."""
-    one = [("all_reduce", 4 * 4 * len(PAIR))]
+    one = [("all_reduce", 4 * 6 * len(PAIR))]
     assert run_ranks(communicate, folder=tmp_path) == [[one, one, one]] * 2
 
 

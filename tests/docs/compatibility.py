@@ -337,7 +337,7 @@ FEATURES = [
         (
             "an_overflow_in_one_loss_leaves_its_s_and_lets_the_others_learn",
             "an_overflow_inside_the_network_is_the_scalers_and_moves_neither_s",
-            "steps_that_the_scaler_skips_do_not_desynchronise_the_step_count",
+            "a_step_that_the_scaler_skips_is_none_of_s_and_is_counted_as_dropped",
         ),
     ),
     Feature(
@@ -528,10 +528,10 @@ PROMISES = [
         ),
     ),
     Feature(
-        "`s` counts all optimizer steps of the Trainer, also those that a gradient scaler skips for the network.",
+        "`s` takes no step where a gradient scaler skips that of the network.",
         "tested",
         "tests/trainer/test_precision.py",
-        ("steps_that_the_scaler_skips_do_not_desynchronise_the_step_count",),
+        ("a_step_that_the_scaler_skips_is_none_of_s_and_is_counted_as_dropped",),
     ),
 ]
 

@@ -195,7 +195,7 @@ def test_any_loss_above_zero_is_balanced_by_the_softmax_form():
 def test_without_a_step_nothing_is_learned_and_70_steps_double_a_weight():
     weighting = UncertaintyWeighting({"task": "gaussian"}, init=0.0)
     for _ in range(100):
-        weighting({"task": torch.tensor(0.01, requires_grad=True)})
+        weighting({"task": torch.tensor(0.01, requires_grad=True)}).backward()
     assert weighting.weights == {"task": 1.0}
     weighting, _ = learned({"task": ("gaussian", 0.01)}, steps=70, init=0.0)
     assert weighting.weights["task"] == pytest.approx(2.0, rel=0.05)

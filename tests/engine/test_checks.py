@@ -80,10 +80,10 @@ def test_losses_without_any_graph_are_refused_while_training(weighting):
 def test_one_loss_without_a_graph_is_named_once(weighting):
     losses = {"depth": leaf(1.0), "class": torch.tensor(2.0)}
     with pytest.warns(UncertaintyWarning, match="The loss of task 'class' carries no graph"):
-        weighting(losses)
+        weighting(losses).backward()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        weighting(losses)
+        weighting(losses).backward()
 
 
 def test_a_refused_call_leaves_no_trace(weighting):

@@ -78,9 +78,9 @@ def test_the_slope_of_an_exact_softmax_is_averaged_over_samples_too():
     for _ in range(20):
         logits = torch.randn(10, 3, generator=generator, requires_grad=True)
         target = torch.randint(3, (10,), generator=generator)
-        parts({"c": CrossEntropy(logits[:4], target[:4])}, samples=4)
-        parts({"c": CrossEntropy(logits[4:], target[4:])}, samples=6)
-        whole({"c": CrossEntropy(logits, target)})
+        parts({"c": CrossEntropy(logits[:4], target[:4])}, samples=4).backward()
+        parts({"c": CrossEntropy(logits[4:], target[4:])}, samples=6).backward()
+        whole({"c": CrossEntropy(logits, target)}).backward()
         parts.step()
         whole.step()
     assert parts.log_vars == pytest.approx(whole.log_vars, abs=1e-5)

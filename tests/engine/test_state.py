@@ -16,7 +16,7 @@ def run(weighting, values):
     for row in values:
         weighting(
             {n: v.clone().requires_grad_() for n, v in zip(("a", "b", "c"), row, strict=True) if n in weighting.tasks}
-        )
+        ).backward()
         weighting.step()
 
 
@@ -73,12 +73,12 @@ def test_warmup_freezing_and_counts_are_resumed():
     two = UncertaintyWeighting({"a": "gaussian"}, warmup_steps=4, freeze_after=8)
     losses = [1.0, 2.0, math.nan, 4.0, 5.0, 3.0, 2.0, 8.0, 3.0, 1.0]
     for step, loss in enumerate(losses):
-        one({"a": torch.tensor(loss, requires_grad=True)})
+        one({"a": torch.tensor(loss, requires_grad=True)}).backward()
         one.step()
         fresh = UncertaintyWeighting({"a": "gaussian"}, warmup_steps=4, freeze_after=8)
         fresh.load_state_dict(two.state_dict())
         two = fresh
-        two({"a": torch.tensor(loss, requires_grad=True)})
+        two({"a": torch.tensor(loss, requires_grad=True)}).backward()
         two.step()
         assert same(one.state_dict(), two.state_dict()), step
     assert one.state_dict()["nonfinite"].item() == 1
@@ -88,7 +88,7 @@ def test_a_frozen_engine_stays_frozen():
     one, two = (UncertaintyWeighting({"a": "gaussian"}, init=0.0) for _ in range(2))
     one.freeze()
     two.load_state_dict(one.state_dict())
-    two({"a": torch.tensor(9.0, requires_grad=True)})
+    two({"a": torch.tensor(9.0, requires_grad=True)}).backward()
     two.step()
     assert two.frozen
     assert two.log_vars["a"] == 0.0
@@ -132,7 +132,7 @@ def test_a_new_task_starts_from_the_data_and_a_vanished_one_is_dropped(trained):
         "Task 'new' is not in the checkpoint",
     }
     assert other.log_vars["b"] == trained.log_vars["b"]
-    other({"new": torch.tensor(1e4, requires_grad=True)})
+    other({"new": torch.tensor(1e4, requires_grad=True)}).backward()
     other.step()
     assert other.log_vars["new"] == pytest.approx(math.log(1e4), rel=1e-6)
 

@@ -63,6 +63,14 @@ class Sparse(Weighed):
         return losses if self.global_step % 3 == 0 else {"a": losses["a"]}
 
 
+class Skipping(Weighed):
+    """Drops the gradients of two batches in three."""
+
+    def on_before_optimizer_step(self, optimizer):
+        if self.global_step % 3:
+            self.zero_grad()
+
+
 class SameLoss(Weighed):
     tasks = {"a": "gaussian", "b": "gaussian"}
 
@@ -99,6 +107,7 @@ RUNS = {
     ),
     "a bound above what the loss asks for": (Healthy, {"bounds": (1.0, 40.0)}, {}, {Finding.AT_BOUND}),
     "a task without labels in two batches of three": (Sparse, {}, {}, {Finding.MOSTLY_ABSENT}),
+    "gradients that a hook drops": (Skipping, {}, {}, {Finding.DROPPED, Finding.TOO_SHORT}),
     "a start far from the losses": (
         Healthy,
         {"init": 0.0},

@@ -85,7 +85,7 @@ def test_the_engine_works_without_a_trainer_afterwards(tmp_path, fails):
     with pytest.raises(OSError, match="mine") if fails else contextlib.nullcontext():
         fit(tmp_path, module)
     before = module.uncertainty.log_vars
-    module.weigh({"a": torch.tensor(1e3, requires_grad=True), "b": torch.tensor(1e3, requires_grad=True)})
+    module.weigh({name: torch.tensor(1e3, requires_grad=True) for name in "ab"}).backward()
     module.uncertainty.step()
     assert module.uncertainty.log_vars != before
 
@@ -344,11 +344,14 @@ def test_optimizers_that_the_trainer_does_not_count_are_told(tmp_path):
     class Raw(Weighed):
         automatic_optimization = False
 
+        def configure_optimizers(self):
+            self.own = torch.optim.Adam(self.parameters())
+            return torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # which never steps
+
         def training_step(self, batch, batch_idx):
-            optimizer = self.optimizers(use_pl_optimizer=False)
-            optimizer.zero_grad()
+            self.own.zero_grad()
             self.manual_backward(self.weigh(self.losses(batch)))
-            optimizer.step()
+            self.own.step()
 
     with pytest.warns(UncertaintyWarning, match=r"no optimizer has stepped.*`self.uncertainty.step\(\)`"):
         fit(tmp_path, Raw())

@@ -95,28 +95,28 @@ def test_the_logged_raw_loss_is_the_mean_over_the_batches_of_all_ranks(trained, 
 
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
-def test_each_step_adds_one_all_reduce_of_four_numbers_per_task_and_nothing_else_does(trained, strategy):
-    size = 4 * len(ranks.TASKS)
+def test_each_step_adds_one_all_reduce_of_six_numbers_per_task_and_nothing_else_does(trained, strategy):
+    size = 6 * len(ranks.TASKS)
     for record in trained:
         first, *others = record[strategy]["calls"]
-        assert first == ("step 0", "all_reduce", size // 2)  # the start from the data
+        assert first == ("step 0", "all_reduce", 2 * len(ranks.TASKS))  # the start from the data
         assert others == [(f"step {step}", "all_reduce", size) for step in range(STEPS)]
 
 
 def test_only_the_first_window_agrees_on_losses_in_each_call_and_only_to_start_from_the_data(tmp_path):
-    size = 4 * len(ranks.TASKS)
+    size = 6 * len(ranks.TASKS)
     for record in run_ranks(ranks.first_steps, tmp_path, folder=tmp_path):
         step = [(f"step {step}", "all_reduce", size) for step in range(ranks.COUNT // 3)]
-        assert record["auto"] == 3 * [("step 0", "all_reduce", size // 2)] + step
+        assert record["auto"] == 3 * [("step 0", "all_reduce", 2 * len(ranks.TASKS))] + step
         assert record["given"] == step
 
 
 def test_a_warm_up_with_equal_weights_needs_no_agreement_until_it_ends(tmp_path):
-    size = 4 * len(ranks.TASKS)
+    size = 6 * len(ranks.TASKS)
     one, other = run_ranks(ranks.warm_up_with_equal_weights, tmp_path, folder=tmp_path)
     assert torch.equal(one["log_var"], other["log_var"])
     steps = [(f"step {step}", "all_reduce", size) for step in range(ranks.COUNT)]
-    assert one["calls"] == other["calls"] == [*steps[:4], ("step 4", "all_reduce", size // 2), *steps[4:]]
+    assert one["calls"] == other["calls"] == [*steps[:4], ("step 4", "all_reduce", 2 * len(ranks.TASKS)), *steps[4:]]
 
 
 @pytest.mark.parametrize(

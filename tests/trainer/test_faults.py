@@ -62,7 +62,7 @@ def trained(tmp_path_factory):
 def foreign():
     weighting = UncertaintyWeighting({"x": "gaussian", "y": "softmax"})
     for _ in range(3):
-        weighting({name: torch.tensor(2.0, requires_grad=True) for name in ("x", "y")})
+        weighting({name: torch.tensor(2.0, requires_grad=True) for name in ("x", "y")}).backward()
         weighting.step()
     return weighting.state_dict()
 

@@ -8,7 +8,7 @@ from tests.workers import fsdp1
 from tests.workers.processes import run_ranks
 from tests.workers.ranks import COUNT, TASKS
 
-SIZE = 4 * len(TASKS)
+SIZE = 6 * len(TASKS)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_the_ranks_are_bit_identical_after_every_epoch(trained, case):
 def test_each_step_adds_one_all_reduce(trained, case):
     for record in trained:
         first, *others = record[case]["calls"]
-        assert first == ("step 0", "all_reduce", SIZE // 2)
+        assert first == ("step 0", "all_reduce", 2 * len(TASKS))
         assert others == [(f"step {step}", "all_reduce", SIZE) for step in range(2 * COUNT)]
 
 

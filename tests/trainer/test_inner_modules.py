@@ -92,7 +92,7 @@ def cls(request):
 
 
 def alone(seed, which=lambda _: True):
-    """What one part comes to in a plain loop of its own."""
+    """What one part comes to in a plain loop of its own, in which only its own steps count."""
     part, weighting = Part(seed), UncertaintyWeighting(TASKS)
     optimizer = torch.optim.Adam(part.parameters(), lr=0.05)
     for _ in range(2):
@@ -101,7 +101,7 @@ def alone(seed, which=lambda _: True):
                 optimizer.zero_grad()
                 weighting(part.losses(batch)).backward()
                 optimizer.step()
-            weighting.step()
+                weighting.step()
     return part, weighting
 
 

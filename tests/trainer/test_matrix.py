@@ -188,7 +188,9 @@ def test_s_learns_in_single_precision_and_resumes_bit_for_bit(tmp_path, cell):
     whole = run(tmp_path, module, precision, UncertaintyCallback(), pause_for(case, tmp_path))
     (state,) = ours(whole).values()
     optimizers = len(module.optimizers()) if isinstance(module.optimizers(), list) else 1
-    assert state["steps"] == whole["global_step"] // optimizers > 0
+    dropped = state["dropped"].max().item()  # a GradScaler skips steps until it has found its scale
+    assert state["steps"] + dropped == whole["global_step"] // optimizers > dropped
+    assert dropped == 0 or precision == "16-mixed"
     assert {state[key].dtype for key in ("log_var", "start", "exp_avg", "exp_avg_sq", "raw_loss")} == {torch.float32}
     assert state["log_var"].abs().min() > 0.0
     assert state["exp_avg"].abs().min() > 0.0
@@ -299,7 +301,7 @@ def test_between_two_optimizer_steps_the_losses_are_dropped_as_the_gradients_are
     assert len(module.seen) == 4
     for window in (module.seen[:1], module.seen[1:]):
         for losses in window:
-            expected({name: loss.requires_grad_() for name, loss in losses.items()})
+            expected({name: loss.requires_grad_() for name, loss in losses.items()}).backward()
         expected.step()
     assert difference(expected.state_dict(), engine_of(rest)) is None
 

@@ -41,8 +41,8 @@ def test_two_hosts_train_together_and_go_on_after_one_was_lost(tmp_path):
     for record in whole:
         assert (record["start"], record["step"]) == (0, STEPS)
         assert_same_end(record, whole[0])
-        size = 4 * TASKS
-        assert record["calls"] == [("all_reduce", size // 2)] + STEPS * [("all_reduce", size)]
+        size = 6 * TASKS
+        assert record["calls"] == [("all_reduce", 2 * TASKS)] + STEPS * [("all_reduce", size)]
     for record, twin in zip(resumed, whole, strict=True):
         assert 50 <= record["start"] < STEPS
         assert_same_end(record, twin)

@@ -90,10 +90,13 @@ def samples_of_each_rank():
         for weighting, chosen, samples in ((mine, share, len(values[share])), (batches, share, None)):
             loss = parameter * values[chosen].mean()
             total = weighting({"a": loss, "b": 3.0 * loss}, samples=samples)
+            total.backward()
             totals += [total.detach()] if weighting is mine else []
             weighting.step()
         loss = parameter * values.mean()
-        totals_alone.append(single({"a": loss, "b": 3.0 * loss}).item())
+        total = single({"a": loss, "b": 3.0 * loss})
+        total.backward()
+        totals_alone.append(total.item())
         single.step()
     # The total of all samples is the mean of those of the ranks, weighted by their samples: it is linear in the losses.
     totals = torch.stack(totals) * len(values[share]) / 10
@@ -119,13 +122,13 @@ def samples_of_some_ranks(where, value, calls):
             parameter = torch.ones((), requires_grad=True)
             a, b = (parameter * drawn[rank(), :, i].mean() for i in range(2))
             empty = rank() in where
-            mine({"a": a, "b": parameter * value if empty else b}, samples={"a": 4, "b": 0 if empty else 4})
+            mine({"a": a, "b": parameter * value if empty else b}, samples={"a": 4, "b": 0 if empty else 4}).backward()
             seen = [other for other in range(2) if other not in where]
             single(
                 {"a": parameter * drawn[:, :, 0].mean()}
                 | ({"b": parameter * drawn[seen, :, 1].mean()} if seen else {}),
                 samples=4,
-            )
+            ).backward()
         mine.step()
         single.step()
     return {"s": mine.log_vars, "alone": single.log_vars, "absent": mine.snapshot().tasks["b"].absent}
