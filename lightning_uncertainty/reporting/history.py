@@ -6,6 +6,7 @@ import copy
 import math
 from array import array
 from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,8 @@ _COLUMNS = ("log_var", "precision", "factor", "raw_loss")  # of each task and po
 _UNKNOWN = array("f", [math.nan] * len(_COLUMNS))
 
 
-class TaskFacts(NamedTuple):
+@dataclass(frozen=True)
+class TaskFacts:
     """The facts about a task as of the last point.
 
     Attributes:
@@ -43,6 +45,9 @@ class TaskFacts(NamedTuple):
     absent: int
     at_bound: str
     dropped: int = 0
+
+
+_FACTS = [each.name for each in fields(TaskFacts)]
 
 
 class _Point(NamedTuple):
@@ -170,7 +175,7 @@ class History:
         return {
             "version": VERSION,
             "tasks": list(self.facts),
-            "facts": {name: [getattr(fact, name) for fact in self.facts.values()] for name in TaskFacts._fields},
+            "facts": {name: [getattr(fact, name) for fact in self.facts.values()] for name in _FACTS},
             "stride": self._stride,
             "seen": self._seen,
             "newest": self.newest,
@@ -195,7 +200,7 @@ class History:
             if stride < 1 or steps != sorted(set(steps)):
                 raise ValueError("its steps are out of order")
             saved = {"dropped": [0] * len(names), **state["facts"]}
-            facts = zip(*(saved[name] for name in TaskFacts._fields), strict=True)
+            facts = zip(*(saved[name] for name in _FACTS), strict=True)
             history.facts = {name: TaskFacts(*fact) for name, fact in zip(names, facts, strict=True)}
             values = state["values"].reshape(len(steps), len(_COLUMNS), len(names)).transpose(1, 2).tolist()
             tables = ({name: array("f", cells) for name, cells in zip(names, row, strict=True)} for row in values)
