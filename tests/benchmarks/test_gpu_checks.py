@@ -56,6 +56,6 @@ def test_a_wrong_sigma_fails_the_checks_of_precision_and_overflow(monkeypatch):
     with gpu_checks.quiet():
         with pytest.raises(AssertionError, match="40 steps"):
             gpu_checks.precision("16-true")
-        monkeypatch.setattr(gpu_checks.UncertaintyWeighting, "step", lambda _: None)
+        monkeypatch.setattr(gpu_checks.UncertaintyWeighting, "_learn", lambda *_: None)
         with pytest.raises(AssertionError, match="batches that moved nothing"):
             gpu_checks.overflow("16-true")

@@ -159,6 +159,7 @@ def learned(losses, steps=1, **options):
     weighting = UncertaintyWeighting({name: likelihood for name, (likelihood, _) in losses.items()}, **options)
     for _ in range(steps):
         total = weighting({name: torch.tensor(loss, requires_grad=True) for name, (_, loss) in losses.items()})
+        total.backward()
         weighting.step()
     return weighting, total.item()
 
