@@ -38,7 +38,7 @@ class _SearchCallback(CallbackBase):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._batch_began_at = trainer.global_step
-        self._weighting.train()
+        self._weighting.train().searching = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
