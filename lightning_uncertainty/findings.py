@@ -145,7 +145,7 @@ class Finding(_Texts, Enum):
     NEGATIVE_TOTAL = (
         "negative total",
         "The weighted total is negative ({total:.3g}). This is right: log sigma is negative for a sigma below 1.",
-        "Monitor `uncertainty/loss`, the sum of the raw losses, and not the total.",
+        "Monitor `uncertainty/relative_loss`, and not the total.",
         "The total of the last step, regularisers included, is below 0, and no raw loss is.",
         "fine",
     )

@@ -24,7 +24,7 @@ class TaskSnapshot(Setting):
         factor: The factor before the raw loss in the total: half the precision for a Gaussian, 1 for the exact
             softmax (which tempers the logits instead), else the precision.
         raw_loss: The loss before weighting, mean over ranks and micro-batches of the last step in which the task took
-            part; NaN before the first.
+            part; NaN before the first, and for all tasks after a step in which no loss was finite.
         nonfinite: The number of losses that were NaN or infinite, over all ranks.
         at_bound: The bound that holds ``s``, ``"lower"`` or ``"upper"``; else None.
         started: True if ``s`` has an initial value.
@@ -32,6 +32,9 @@ class TaskSnapshot(Setting):
         absent: The number of optimizer steps without the task: left out, or NaN, on all ranks.
         dropped: The number of times that its loss was weighed and the network did not learn from it, on any rank: the
             step was skipped, or the gradients were zeroed before.
+        dead: The number of steps in which losses came, and none of any task was finite.
+        ratio: The mean loss of this epoch as a part of that at the start, see :attr:`Snapshot.relative_loss`; NaN
+            where it takes no part.
         lowest_loss: The lowest mean loss of a step so far; 0 if none was negative.
         cut: True if the factor was beyond the range of an fp16 loss and was cut there.
         unit: The unit of the target, as given to :class:`~lightning_uncertainty.Task`; for a regression also of sigma.
@@ -50,6 +53,8 @@ class TaskSnapshot(Setting):
     offset: float = 0.0
     absent: int = 0
     dropped: int = 0
+    dead: int = 0
+    ratio: float = 1.0
     lowest_loss: float = 0.0
     cut: bool = False
     unit: str = ""
@@ -76,6 +81,8 @@ class TaskSnapshot(Setting):
             offset=row.pop("offset"),
             absent=int(row.pop("absent")),
             dropped=int(row.pop("dropped")),
+            dead=int(row.pop("dead")),
+            ratio=row.pop("ratio"),
             lowest_loss=row.pop("lowest_loss"),
             cut=bool(row.pop("cut")),
             unit=task.unit,
@@ -111,6 +118,24 @@ class Snapshot(Setting):
         return _sum_of_known(task.raw_loss for task in self.tasks.values())
 
     @property
+    def relative_loss(self) -> float:
+        r"""The geometric mean of the losses of this epoch, each as a part of that at its start: a number to monitor.
+
+        .. math:: \exp \operatorname{mean}_k \log \frac{L_k}{L_k^0}
+
+        - ``L_k`` is the mean of the losses over the steps of this epoch (a task without any keeps its last mean),
+        - ``L_k^0`` is the loss of the first step with the task, where it was above 0. A task that comes in a later
+          epoch than others takes part from the next one on, with the mean of its first epoch divided by the relative
+          loss of the others there, so that the mean does not jump.
+
+        It has no unit, and no unit changes it. A ratio below 1e-6 counts as 1e-6. Losses that were negative take no
+        part. NaN before the first step, and after a step in which losses came and none was finite.
+        """
+        alive = any(not math.isnan(task.raw_loss) for task in self.tasks.values())
+        logs = [math.log(task.ratio) for task in self.tasks.values() if not math.isnan(task.ratio)]
+        return math.exp(math.fsum(logs) / len(logs)) if alive and logs else math.nan
+
+    @property
     def total(self) -> float:
         """The weighted sum with the regularisers of the losses seen so far; NaN before the first. May be negative."""
         return _sum_of_known(task.weighted_loss + task.offset for task in self.tasks.values())
@@ -126,7 +151,7 @@ class Snapshot(Setting):
 
         ``<prefix>/weight/<task>`` (effective ``sigma^-2``), ``<prefix>/sigma/<task>`` (unit of the target; not for
         fixed tasks), ``<prefix>/loss/<task>`` (raw, mean over ranks), ``<prefix>/share/<task>`` (part of the weighted
-        sum, 0 to 1) and ``<prefix>/loss`` (sum of the raw losses).
+        sum, 0 to 1), ``<prefix>/relative_loss`` (what to monitor) and ``<prefix>/loss_sum`` (sum of the raw losses).
         """
         return dict(self._metrics(prefix))
 
@@ -138,7 +163,8 @@ class Snapshot(Setting):
                 yield f"{prefix}/sigma/{name}", task.sigma
             yield f"{prefix}/loss/{name}", task.raw_loss
             yield f"{prefix}/share/{name}", shares[name]
-        yield f"{prefix}/loss", self.loss
+        yield f"{prefix}/relative_loss", self.relative_loss
+        yield f"{prefix}/loss_sum", self.loss
 
 
 def _sum_of_known(values: Iterable[float]) -> float:

@@ -16,6 +16,7 @@ from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.engine.losses import CompiledKeys, RawLosses, SampleCounts, sample_counts
 from lightning_uncertainty.engine.named_values import NamedValues
 from lightning_uncertainty.engine.recorder import Recorder
+from lightning_uncertainty.engine.relative_loss import RelativeLoss
 from lightning_uncertainty.engine.schedule import Schedule
 from lightning_uncertainty.engine.state import (
     EngineState,
@@ -133,6 +134,7 @@ class UncertaintyWeighting(Schedule, NamedValues):
         self._raw_losses = RawLosses(self.tasks, self._notices)
         self._state = self._new_state(len(self.tasks))
         check_fields(self._state, self.strategy.state)
+        self.relative = RelativeLoss(self._state, process_group)
         self.recorder = Recorder(len(self.tasks), process_group, self._learn, self._notices)
         self._equal_now = torch.tensor(False)  # for graphs of torch.compile, in which a Python bool is a constant
         self._choose()
@@ -185,6 +187,7 @@ class UncertaintyWeighting(Schedule, NamedValues):
             call = Call(raw_loss.detach().to(torch.float32), marked, slope, given, counts)
             total = total if losses else total.requires_grad_().clone()  # no leaf, so that `total += other` works
             return self.recorder.watch(total, call)
+        self.relative.add(Call(raw_loss.detach().to(torch.float32), marked, None, given, counts))
         # A zero here would look like the best validation ever.
         return torch.where(marked.isnan().all(), torch.nan, total) if losses else total
 
@@ -237,6 +240,7 @@ class UncertaintyWeighting(Schedule, NamedValues):
                 self._learn(means, sure)
             return
         self._state.remember(means)
+        self.relative.step()
         if self._warming_up_equal:
             self.strategy.discard()
         else:
@@ -304,7 +308,7 @@ class UncertaintyWeighting(Schedule, NamedValues):
         """Return a function that gives the snapshot of now: the transfer to the host waits until it is called."""
         now = {"factor": self._in_force.factor, "offset": self._in_force.offset}
         columns = {"log_var": self.strategy.log_var, "precision": self.strategy.factor, **self.strategy.columns()}
-        rows = rows_later({**self._state.tensors(), **columns, **now}, self.tasks)
+        rows = rows_later({**self._state.columns(), **columns, **now}, self.tasks)
         learned, steps = self.strategy.learned, self.steps
 
         def read() -> Snapshot:
@@ -364,6 +368,7 @@ class UncertaintyWeighting(Schedule, NamedValues):
                 text = f"The log-variance of task {name!r} in the checkpoint lies outside its bounds: moved to one."
                 self._notices.warn(f"projected {name}", text)
         self._set_steps(saved.steps, frozen=saved.frozen)
+        self.relative = RelativeLoss(self._state, self.process_group)
         self.origin, self._foreign = "loaded", None
         self.discard()
         self._choose()

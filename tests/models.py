@@ -101,11 +101,13 @@ class Validated(Weighed):
 
 
 def learned_from(seen, state=None):
-    """The state of an engine by itself, after these losses, a step for each."""
+    """The state of an engine by itself, after these losses, a step for each and 24 an epoch."""
     weighting = UncertaintyWeighting(TASKS)
     if state is not None:
         weighting.load_state_dict(state)
-    for losses in seen:
+    for step, losses in enumerate(seen, start=weighting.steps):
+        if step % 24 == 0:
+            weighting.relative.begin_epoch()
         weighting(losses).backward()
         weighting.step()
     return weighting.state_dict()

@@ -597,7 +597,7 @@ def test_snapshot_is_made_of_plain_floats_and_shares_sum_to_one():
     metrics = snapshot.metrics("u")
     assert all(type(value) is float for value in metrics.values())
     assert sum(snapshot.shares.values()) == pytest.approx(1.0)
-    assert metrics["u/loss"] == pytest.approx(1e4 + 3.0 + 0.1 + 0.4 + 1.0)
+    assert metrics["u/loss_sum"] == pytest.approx(1e4 + 3.0 + 0.1 + 0.4 + 1.0)
     assert "u/sigma/aux" not in metrics
     assert metrics["u/weight/l"] == pytest.approx(1 / 3.0, rel=1e-3)
 
@@ -605,7 +605,7 @@ def test_snapshot_is_made_of_plain_floats_and_shares_sum_to_one():
 def test_nothing_seen_yet_is_nan_and_not_zero():
     metrics = UncertaintyWeighting({"a": "gaussian"}).snapshot().metrics()
     assert math.isnan(metrics["uncertainty/loss/a"])
-    assert math.isnan(metrics["uncertainty/loss"])
+    assert math.isnan(metrics["uncertainty/loss_sum"])
     assert metrics["uncertainty/weight/a"] == 1.0
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "SavedState",
     "TaskTensors",
     "check_fields",
+    "newest",
     "read_state",
     "rows_later",
     "short_forms",
@@ -52,6 +53,11 @@ class TaskTensors:
         """Return the metadata of each field."""
         return {each.name: each.metadata for each in fields(self)}
 
+    def columns(self) -> dict[str, Tensor]:
+        """Return what a snapshot shows of each task, each of shape (K,); by default the fields that are ``shown``."""
+        rules = self.rules()
+        return {key: tensor for key, tensor in self.tensors().items() if rules[key].get("shown", True)}
+
 
 def rows_later(columns: Mapping[str, Tensor], names: Iterable[str]) -> Callable[[], dict[str, dict[str, float]]]:
     """Return a function that gives the present values of ``columns``, each of shape (K,), by task and column.
@@ -66,17 +72,27 @@ def rows_later(columns: Mapping[str, Tensor], names: Iterable[str]) -> Callable[
     return read
 
 
+_UNSHOWN = {"missing": 0.0, "may_be_nan": True, "shown": False}
+_LOWEST_RATIO = 1e-6
+
+
 @dataclass
 class EngineState(TaskTensors):
     """The memory of the engine of each task, whatever the strategy.
 
     Attributes:
-        raw_loss: The mean loss of the last step with that task, over micro-batches and ranks; NaN before the first.
+        raw_loss: The mean loss of the last step with that task, over micro-batches and ranks; NaN before the first, and
+            for all tasks after a step in which no loss was finite.
         lowest_loss: The lowest such mean so far; 0 if none was negative.
         nonfinite: The number of losses that were NaN or infinite.
         absent: The number of steps without the task.
         cut: bool: True if the factor was once beyond the range of a loss in fp16.
         dropped: The number of times that the task was weighed and the network did not learn from it.
+        dead: The number of steps in which losses came, and none of any task was finite.
+        epoch_loss: The sum of the mean losses of the steps of this epoch.
+        epoch_steps: The number of these steps.
+        base_loss: The loss of which the relative loss is a part; negative in the first epoch of a task, 0 before it.
+        val_loss, val_base_loss: The same of validations: the mean loss of the last one, and the base of it.
     """
 
     raw_loss: Tensor = field(metadata={"may_be_nan": True})
@@ -85,16 +101,26 @@ class EngineState(TaskTensors):
     absent: Tensor = field(metadata={"negative": False, "missing": 0.0})
     cut: Tensor = field(metadata={"missing": 0.0})
     dropped: Tensor = field(metadata={"negative": False, "missing": 0.0})
+    dead: Tensor = field(metadata={"negative": False, "missing": 0.0})
+    epoch_loss: Tensor = field(metadata=_UNSHOWN)
+    epoch_steps: Tensor = field(metadata={**_UNSHOWN, "negative": False})
+    base_loss: Tensor = field(metadata=_UNSHOWN)
+    val_loss: Tensor = field(metadata=_UNSHOWN)
+    val_base_loss: Tensor = field(metadata=_UNSHOWN)
 
     @classmethod
     def of(cls, size: int) -> EngineState:
         """Return the state of ``size`` tasks before the first step."""
         unknown, zeros = torch.full((size,), math.nan, dtype=torch.float32), torch.zeros(size, dtype=torch.float32)
-        return cls(unknown, zeros, zeros.long(), zeros.long(), zeros.bool(), zeros.long())
+        counts = zeros.long(), zeros.long(), zeros.bool(), zeros.long(), zeros.long()
+        return cls(unknown, zeros, *counts, *(zeros.clone() for _ in range(5)))
 
     def remember(self, means: WindowMeans) -> None:
         """Update by one step."""
-        self.raw_loss = torch.where(means.present, means.raw_loss, self.raw_loss)
+        self.raw_loss, dead = newest(means, self.raw_loss)
+        self.dead += dead
+        self.epoch_loss += torch.where(means.present, means.raw_loss, 0.0)
+        self.epoch_steps += means.present
         self.lowest_loss = torch.fmin(self.lowest_loss, self.raw_loss)
         self.nonfinite += means.refused
         missed = ~means.present
@@ -102,6 +128,25 @@ class EngineState(TaskTensors):
             self.dropped += means.dropped
             missed &= means.used & means.dropped.eq(0)
         self.absent += missed
+
+    def columns(self) -> dict[str, Tensor]:
+        return {**super().columns(), "ratio": self.ratios(self.epoch_loss / self.epoch_steps, self.base_loss)}
+
+    def ratios(self, loss: Tensor, base: Tensor) -> Tensor:
+        """Return ``loss / base`` for the tasks that take part in the relative loss, NaN for the others.
+
+        A ratio is at least 1e-6, so that a loss of 0 leaves the others a say. A negative base is that of a task that
+        waits for the end of its first epoch, unless all do.
+        """
+        fit = (base != 0.0) & (self.lowest_loss >= 0.0) & (loss >= 0.0)
+        fit &= (base > 0.0) | ~(fit & (base > 0.0)).any()
+        return torch.where(fit, (loss / base.abs()).clamp(min=_LOWEST_RATIO), torch.nan)
+
+
+def newest(means: WindowMeans, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the last loss of each task, NaN for all if losses came and none was finite; and whether that is so."""
+    dead = means.refused.any() & ~means.present.any()
+    return torch.where(means.present, means.raw_loss, torch.where(dead, torch.nan, before)), dead
 
 
 # ---------------------------------------------------------------------------------------------------- the saved form

@@ -118,8 +118,7 @@ class Strategy(Setting, ABC):
 
         A field that is declared with ``metadata={"shown": False}`` is left out.
         """
-        rules = self.state.rules()
-        return {key: tensor for key, tensor in self.state.tensors().items() if rules[key].get("shown", True)}
+        return self.state.columns()
 
     def to(self, device: torch.device) -> None:
         """Move all tensors to ``device``, as copies."""

@@ -11,7 +11,6 @@ from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.tasks import Task, parse_tasks
 from lightning_uncertainty.trainer import attachment, packages
-from lightning_uncertainty.trainer.loggers import metrics_for
 from lightning_uncertainty.trainer.returned_losses import give_step_back, weigh_returned_losses
 from lightning_uncertainty.trainer.run_report import RunReport
 from lightning_uncertainty.weighting import UncertaintyWeighting
@@ -41,8 +40,11 @@ class UncertaintyCallback(packages.CallbackBase):
     ``/sigma/<task>``         ``sigma``, in the unit of the target for a regression; not for fixed tasks
     ``/loss/<task>``          raw loss of the last step with that task, mean over ranks and micro-batches
     ``/share/<task>``         the task's part of the weighted sum of losses, 0 to 1
-    ``/loss``                 unweighted sum of the raw losses: monitor this one, the total may be negative (in MLflow,
-                              which has no file beside a folder of one name, ``/loss_sum``)
+    ``/relative_loss``        what to monitor: the geometric mean of the losses of the epoch, each as a part of that at
+                              its start, see :attr:`~lightning_uncertainty.Snapshot.relative_loss`
+    ``/val_relative_loss``    the same of the losses that validation_step passes to ``weigh``, as parts of those in the
+                              first validation; logged at the end of each
+    ``/loss_sum``             unweighted sum of the raw losses
     ========================  ==================================================================================
 
     Args:
@@ -173,6 +175,8 @@ class UncertaintyCallback(packages.CallbackBase):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start recording losses."""
         self._batch_began_at = trainer.global_step
+        if batch_idx == 0:  # and not when an epoch starts, which Lightning does not tell after every resume
+            self.weighting.relative.begin_epoch()
         self.weighting.train()
 
     def on_train_batch_end(
@@ -186,7 +190,7 @@ class UncertaintyCallback(packages.CallbackBase):
             self._report.record(snapshot)
             metrics, step = snapshot.metrics(self.log_prefix), packages.logged_step(trainer)
             for logger in trainer.loggers:
-                logger.log_metrics(metrics=metrics_for(logger, metrics, self.log_prefix), step=step)
+                logger.log_metrics(metrics=metrics, step=step)
         elif trainer.is_last_batch:
             self._report.record(self._publish(trainer))
         elif not self._report.begun and self.weighting.steps > 0:
@@ -207,8 +211,16 @@ class UncertaintyCallback(packages.CallbackBase):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Publish the current weights, on which others decide after a validation. Write the history of a fit."""
         snapshot = self._publish(trainer)
-        if self._trainer is not None:
+        if self._trainer is not None:  # neither a sanity check nor `trainer.validate`
             self._report.save(trainer, snapshot)
+            self.weighting.relative.begin_validation()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the relative loss of a validation that weighed its losses, before others decide on it."""
+        if (value := self.weighting.relative.end_validation()) is not None:
+            packages.publish(trainer, metrics := {f"{self.log_prefix}/val_relative_loss": value})
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics=metrics, step=packages.logged_step(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the strategy, publish the weights, write the history, and warn if nothing was learned from."""

@@ -1,4 +1,4 @@
-"""Logger by logger: the folder of its files, how it takes a picture, and the key of the sum of the losses.
+"""Logger by logger: the folder of its files, and how it takes a picture.
 
 A logger is known by the name of its class, because the classes of ``lightning`` and of ``pytorch_lightning`` differ.
 """
@@ -22,18 +22,6 @@ def give_picture(logger: Any, key: str, path: Path, step: int) -> None:
         logger.log_image(key, [str(path)], step=step)
     elif "MLFlowLogger" in names:  # an artifact has no step
         logger.experiment.log_artifact(logger.run_id, str(path), key.rpartition("/")[0] or None)
-
-
-def metrics_for(logger: Any, metrics: dict[str, float], prefix: str) -> dict[str, float]:
-    """Return ``metrics`` as ``logger`` can store them.
-
-    MLflow keeps a file or a folder per key, so ``<prefix>/loss`` cannot be beside ``<prefix>/loss/<task>``: there the
-    sum is ``<prefix>/loss_sum``.
-    """
-    if "MLFlowLogger" not in _names(logger):
-        return metrics
-    whole = f"{prefix}/loss"
-    return {f"{whole}_sum" if key == whole else key: value for key, value in metrics.items()}
 
 
 def folder_of(loggers: Sequence[Any]) -> Path | None:

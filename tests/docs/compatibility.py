@@ -395,7 +395,7 @@ FEATURES = [
         ),
     ),
     Feature(
-        "`ModelCheckpoint` and `EarlyStopping` on a weight or on `uncertainty/loss`",
+        "`ModelCheckpoint` and `EarlyStopping` on a weight or on `uncertainty/relative_loss`",
         "tested",
         "tests/trainer/test_callback.py",
         ("checkpoints_and_early_stopping_can_monitor_them",),

@@ -141,7 +141,7 @@ def test_the_code_of_the_page_runs_and_prints_what_stands_there():
     names = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(compile(block, "questions.md", "exec"), names)
-    assert (names["best"].monitor, names["stop"].monitor) == ("val/depth", "uncertainty/loss")
+    assert (names["best"].monitor, names["stop"].monitor) == ("val/depth", "uncertainty/val_relative_loss")
     session = "\n".join(re.findall(r"```pycon\n(.*?)```", PAGE, re.DOTALL))
     test, said = doctest.DocTestParser().get_doctest(session, {}, "questions.md", "docs/questions.md", 0), []
     with pytest.warns(UncertaintyWarning, match="'easy' is held by its lower bound") as warned:

@@ -83,7 +83,7 @@ def test_s_is_learned_from_the_mean_over_all_ranks_that_have_the_task(trained, s
 def test_the_logged_raw_loss_is_the_mean_over_the_batches_of_all_ranks(trained, strategy):
     raw = [record[strategy]["raw"] for record in trained]
     with open(f"{trained[0][strategy]['log_dir']}/metrics.csv") as file:
-        rows = {int(row["step"]): row for row in csv.DictReader(file) if row["uncertainty/loss"]}
+        rows = {int(row["step"]): row for row in csv.DictReader(file) if row["uncertainty/loss_sum"]}
     assert list(rows) == list(range(STEPS))
     seen = 0
     for task in ranks.TASKS:
@@ -95,18 +95,22 @@ def test_the_logged_raw_loss_is_the_mean_over_the_batches_of_all_ranks(trained, 
 
 
 @pytest.mark.parametrize("strategy", ranks.STRATEGIES)
-def test_each_step_adds_one_all_reduce_of_six_numbers_per_task_and_nothing_else_does(trained, strategy):
+def test_each_step_and_each_validation_adds_one_all_reduce_of_six_numbers_per_task_and_nothing_else(trained, strategy):
     size = 6 * len(ranks.TASKS)
+    places = [f"step {step}" for step in range(STEPS)]
+    for epoch in range(ranks.EPOCHS, 0, -1):
+        places.insert(epoch * ranks.COUNT, "validation")
     for record in trained:
         first, *others = record[strategy]["calls"]
         assert first == ("step 0", "all_reduce", 2 * len(ranks.TASKS))  # the start from the data
-        assert others == [(f"step {step}", "all_reduce", size) for step in range(STEPS)]
+        assert others == [(place, "all_reduce", size) for place in places]
 
 
 def test_only_the_first_window_agrees_on_losses_in_each_call_and_only_to_start_from_the_data(tmp_path):
     size = 6 * len(ranks.TASKS)
     for record in run_ranks(ranks.first_steps, tmp_path, folder=tmp_path):
         step = [(f"step {step}", "all_reduce", size) for step in range(ranks.COUNT // 3)]
+        step.append(("validation", "all_reduce", size))
         assert record["auto"] == 3 * [("step 0", "all_reduce", 2 * len(ranks.TASKS))] + step
         assert record["given"] == step
 
@@ -116,6 +120,7 @@ def test_a_warm_up_with_equal_weights_needs_no_agreement_until_it_ends(tmp_path)
     one, other = run_ranks(ranks.warm_up_with_equal_weights, tmp_path, folder=tmp_path)
     assert torch.equal(one["log_var"], other["log_var"])
     steps = [(f"step {step}", "all_reduce", size) for step in range(ranks.COUNT)]
+    steps.append(("validation", "all_reduce", size))
     assert one["calls"] == other["calls"] == [*steps[:4], ("step 4", "all_reduce", 2 * len(ranks.TASKS)), *steps[4:]]
 
 

@@ -204,7 +204,7 @@ class Expected:
         self.raw_loss = dict.fromkeys(NAMES, (math.nan, 0.0))  # and the error that rounding allows
         self.refused = dict.fromkeys(NAMES, 0)
         self.window = {name: [] for name in NAMES}
-        self.compared = 0
+        self.compared = self.refused_before = 0
 
     def call(self, losses, total, before):
         """Follow one call, whose total was propagated back, and whose weights are those of ``before``."""
@@ -238,6 +238,9 @@ class Expected:
     def close(self):
         """The tasks that took part."""
         present = {name: values for name, values in self.window.items() if values}
+        before, self.refused_before = self.refused_before, sum(self.refused.values())
+        if not present and self.refused_before > before:  # losses came, and none was finite
+            self.raw_loss = dict.fromkeys(NAMES, (math.nan, 0.0))
         for name, values in present.items():
             size = max(map(abs, values))  # losses of both signs may cancel, down to the rounding of the largest
             self.raw_loss[name] = math.fsum(values) / len(values), 1e-6 * size + 1e-37

@@ -96,6 +96,7 @@ def alone(seed, which=lambda _: True):
     part, weighting = Part(seed), UncertaintyWeighting(TASKS)
     optimizer = torch.optim.Adam(part.parameters(), lr=0.05)
     for _ in range(2):
+        weighting.relative.begin_epoch()
         for index, batch in enumerate(batches().batches):
             if which(index):
                 optimizer.zero_grad()
@@ -162,7 +163,7 @@ def test_each_logs_under_its_prefix(tmp_path, cls):
     for path, engine in module.engines().items():
         keys = {key: value for key, value in runner.callback_metrics.items() if key.startswith(f"{path}/")}
         assert {name: keys[f"{path}/weight/{name}"].item() for name in TASKS} == pytest.approx(engine.weights)
-        assert f"{path}/loss" in keys
+        assert f"{path}/loss_sum" in keys
         assert {f"{path}/weight/a", f"{path}/weight/b"} <= runner.progress_bar_metrics.keys()
         columns = [row[f"{path}/weight/a"] for row in table]
         assert sum(bool(value) for value in columns) == 8

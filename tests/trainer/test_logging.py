@@ -18,7 +18,8 @@ KEYS = {
     "uncertainty/sigma/b",
     "uncertainty/loss/b",
     "uncertainty/share/b",
-    "uncertainty/loss",
+    "uncertainty/relative_loss",
+    "uncertainty/loss_sum",
 }
 
 
@@ -30,7 +31,7 @@ def logged_fit(folder, module=None, **options):
 def rows(logger):
     """The rows of a CSV file that hold our keys, by step."""
     with open(f"{logger.log_dir}/metrics.csv") as file:
-        return {int(row["step"]): row for row in csv.DictReader(file) if row["uncertainty/loss"]}
+        return {int(row["step"]): row for row in csv.DictReader(file) if row["uncertainty/loss_sum"]}
 
 
 def events(logger):
@@ -67,7 +68,7 @@ def test_logged_values_are_those_of_the_run(tmp_path):
         row = {key: float(value) for key, value in table[step].items() if key in KEYS}
         for name, loss in losses.items():
             assert row[f"uncertainty/loss/{name}"] == pytest.approx(loss, rel=1e-6)
-        assert row["uncertainty/loss"] == pytest.approx(sum(losses.values()), rel=1e-6)
+        assert row["uncertainty/loss_sum"] == pytest.approx(sum(losses.values()), rel=1e-6)
         weighted = {
             "a": 0.5 * row["uncertainty/weight/a"] * losses["a"],  # Gaussian: 1/2 sigma^-2 L
             "b": row["uncertainty/weight/b"] * losses["b"],  # Laplace: L / b
@@ -88,7 +89,7 @@ def test_steps_line_up_with_those_of_lightning(tmp_path, accumulate):
     logger = TensorBoardLogger(tmp_path)
     logged_fit(tmp_path, Logs(), logger=logger, log_every_n_steps=2, accumulate_grad_batches=accumulate)
     series = events(logger)
-    assert series["uncertainty/loss"].keys() == series["mine"].keys()
+    assert series["uncertainty/loss_sum"].keys() == series["mine"].keys()
 
 
 def test_steps_line_up_with_those_of_lightning_under_manual_optimisation(tmp_path):
@@ -111,7 +112,7 @@ def test_steps_line_up_with_those_of_lightning_under_manual_optimisation(tmp_pat
     logger = TensorBoardLogger(tmp_path)
     logged_fit(tmp_path, Manual(), logger=logger, log_every_n_steps=5)
     series = events(logger)
-    assert series["uncertainty/loss"].keys() == series["mine"].keys()
+    assert series["uncertainty/loss_sum"].keys() == series["mine"].keys()
 
 
 def test_the_keys_stay_the_same_when_a_task_is_missing_or_comes_late(tmp_path):
@@ -126,7 +127,7 @@ def test_the_keys_stay_the_same_when_a_task_is_missing_or_comes_late(tmp_path):
     logged_fit(tmp_path, Late(), logger=logger, log_every_n_steps=1)
     table = rows(logger)
     assert math.isnan(float(table[4]["uncertainty/loss/b"]))
-    assert float(table[4]["uncertainty/loss"]) == float(table[4]["uncertainty/loss/a"])
+    assert float(table[4]["uncertainty/loss_sum"]) == float(table[4]["uncertainty/loss/a"])
     assert float(table[5]["uncertainty/loss/b"]) > 0.0
 
 

@@ -1,0 +1,85 @@
+"""The relative loss of training and of validation: when its means begin, and how tasks join it."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_uncertainty.engine.state import EngineState, HostFlags, newest
+from lightning_uncertainty.engine.window import Call, mean_of, sum_over_ranks, world_size
+
+__all__ = ["RelativeLoss"]
+
+_CARRIED = 2.0**-64  # steps
+
+
+class RelativeLoss:
+    """Keeps what :attr:`~lightning_uncertainty.Snapshot.relative_loss` depends on. The callback calls it.
+
+    Args:
+        state: The state of the engine, which it changes.
+        group: The processes to average over.
+    """
+
+    def __init__(self, state: EngineState, group: dist.ProcessGroup | None) -> None:
+        self._state, self._group = state, group
+        self._flag, self._all_joined = HostFlags(), False
+        self._validation: Tensor | None = None  # sums over the calls of a validation
+
+    def step(self) -> None:
+        """Let the tasks join whose first loss came in the last step. Once all have, there is nothing to do."""
+        state = self._state
+        if not self._all_joined:
+            loss = state.epoch_loss / state.epoch_steps
+            state.base_loss = torch.where(state.base_loss == 0.0, -self._linked(loss, state.base_loss), state.base_loss)
+            self._all_joined = self._flag.poll(state.base_loss.ne(0.0).all().reshape(1))
+
+    def _linked(self, loss: Tensor, base: Tensor) -> Tensor:
+        """Return the bases at which each task has the mean ratio of those that take part, 1 without any; else 0.
+
+        So the mean does not move when a task comes, as a price index does not when a good is added (chain-linking).
+        """
+        return torch.where(loss > 0.0, loss / _geometric_mean(self._state.ratios(loss, base)).nan_to_num(1.0), 0.0)
+
+    def begin_epoch(self) -> None:
+        """Begin the means of an epoch anew; a task that does not come in it keeps its mean."""
+        state = self._state
+        # A single loss is too noisy to compare a task with others that are there already: the mean of an epoch is not.
+        loss, base, others = state.epoch_loss / state.epoch_steps, state.base_loss, state.base_loss.gt(0.0).any()
+        state.base_loss = torch.where((base < 0.0) & others, self._linked(loss, base), base.abs())
+        # That mean is kept as of one step of next to no weight; a power of two keeps all digits.
+        state.epoch_loss *= _CARRIED / state.epoch_steps.clamp(min=_CARRIED)
+        state.epoch_steps.clamp_(max=_CARRIED)
+
+    @torch.inference_mode(False)  # for a validation step that leaves the inference mode for gradients
+    def begin_validation(self) -> None:
+        """Begin to sum up what is weighed."""
+        self._validation = self._state.raw_loss.new_zeros(6, len(self._state.raw_loss))
+
+    def add(self, call: Call) -> None:
+        """Count a call that is not trained on, if a validation has begun."""
+        if self._validation is not None:
+            self._validation[:5] += call.sums()
+
+    @torch.inference_mode(False)
+    def end_validation(self) -> float | None:
+        """Return the relative loss of a validation, None if nothing was weighed on any rank.
+
+        Costs an all-reduce and a transfer to the host.
+        """
+        sums, self._validation = self._validation, None
+        if sums is None:
+            return None
+        sum_over_ranks(sums, self._group)
+        means, state = mean_of(sums, world_size(self._group)), self._state
+        if not means.used:
+            return None
+        state.val_loss, _ = newest(means, state.val_loss)
+        loss, base = state.val_loss, state.val_base_loss
+        state.val_base_loss = torch.where(base == 0.0, self._linked(loss, base), base)
+        return float(_geometric_mean(state.ratios(loss, state.val_base_loss)))
+
+
+def _geometric_mean(ratios: Tensor) -> Tensor:
+    return ratios.log().nanmean().exp()

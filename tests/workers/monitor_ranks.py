@@ -1,0 +1,70 @@
+"""A module that weighs its losses in validation, on one process or on several."""
+
+import math
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from lightning_uncertainty import UncertaintyCallback
+from tests.models import Weighed, batches, trainer
+from tests.workers.ranks import Collectives, Phases, rank
+
+TRAIN, VAL = "uncertainty/relative_loss", "uncertainty/val_relative_loss"
+
+
+def part(begin, end):
+    """Some of the batches of one set."""
+    loader = batches(13)
+    loader.batches = loader.batches[begin:end]
+    return loader
+
+
+class Validated(Weighed):
+    """Weighs its losses in validation, where task b has no labels in some batches, and remembers them."""
+
+    samples = None
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        losses = self.losses(batch)
+        if batch_idx % 3 == 1 and "b" in losses:
+            losses["b"] = losses["b"] * math.nan
+        if not self.trainer.sanity_checking:
+            self.seen[-1].append({name: (loss.item(), len(batch[0])) for name, loss in losses.items()})
+        self.weigh(losses, samples=len(batch[0]) if self.samples else None)
+
+    def on_validation_epoch_start(self):
+        self.seen.append([])
+
+
+class Values(Callback):
+    """What stands in callback_metrics where others decide: at the end of each validation and epoch."""
+
+    def __init__(self):
+        self.val, self.train = [], []
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            self.val.append(trainer.callback_metrics.get(VAL, torch.tensor(math.nan)).item())
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.train.append(trainer.callback_metrics[TRAIN].item())
+
+
+class OnRanks(Validated):
+    """A rank has no labels of a task, and once does not weigh at all."""
+
+    def validation_step(self, batch, batch_idx):
+        if not (rank() and self.current_epoch == 1):
+            super().validation_step(batch, 1 if rank() else batch_idx)
+
+
+def validate(folder):
+    collectives, values, module = Collectives(), Values(), OnRanks()
+    callback = UncertaintyCallback(report=False, summary=False)
+    runner = trainer(folder, Phases(collectives), callback, values, strategy="ddp", devices=2, max_epochs=3)
+    runner.fit(module, part(0, 6), part(6 + 3 * rank(), 9 + 3 * rank()))
+    return {"val": values.val, "train": values.train, "seen": module.seen, "reduced": collectives.during("validation")}
