@@ -80,9 +80,11 @@ class UncertaintyMixin(CanWeigh, _Base):
             if hook not in [getattr(base, name) for base in cls.__bases__ if issubclass(base, UncertaintyMixin)]:
                 setattr(cls, name, _completed(hook, _save_weightings if "save" in name else _load_weightings))
         check_class(cls, UncertaintyMixin)
-        # TorchScript compiles all properties and attributes but those named here; the user's own lists stay.
+        # TorchScript compiles all properties and attributes but those named here. A base without LightningModule, which
+        # may stand before it, does not know the names of that.
         for kind, name in (("unused_properties", "uncertainty"), ("ignored_attributes", "tasks")):
-            setattr(cls, f"__jit_{kind}__", sorted({name, *getattr(cls, f"__jit_{kind}__", ())}))
+            theirs = [vars(base).get(f"__jit_{kind}__", ()) for base in cls.__mro__]
+            setattr(cls, f"__jit_{kind}__", sorted({name}.union(*theirs)))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in TAKEN:

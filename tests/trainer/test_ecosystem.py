@@ -335,6 +335,14 @@ class Shipped(Weighed):
         return {self: object()}
 
 
+class Shared(UncertaintyMixin):
+    """What the modules of a project have in common: it knows the mixin, but not LightningModule."""
+
+
+class ShippedShared(Shared, Shipped):
+    pass
+
+
 class ShippedPlain(Plain):
     forward = Shipped.forward
 
@@ -375,7 +383,7 @@ def same_numbers(way, net):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("cls", [ShippedPlain, Shipped, ShippedReturned])
+@pytest.mark.parametrize("cls", [ShippedPlain, Shipped, ShippedShared, ShippedReturned])
 @pytest.mark.filterwarnings("ignore:.*deprecated", "ignore:.*torch.jit")
 def test_a_network_can_be_shipped_before_during_and_after_a_fit(tmp_path, cls, way):
     ours = UncertaintyCallback(TASKS if cls is ShippedReturned else None)
