@@ -20,6 +20,8 @@ LAST_PART = 0.1  # of the steps: what "at the end" means
 FEWEST_STEPS, FEWEST_POINTS = 200, 10  # below, sigma has no time to arrive, and nobody could tell
 MOVED, STRAIGHT = 0.1, 0.8  # change of sigma at the end, and how much of its way there is in one direction
 EXPLODED = 1000.0  # growth of sigma^-2 since the start
+DIVERGED = 100.0  # growth of a loss since the start
+GUESSED = 0.99  # of the cross entropy of a uniform guess
 MOSTLY = 0.5  # of the steps
 DOMINANT = 0.9  # share
 DROWNED = 0.05  # of an equal share
@@ -53,6 +55,28 @@ class Finding(_Texts, Enum):
     'A bound holds s at the last step.'
     """
 
+    UNWEIGHED = (
+        "not weighed",
+        "No loss was weighed in this run, so that it has no weights: let training_step return `self.weigh(losses)`.",
+        "Without the mixin, return `{{'losses': {{'depth': loss, ...}}}}`.",
+        "No loss of any task came.",
+        "fault",
+    )
+    DEAD = (
+        "no finite loss",
+        "Number of steps in which losses came and none of any task was finite: {steps}.",
+        "If they go on, the network itself is NaN: go on from an earlier checkpoint, with a lower learning rate or "
+        'clipped gradients. `nonfinite="raise"` stops at the first such loss.',
+        "There was a step in which losses came, and none of any task was finite.",
+        "fault",
+    )
+    DIVERGED = (
+        "diverged",
+        "The loss of task {task!r} grew {factor:.3g} times ({first:.3g} to {last:.3g}).",
+        "Lower the learning rate of the network, or clip its gradients.",
+        f"The median raw loss at the end is over {DIVERGED:.0f} times the first one, and the task is learned.",
+        "fault",
+    )
     NEGATIVE_LOSS = (
         "negative loss",
         "The loss of task {task!r} was negative (lowest mean of a step: {lowest:.3g}), which the {likelihood} "
@@ -81,6 +105,15 @@ class Finding(_Texts, Enum):
         "The loss of task {task!r} was NaN or infinite in {calls}, and the task sat them out.",
         'That is as it should be where labels were missing. If it diverged, find out where with `nonfinite="raise"`.',
         "Its loss was NaN or infinite at least once.",
+    )
+    LEARNED_NOTHING = (
+        "learned nothing",
+        "The loss of task {task!r} ends at {last:.3g}, no better than {reference}.",
+        "Check that its labels are right and its head gets gradients, and try another learning rate of the network. "
+        "Class weights may explain it too.",
+        "The median raw loss of a learned task at the end is not below the first one. If the number of classes is "
+        f"known (`CrossEntropy`, `bernoulli`, `Task(classes=...)`), it is over {GUESSED:.0%} of its logarithm, which "
+        "is the loss of a uniform guess.",
     )
     EXPLODES = (
         "its weight explodes",
@@ -192,8 +225,11 @@ class Diagnosis:
 
 def findings_of(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Yield the findings that a single snapshot can answer, task by task. Changes nothing and warns of nothing."""
+    dead = max(task.dead for task in snapshot.tasks.values())
+    if dead:
+        yield Finding.DEAD.about(None, steps=dead)
     for name, task in snapshot.tasks.items():
-        if task.nonfinite:
+        if task.nonfinite and not dead:
             yield Finding.NONFINITE.about(name, calls=counted_calls(task.nonfinite))
         if task.lowest_loss < 0.0 and task.sigma is not None and task.likelihood != "softmax_exact":
             yield Finding.NEGATIVE_LOSS.about(name, lowest=task.lowest_loss, likelihood=task.likelihood)

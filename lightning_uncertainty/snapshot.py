@@ -38,6 +38,7 @@ class TaskSnapshot(Setting):
         lowest_loss: The lowest mean loss of a step so far; 0 if none was negative.
         cut: True if the factor was beyond the range of an fp16 loss and was cut there.
         unit: The unit of the target, as given to :class:`~lightning_uncertainty.Task`; for a regression also of sigma.
+        classes: The number of classes of a classification; 0 where it is unknown.
         more: Further quantities that a strategy or a subclass of the engine keeps of each task.
     """
 
@@ -58,6 +59,7 @@ class TaskSnapshot(Setting):
     lowest_loss: float = 0.0
     cut: bool = False
     unit: str = ""
+    classes: int = 0
     more: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -68,6 +70,7 @@ class TaskSnapshot(Setting):
         """
         row = dict(numbers)  # written out, because a logging step makes one for each task
         lower, upper, log_var = row.pop("at_lower", 0.0), row.pop("at_upper", 0.0), row.pop("log_var")
+        classes = row.pop("classes", 0)
         return cls(
             likelihood=task.likelihood.name,
             log_var=log_var,
@@ -86,6 +89,7 @@ class TaskSnapshot(Setting):
             lowest_loss=row.pop("lowest_loss"),
             cut=bool(row.pop("cut")),
             unit=task.unit,
+            classes=2 if task.likelihood.name == "bernoulli" else int(task.classes or classes),
             more=row,
         )
 

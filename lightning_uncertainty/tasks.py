@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
-from lightning_uncertainty._arguments import Setting, check_bounds, check_init, suggest
+from lightning_uncertainty._arguments import Setting, check_bounds, check_init, check_number, suggest
 from lightning_uncertainty.likelihoods import Likelihood, get_likelihood
 
 __all__ = ["Task", "TaskSpecs", "parse_tasks"]
@@ -30,13 +30,14 @@ class Task(Setting):
             it to the engine.
         bounds: The lowest and the highest ``s``; None leaves them to the engine.
         unit: The unit of the target, for tables and pictures: ``"m"``, ``"$"``.
+        classes: The number of classes, to tell whether a loss is better than a guess; not needed with ``CrossEntropy``.
 
     Raises:
         ValueError: if one of them is not valid.
         TypeError: if ``name`` is not a string.
 
-    >>> Task("depth", "laplace")
-    Task(name='depth', likelihood=Likelihood('laplace', rate=0.5, precision_rate=0.5), init=None, bounds=None, unit='')
+    >>> Task("kind", "softmax", classes=10)
+    Task(name='kind', likelihood=Likelihood('softmax'), init=None, bounds=None, unit='', classes=10)
     """
 
     name: str
@@ -44,6 +45,7 @@ class Task(Setting):
     init: float | Literal["auto"] | None
     bounds: tuple[float, float] | None
     unit: str
+    classes: int | None
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Task(Setting):
         init: float | Literal["auto"] | None = None,
         bounds: tuple[float, float] | None = None,
         unit: str = "",
+        classes: int | None = None,
     ) -> None:
         set_field = partial(object.__setattr__, self)  # the way around frozen, once, at construction
         set_field("name", check_name(name))
@@ -59,6 +62,7 @@ class Task(Setting):
         set_field("init", None if init is None else check_init(init))
         set_field("bounds", None if bounds is None else check_bounds(bounds))
         set_field("unit", str(unit))
+        set_field("classes", None if classes is None else int(check_number("classes", classes, above=2.0)))
 
 
 TaskSpecs = Mapping[str, Any] | Iterable[Task]

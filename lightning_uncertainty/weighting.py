@@ -284,7 +284,9 @@ class UncertaintyWeighting(Schedule, NamedValues):
         """Warn without waiting for the device: a loop that reads nothing should hear of trouble too."""
         state, columns = self._state, self.strategy.columns()
         bounds = [columns[name] for name in ("at_lower", "at_upper") if name in columns]
-        if self._trouble.poll(torch.cat([state.nonfinite > 0, state.lowest_loss < 0.0, state.cut, *bounds])):
+        if self._trouble.poll(
+            torch.cat([state.nonfinite > 0, state.dead > 0, state.lowest_loss < 0.0, state.cut, *bounds])
+        ):
             self.check()
 
     # ------------------------------------------------------------------------------------------------ reading
@@ -309,11 +311,11 @@ class UncertaintyWeighting(Schedule, NamedValues):
         now = {"factor": self._in_force.factor, "offset": self._in_force.offset}
         columns = {"log_var": self.strategy.log_var, "precision": self.strategy.factor, **self.strategy.columns()}
         rows = rows_later({**self._state.columns(), **columns, **now}, self.tasks)
-        learned, steps = self.strategy.learned, self.steps
+        learned, steps, tasks, classes = self.strategy.learned, self.steps, self.tasks, self._raw_losses.classes
 
         def read() -> Snapshot:
-            numbers = rows().items()
-            return Snapshot(steps, {n: TaskSnapshot.of(self.tasks[n], learned[n], row) for n, row in numbers})
+            numbers = {name: {"classes": classes.get(name, 0), **row} for name, row in rows().items()}
+            return Snapshot(steps, {n: TaskSnapshot.of(tasks[n], learned[n], row) for n, row in numbers.items()})
 
         return read
 

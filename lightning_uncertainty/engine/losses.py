@@ -39,6 +39,7 @@ class RawLosses:
 
     def __init__(self, tasks: Mapping[str, Task], notices: Notices) -> None:
         self._tasks, self._notices = tasks, notices
+        self.classes: dict[str, int] = {}  # as far as logits have told
         self._tempered = any(task.likelihood.tempered for task in tasks.values())
         self.zero, self.nan = torch.tensor([0.0, math.nan], dtype=torch.float32)
 
@@ -77,6 +78,8 @@ class RawLosses:
         for index, (name, task) in enumerate(self._tasks.items()):
             loss = losses.get(name, self.nan)
             if isinstance(loss, CrossEntropy):
+                if not torch.compiler.is_compiling():
+                    self.classes[name] = loss.logits.shape[1 if loss.logits.dim() > 1 else 0]
                 own_log_var = log_var[index] if task.likelihood.tempered else self.zero
                 if task.likelihood.tempered:
                     slopes[name] = loss.slope(own_log_var).to(torch.float32)

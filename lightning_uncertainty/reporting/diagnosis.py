@@ -16,7 +16,12 @@ __all__ = ["diagnose", "shares_at_the_end"]
 _LOUDER = {  # a weight that explodes also moves or meets its bound: that is said once
     Finding.AT_BOUND: {Finding.EXPLODES},
     Finding.MOVING: {Finding.EXPLODES, Finding.NEGATIVE_LOSS},
+    Finding.LEARNED_NOTHING: {Finding.NO_CROSS_ENTROPY},
     Finding.DROWNS: {Finding.MOSTLY_ABSENT, Finding.EXPLODES, Finding.AT_BOUND, Finding.MOVING},
+}
+_MOOT = {  # what is said of sigma and of the shares while the network is lost, such as to train longer
+    *(Finding.NONFINITE, Finding.MOVING, Finding.AT_BOUND, Finding.DOMINATES, Finding.DROWNS, Finding.ALL_EQUAL),
+    *(Finding.MOSTLY_ABSENT, Finding.LEARNED_NOTHING, Finding.TOO_SHORT),
 }
 
 
@@ -28,10 +33,15 @@ def diagnose(history: History) -> list[Diagnosis]:
     """
     if not len(history):
         raise ValueError("There is nothing to diagnose: the history has no points.")
-    of_tasks = chain(*(rule(history, name) for name in history.tasks for rule in (_of_losses, _of_sigma)))
+    if not any(fact.nonfinite or fact.dropped or _known(history, "raw_loss", n) for n, fact in history.facts.items()):
+        return [Finding.UNWEIGHED.about(None)]
+    rules = _of_losses, _of_the_end, _of_sigma
+    of_tasks = chain(*(rule(history, name) for name in history.tasks for rule in rules))
     found = [*of_tasks, *_of_shares(history), *_of_the_run(history)]
     kinds = {name: {each.finding for each in found if each.task == name} for name in (*history.tasks, None)}
     found = [each for each in found if kinds[each.task].isdisjoint(_LOUDER.get(each.finding, ()))]
+    if any(each.finding in (Finding.DEAD, Finding.DIVERGED) for each in found):
+        found = [each for each in found if each.finding not in _MOOT]
     if all(each.finding.severity == "fine" for each in found):
         found.append(Finding.NOTHING.about(None))
     order = list(Finding)
@@ -57,6 +67,20 @@ def _of_losses(history: History, name: str) -> Iterator[Diagnosis]:
         yield Finding.NO_CROSS_ENTROPY.about(name, loss=loss)
     if (part := fact.absent / max(history.steps[-1], 1)) > findings.MOSTLY:
         yield Finding.MOSTLY_ABSENT.about(name, part=part)
+
+
+def _of_the_end(history: History, name: str) -> Iterator[Diagnosis]:
+    fact, losses = history.facts[name], _known(history, "raw_loss", name)
+    ends = _at_the_end(history, history.series("raw_loss", name))
+    if not (fact.learned and ends and losses[0] > 0.0 <= _lowest(history, name)):
+        return
+    first, last = losses[0], statistics.median(ends)
+    guess = math.log(fact.classes or 1)
+    if last > findings.DIVERGED * first:
+        yield Finding.DIVERGED.about(name, factor=last / first, first=first, last=last)
+    elif last >= (findings.GUESSED * guess or first) and not _is_too_short(history):
+        guessed = f"a uniform guess among {fact.classes} classes ({guess:.3g})"
+        yield Finding.LEARNED_NOTHING.about(name, last=last, reference=guessed if guess else f"the first ({first:.3g})")
 
 
 def _of_sigma(history: History, name: str) -> Iterator[Diagnosis]:
@@ -86,6 +110,8 @@ def _of_the_run(history: History) -> Iterator[Diagnosis]:
         yield Finding.ALL_EQUAL.about(None, ratio=ratio)
     if _is_too_short(history):
         yield Finding.TOO_SHORT.about(None, points=len(history), steps=history.steps[-1] - history.steps[0] + 1)
+    if dead := max(fact.dead for fact in history.facts.values()):
+        yield Finding.DEAD.about(None, steps=dead)
     if dropped := max((fact.dropped for fact in history.facts.values()), default=0):
         yield Finding.DROPPED.about(None, steps=dropped)
     losses = [loss for name in history.tasks for loss in _known(history, "raw_loss", name)]

@@ -36,6 +36,8 @@ class TaskFacts:
         absent: Number of steps in which it took no part.
         at_bound: ``"lower"``, ``"upper"``, or ``""`` where no bound holds ``s``.
         dropped: Number of times that it was weighed and the network did not learn from it.
+        dead: Number of steps in which losses came, and none of any task was finite.
+        classes: Number of classes; 0 where it is unknown, or there are none.
     """
 
     likelihood: str
@@ -45,6 +47,8 @@ class TaskFacts:
     absent: int
     at_bound: str
     dropped: int = 0
+    dead: int = 0
+    classes: int = 0
 
 
 _FACTS = [each.name for each in fields(TaskFacts)]
@@ -199,7 +203,7 @@ class History:
             names, steps, stride = state["tasks"], state["steps"].tolist(), int(state["stride"])
             if stride < 1 or steps != sorted(set(steps)):
                 raise ValueError("its steps are out of order")
-            saved = {"dropped": [0] * len(names), **state["facts"]}
+            saved = {**dict.fromkeys(("dropped", "dead", "classes"), [0] * len(names)), **state["facts"]}
             facts = zip(*(saved[name] for name in _FACTS), strict=True)
             history.facts = {name: TaskFacts(*fact) for name, fact in zip(names, facts, strict=True)}
             values = state["values"].reshape(len(steps), len(_COLUMNS), len(names)).transpose(1, 2).tolist()
@@ -214,8 +218,8 @@ class History:
 
 def _facts(task: TaskSnapshot) -> TaskFacts:
     bound = task.at_bound if task.started else None
-    counts = task.nonfinite, task.absent
-    return TaskFacts(task.likelihood, task.unit, task.sigma is not None, *counts, bound or "", task.dropped)
+    counts = task.nonfinite, task.absent, bound or "", task.dropped, task.dead, task.classes
+    return TaskFacts(task.likelihood, task.unit, task.sigma is not None, *counts)
 
 
 def _cells(task: TaskSnapshot) -> array[float]:

@@ -37,7 +37,7 @@ class Summary:
     Attributes:
         title: Number of tasks and of steps.
         rows: The worst severity of each task, and its texts in the order of :data:`COLUMNS`. The tasks are in their
-            order; if there are very many, those with findings come first.
+            order; if there are very many, those with findings come first. None if no loss was weighed.
         findings: Severity and text of each finding; the same finding of many tasks is told once.
     """
 
@@ -53,6 +53,8 @@ def summarize(history: History) -> Summary:
         ValueError: If it has no points.
     """
     found, shares = diagnose(history), shares_at_the_end(history)
+    if found[0].finding is Finding.UNWEIGHED:
+        return Summary("nothing was weighed", [], [("fault", found[0].sentence)])
     too_short = any(each.finding is Finding.TOO_SHORT for each in found)  # which is said of each task that is learned
     rows: list[tuple[Severity, list[str]]] = []
     for name, fact in history.facts.items():
@@ -78,7 +80,7 @@ def print_summary(history: History, *, closing: str = "") -> None:
         ValueError: If the history has no points.
     """
     summary = summarize(history)
-    if sys.stdout.isatty() and find_spec("rich") is not None:
+    if summary.rows and sys.stdout.isatty() and find_spec("rich") is not None:
         _print_rich(summary, closing)
         return
     encoding = sys.stdout.encoding or "utf-8"
@@ -90,6 +92,8 @@ def print_summary(history: History, *, closing: str = "") -> None:
 
 def as_text(summary: Summary, closing: str = "") -> str:
     """Return the summary as plain text."""
+    if not summary.rows:
+        return summary.findings[0][1]
     found = [f"{_MARKS[severity]} {text}" for severity, text in summary.findings]
     wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     notes = [*map(wrapper.fill, [NOTE, *found]), closing]

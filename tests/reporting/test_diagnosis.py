@@ -6,7 +6,13 @@ import lightning as L
 import pytest
 import torch
 
-from lightning_uncertainty import CrossEntropy, Snapshot, UncertaintyCallback
+from lightning_uncertainty import (
+    CrossEntropy,
+    Snapshot,
+    UncertaintyCallback,
+    UncertaintyWarning,
+    UncertaintyWeighting,
+)
 from lightning_uncertainty.demo.diamonds import make_data, make_net
 from lightning_uncertainty.demo.run import EPOCHS
 from lightning_uncertainty.findings import Finding
@@ -20,6 +26,8 @@ from tests.models import Weighed, batches, fit
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The loss of task '.' was"),
     pytest.mark.filterwarnings("ignore:The log-variance of task '.' is held"),
+    pytest.mark.filterwarnings("ignore:Number of steps in which losses came"),
+    pytest.mark.filterwarnings("ignore:No loss of 'a', 'b' reached"),
 ]
 
 
@@ -71,6 +79,42 @@ class Skipping(Weighed):
             self.zero_grad()
 
 
+class Poisoned(Weighed):
+    """One step makes the network NaN, and all losses with it."""
+
+    def losses(self, batch):
+        if self.global_step == 50:
+            self.net.weight.data.fill_(math.nan)
+        return super().losses(batch)
+
+
+class Diverging(Weighed):
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e4)
+
+
+class Guessing(Weighed):
+    """A classification without a gradient, one of a network that is sure and wrong, and a regression to a constant."""
+
+    tasks = {"a": "softmax", "b": "laplace", "c": {"likelihood": "softmax", "classes": 3}, "d": "bernoulli"}
+
+    def losses(self, batch):
+        labels = (batch[1][:, 0] > 0.0).long()
+        logits = torch.stack([self.net(batch[0])[:, 0] * 0.0, torch.zeros(len(labels))], 1)
+        nothing = 0.0 * logits.sum()
+        return {
+            "a": CrossEntropy(logits, labels),
+            "b": 2.0 + nothing,
+            "c": math.log(3) + nothing,
+            "d": math.log(2) + nothing,
+        }
+
+
+class Unweighed(Weighed):
+    def training_step(self, batch, batch_idx):
+        return sum(self.losses(batch).values())
+
+
 class SameLoss(Weighed):
     tasks = {"a": "gaussian", "b": "gaussian"}
 
@@ -108,6 +152,10 @@ RUNS = {
     "a bound above what the loss asks for": (Healthy, {"bounds": (1.0, 40.0)}, {}, {Finding.AT_BOUND}),
     "a task without labels in two batches of three": (Sparse, {}, {}, {Finding.MOSTLY_ABSENT}),
     "gradients that a hook drops": (Skipping, {}, {}, {Finding.DROPPED, Finding.TOO_SHORT}),
+    "a step that makes the network NaN": (Poisoned, {}, {}, {Finding.DEAD}),
+    "a learning rate far too high": (Diverging, {}, {}, {Finding.DIVERGED}),
+    "losses that stay where they are": (Guessing, {}, {}, {Finding.LEARNED_NOTHING}),
+    "a training_step that does not weigh": (Unweighed, {}, {}, {Finding.UNWEIGHED}),
     "a start far from the losses": (
         Healthy,
         {"init": 0.0},
@@ -153,6 +201,36 @@ def test_a_run_into_a_fault_has_the_finding_and_no_other(tmp_path, cls, options,
     assert {name for name, words in verdicts(history).items() if words not in _CALM} == named
 
 
+@pytest.mark.parametrize("name", ["a step that makes the network NaN", "a learning rate far too high"])
+def test_who_has_lost_the_network_is_not_told_to_train_longer_or_to_raise_lr(tmp_path, name):
+    told = " ".join(str(each) for each in diagnose(train_into(tmp_path, *RUNS[name][:3])))
+    assert "earlier checkpoint" in told or "Lower the learning rate" in told
+    assert not any(words in told for words in ("rain longer", "`lr", "as it should be"))
+
+
+def test_a_dead_run_is_told_of_while_it_goes_on_and_what_is_monitored_is_not_finite(tmp_path):
+    with pytest.warns(UncertaintyWarning, match="Number of steps in which losses came and none .* was finite: 2"):
+        _, runner = fit(tmp_path, Poisoned(), data=batches(60), max_epochs=1, log_every_n_steps=4)
+    for key in ("relative_loss", "loss_sum", "loss/a"):
+        assert math.isnan(runner.callback_metrics[f"uncertainty/{key}"])
+
+
+def test_a_loop_that_reads_nothing_hears_of_it_too():
+    def loop():
+        weighting = UncertaintyWeighting({"a": "gaussian"})
+        for _ in range(300):
+            weighting({"a": torch.tensor(math.nan, requires_grad=True)}).backward()
+            weighting.step()
+
+    with pytest.warns(UncertaintyWarning, match="none of any task was finite"):
+        loop()
+
+
+def test_a_module_that_never_weighs_gets_one_sentence(tmp_path, capsys):
+    fit(tmp_path, Unweighed(), log_every_n_steps=4)
+    assert capsys.readouterr().out.strip() == Finding.UNWEIGHED.sentence
+
+
 def test_every_finding_is_trained_into():
     assert set.union(*(expected for *_, expected in RUNS.values())) == set(Finding) - {Finding.CUT}  # in test_precision
 
@@ -177,7 +255,7 @@ def test_a_diagnosis_names_the_task_its_numbers_and_a_remedy():
     history = History()
     for step in range(300):
         tasks = {
-            "depth": TaskSnapshot("laplace", 1.0, 1.6, 0.6, 0.6, 2.0, 7, None, True, absent=200),
+            "depth": TaskSnapshot("laplace", 1.0, 1.6, 0.6, 0.6, 2.0 - step / 300, 7, None, True, absent=200),
             "aux": TaskSnapshot("fixed", 0.0, None, 1.0, 1.0, 1.0, 0, None, True),
         }
         history.add(Snapshot(step, tasks))
