@@ -119,7 +119,7 @@ class EngineState(TaskTensors):
         """Update by one step."""
         self.raw_loss, dead = newest(means, self.raw_loss)
         self.dead += dead
-        self.epoch_loss += torch.where(means.present, means.raw_loss, 0.0)
+        self.epoch_loss = torch.where(means.present, self.epoch_loss + means.raw_loss, self.epoch_loss)
         self.epoch_steps += means.present
         self.lowest_loss = torch.fmin(self.lowest_loss, self.raw_loss)
         self.nonfinite += means.refused
@@ -145,8 +145,8 @@ class EngineState(TaskTensors):
 
 def newest(means: WindowMeans, before: Tensor) -> tuple[Tensor, Tensor]:
     """Return the last loss of each task, NaN for all if losses came and none was finite; and whether that is so."""
-    dead = means.refused.any() & ~means.present.any()
-    return torch.where(means.present, means.raw_loss, torch.where(dead, torch.nan, before)), dead
+    dead = means.refused.any() > means.present.any()
+    return torch.where(means.present, means.raw_loss, before.masked_fill(dead, torch.nan)), dead
 
 
 # ---------------------------------------------------------------------------------------------------- the saved form

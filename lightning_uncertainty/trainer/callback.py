@@ -217,7 +217,7 @@ class UncertaintyCallback(packages.CallbackBase):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the relative loss of a validation that weighed its losses, before others decide on it."""
-        if (value := self.weighting.relative.end_validation()) is not None:
+        if self._trainer is not None and (value := self.weighting.relative.end_validation()) is not None:
             packages.publish(trainer, metrics := {f"{self.log_prefix}/val_relative_loss": value})
             for logger in trainer.loggers:
                 logger.log_metrics(metrics=metrics, step=packages.logged_step(trainer))
