@@ -224,7 +224,7 @@ class UncertaintyWeighting(Schedule, NamedValues):
         >>> weighting.steps
         1
         """
-        self.recorder.gradients.follow(optimizers)
+        self.recorder.follow(optimizers)
         return self
 
     def step(self) -> None:

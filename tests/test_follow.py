@@ -69,7 +69,7 @@ def test_losses_without_a_backward_pass_do_not_count():
 
 
 @pytest.mark.parametrize("to_none", [True, False])
-@pytest.mark.parametrize("followed", [True, False])
+@pytest.mark.parametrize("followed", [True, False], ids=["followed", "by hand"])
 def test_gradients_zeroed_before_they_were_used(followed, to_none):
     loop = Loop(follow=followed)
     for index in range(12):
@@ -78,9 +78,68 @@ def test_gradients_zeroed_before_they_were_used(followed, to_none):
         if index % 4 != 2:
             loop.optimizer.step()
             loop.weighting.step()
-    if followed:
-        loop.check(*([index] for index in range(12) if index % 4 != 2))
-        assert {task.dropped for task in loop.weighting.snapshot().tasks.values()} == {3}
+    loop.check(*([index] for index in range(12) if index % 4 != 2))
+    assert {task.dropped for task in loop.weighting.snapshot().tasks.values()} == {3}
+
+
+class Words(torch.nn.Module):
+    """An embedding whose first row never has a gradient, before the heads."""
+
+    def __init__(self, sparse):
+        super().__init__()
+        self.words = torch.nn.Embedding(5, 3, padding_idx=0, sparse=sparse)
+        self.heads = torch.nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.heads(self.words(x[:, 0].abs().mul(2).long().clamp(1, 4)))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_gradient_that_is_always_zero_hides_no_zeroed_one(sparse):
+    loop = Loop(follow=False)
+    loop.net = Words(sparse)
+    loop.optimizer = torch.optim.SGD(loop.net.parameters(), lr=0.1)
+    loop.weighting.follow(loop.optimizer)
+    for index in range(12):
+        loop.optimizer.zero_grad(set_to_none=False)
+        loop.total(1e6 if index % 4 == 2 else 1.0).backward()
+        if index % 4 != 2:
+            loop.optimizer.step()
+    loop.check(*([index] for index in range(12) if index % 4 != 2))
+
+
+def test_parameters_whose_gradient_is_taken_away_alone_are_no_sign():
+    """As DINO holds its last layer still at first; here the first parameter has no gradient either."""
+    loop, unused = Loop(follow=False), torch.nn.Parameter(torch.zeros(1))
+    loop.optimizer = torch.optim.SGD([unused, *loop.net.parameters()], lr=0.1)
+    loop.weighting.follow(loop.optimizer)
+    for _ in range(6):
+        loop.optimizer.zero_grad()
+        loop.total().backward()
+        loop.net.bias.grad = None
+        loop.optimizer.step()
+    loop.check(*each(6))
+
+
+def test_an_optimizer_without_gradients_that_steps_first_takes_nothing_away():
+    loop = Loop()
+    other = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=0.1)
+    loop.weighting.follow(other)
+    for _ in range(6):
+        loop.optimizer.zero_grad()
+        loop.total().backward()
+        other.step()
+        loop.optimizer.step()
+    loop.check(*each(6))
+
+
+def test_an_optimizer_that_zeroes_when_it_has_stepped_has_stepped():
+    loop = Loop()
+    loop.optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())
+    for _ in range(6):
+        loop.total().backward()
+        loop.optimizer.step()
+    loop.check(*each(6))
 
 
 def test_accumulation_counts_all_that_was_accumulated():
@@ -148,8 +207,10 @@ def test_several_optimizers_each_step_of_those_that_it_follows_with_losses(inner
     loop.check(*each(5 * inner))
 
 
-def test_of_a_closure_the_last_evaluation_counts():
-    loop, last = Loop(torch.optim.LBFGS, lr=1.0, max_iter=6, line_search_fn="strong_wolfe"), []
+@pytest.mark.parametrize("followed", [True, False], ids=["followed", "by hand"])
+def test_of_a_closure_the_last_evaluation_counts(followed):
+    options = {"lr": 1.0, "max_iter": 6, "line_search_fn": "strong_wolfe"}
+    loop, last = Loop(torch.optim.LBFGS, follow=followed, **options), []
 
     def closure():
         loop.optimizer.zero_grad()
@@ -159,6 +220,7 @@ def test_of_a_closure_the_last_evaluation_counts():
 
     for _ in range(4):
         loop.optimizer.step(closure)
+        loop.weighting.step()
         last.append([len(loop.seen) - 1])
     assert len(loop.seen) > 8
     loop.check(*last)
@@ -199,6 +261,32 @@ def test_a_loop_that_never_steps_is_told_once():
     with pytest.warns(UncertaintyWarning, match=r"`weighting.follow\(optimizer\)` once") as said:
         train()
     assert len(said) == 1
+
+
+def test_many_evaluations_of_one_closure_are_no_loop_that_never_steps():
+    loop = Loop(torch.optim.LBFGS, lr=1e-4, max_iter=400, tolerance_grad=0.0, tolerance_change=0.0)
+    x = torch.randn(8, 3)
+
+    def closure():
+        loop.optimizer.zero_grad()
+        error = loop.net(x)
+        total = loop.weighting({"a": error[:, 0].square().mean(), "b": error[:, 1].abs().mean()})
+        total.backward()
+        return total
+
+    loop.optimizer.step(closure)
+    assert loop.weighting.steps == 1
+
+
+def test_whom_it_does_not_need_it_does_not_keep():
+    loop = Loop()
+    weighting, optimizer = loop.weighting, weakref.ref(loop.optimizer)
+    loop.total().backward()
+    loop.optimizer.step()
+    del loop
+    gc.collect()
+    assert optimizer() is None
+    assert weighting.steps == 1
 
 
 def test_what_is_no_optimizer_is_refused():

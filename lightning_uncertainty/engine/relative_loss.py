@@ -26,6 +26,7 @@ class RelativeLoss:
         self._state, self._group = state, group
         self._flag, self._all_joined = HostFlags(), False
         self._validation: Tensor | None = None  # sums over the calls of a validation
+        self._weighed = False  # True if there was a call in this validation, or on any rank in an earlier one
 
     def step(self) -> None:
         """Let the tasks join whose first loss came in the last step. Once all have, there is nothing to do."""
@@ -61,15 +62,17 @@ class RelativeLoss:
         """Count a call that is not trained on, if a validation has begun."""
         if self._validation is not None:
             self._validation[:5] += call.sums()
+            self._weighed = True
 
     @torch.inference_mode(False)
     def end_validation(self) -> float | None:
         """Return the relative loss of a validation, None if nothing was weighed on any rank.
 
-        Costs an all-reduce and a transfer to the host.
+        Costs an all-reduce and a transfer to the host; nothing where no validation has weighed anything yet. In the
+        first that does, all ranks must.
         """
         sums, self._validation = self._validation, None
-        if sums is None:
+        if sums is None or not self._weighed:
             return None
         sum_over_ranks(sums, self._group)
         means, state = mean_of(sums, world_size(self._group)), self._state

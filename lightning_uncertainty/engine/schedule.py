@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor
 
 from lightning_uncertainty._arguments import check_choice, check_steps
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Schedule"]
+
+_MOST_UNSURE = 100
 
 
 class Schedule:
@@ -38,6 +41,8 @@ class Schedule:
         """Count one step; ``sure`` (bool, on the device) is False if there was none, and None if there was."""
         self._steps += sure is None
         self._unsure += [] if sure is None else [sure]
+        if len(self._unsure) > _MOST_UNSURE:
+            self._unsure = [torch.stack(self._unsure).sum()]
 
     @property
     def steps(self) -> int:

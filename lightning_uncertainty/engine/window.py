@@ -108,7 +108,7 @@ class LossWindow:
     def touched(self) -> bool:
         return self.used or self._dropped or bool(self._weighed) or self._compiled.ran
 
-    def watch(self, total: Tensor, call: Call, before: Callable[[], None]) -> Tensor:
+    def watch(self, total: Tensor, call: Call, before: Callable[[bool], None]) -> Tensor:
         """Record ``call`` once backward goes through ``total``, which is returned; ``before`` is called before that."""
         if torch.compiler.is_compiling():  # a graph can have no hook on what is inside of it
             return self._compiled.watch(total, call)
@@ -116,8 +116,7 @@ class LossWindow:
         arrivals = self._arrivals
 
         def arrived(_: Tensor) -> None:
-            if self._arrivals == arrivals:  # else the gradients of another total may be on their way with these
-                before()
+            before(self._arrivals == arrivals)  # else the gradients of another total may be on their way with these
             self._arrivals += 1
             self._weighed = [other for other in self._weighed if other is not call]
             self.flush()
@@ -134,7 +133,7 @@ class LossWindow:
                 self._summed = True
         self._held = None
 
-    def keep(self, alive: bool | Tensor, *, count: bool) -> None:
+    def forget_unless(self, alive: bool | Tensor, *, count: bool) -> None:
         """Forget the calls if their gradients are not ``alive`` (a bool, on the host or on the device).
 
         Args:
@@ -151,14 +150,15 @@ class LossWindow:
         for row in (0, 1, 2, 4):  # a loss that was NaN has been seen, whatever came of it
             self.sums[row] = torch.where(alive, self.sums[row], 0.0)
 
-    def drop_unused(self) -> None:
-        """Take tasks for dropped that were weighed, but that backward has not gone through."""
+    def drop_unused(self, *, count: bool = True) -> None:
+        """Forget the calls that backward has not gone through; ``count`` their tasks as dropped, or not."""
         for call in self._weighed:
             self.sums[3] += call.refused
         for weighed in [*(call.present for call in self._weighed), *self._compiled.weighed_tasks()]:
-            self.flush()
-            self.sums[5] += weighed & ~self.sums[1].gt(0.0)
-            self._dropped = True
+            if count:
+                self.flush()
+                self.sums[5] += weighed & ~self.sums[1].gt(0.0)
+                self._dropped = True
         self._weighed = []
 
     def clear(self) -> None:
@@ -226,6 +226,8 @@ class _Compiled:
     def take(self) -> Tensor | None:
         """Return the sums since the last time, None for none."""
         sums, self.leaf.grad = self.leaf.grad, None
+        if sums is not None:
+            self.weighed.zero_()
         return sums
 
     def weighed_tasks(self) -> list[Tensor]:

@@ -169,7 +169,8 @@ class UncertaintyCallback(packages.CallbackBase):
         if attachment.renew_with_network(module, self._notices):
             self._report.begin()
         optimizers = packages.optimizers_of(trainer, module, self._notices)
-        self.weighting.recorder.begin(optimizers, automatic=pl_module.automatic_optimization)
+        patience = 20 if getattr(trainer.precision_plugin, "scaler", None) else 5  # until the scaler has its scale
+        self.weighting.recorder.begin(optimizers, automatic=pl_module.automatic_optimization, patience=patience)
         self._publish(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -177,6 +178,8 @@ class UncertaintyCallback(packages.CallbackBase):
         self._batch_began_at = trainer.global_step
         if batch_idx == 0:  # and not when an epoch starts, which Lightning does not tell after every resume
             self.weighting.relative.begin_epoch()
+            module = attachment.module_at(pl_module, self)
+            self.weighting.recorder.begin_epoch(packages.optimizers_of(trainer, module, self._notices))
         self.weighting.train()
 
     def on_train_batch_end(
@@ -225,9 +228,10 @@ class UncertaintyCallback(packages.CallbackBase):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the strategy, publish the weights, write the history, and warn if nothing was learned from."""
         self.weighting.end_epoch()
-        self.weighting.recorder.agree()
+        recorder = self.weighting.recorder
+        recorder.agree()
         snapshot = self._publish(trainer)
-        if not any(task.seen or task.dropped for task in snapshot.tasks.values()):
+        if not any(task.seen or task.dropped for task in snapshot.tasks.values()) and not recorder.skipping:
             self._notices.warn("nothing learned", attachment.nothing_learned(self.weighting))
         self._report.save(trainer, snapshot)
 

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch.optim import Optimizer
 
 from lightning_uncertainty._warnings import Notices
+from lightning_uncertainty.engine.recorder import HIDDEN
 from lightning_uncertainty.engine.window import world_size
 
 if TYPE_CHECKING:
@@ -152,8 +153,7 @@ def optimizers_of(trainer: Trainer, module: Any, notices: Notices) -> list[Any]:
         elif not isinstance(optimizer, Optimizer):
             notices.warn(
                 "hidden optimizer",
-                f"{type(trainer.strategy).__name__} hides its optimizer, so sigma cannot see which of its steps are "
-                "skipped: it learns from the losses of all of them.",
+                f"{type(trainer.strategy).__name__} hides its optimizer, {HIDDEN}",
             )
             return []
     return found

@@ -366,7 +366,7 @@ def test_optimizers_that_the_trainer_does_not_count_are_told(tmp_path):
     assert module.uncertainty.steps == 48
 
 
-@pytest.mark.filterwarnings("ignore:The loss of task '.' was NaN")
+@pytest.mark.filterwarnings("ignore:The loss of task '.' was NaN", "ignore:Number of steps in which losses came")
 def test_losses_that_are_all_nan_are_not_taken_for_losses_that_never_came(tmp_path):
     class Diverged(Weighed):
         def losses(self, batch):

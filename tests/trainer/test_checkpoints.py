@@ -269,8 +269,8 @@ def test_a_damaged_entry_stops_the_resume_with_its_reason(checkpoint, tmp_path):
         fit(tmp_path, ckpt_path=path)
 
 
-def test_two_callbacks_of_one_name_are_refused_by_lightning_and_of_two_names_are_not(tmp_path):
-    with pytest.raises(RuntimeError, match="UncertaintyCallback"):
+def test_two_callbacks_of_one_name_are_refused_and_of_two_names_are_not(tmp_path):
+    with pytest.raises(ValueError, match="Two UncertaintyCallbacks of this Trainer have the name 'uncertainty'"):
         trainer(tmp_path, UncertaintyCallback(TASKS), UncertaintyCallback(TASKS))
     trainer(tmp_path, UncertaintyCallback(TASKS, name="one"), UncertaintyCallback(TASKS, name="two"))
 

@@ -1,14 +1,15 @@
 """s learns from exactly those losses whose gradients an optimizer of the network has used."""
 
 import math
+import warnings
 
 import lightning as L
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
+from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWarning, UncertaintyWeighting
 from lightning_uncertainty.reporting.diagnosis import diagnose
-from tests.models import TASKS, Recorded, batches, fit, trainer
+from tests.models import TASKS, Recorded, Weighed, batches, fit, trainer
 from tests.workers import mirror_ranks
 from tests.workers.processes import run_ranks
 
@@ -245,6 +246,74 @@ def test_a_step_of_s_belongs_to_a_step_on_its_losses(tmp_path, inner, others, ev
     assert module.uncertainty.steps == len(module.seen) == inner * -(-24 // every)
     assert torch.equal(module.uncertainty.log_var, expected.log_var)
     assert {(task.absent, task.dropped) for task in module.uncertainty.snapshot().tasks.values()} == {(0, 0)}
+
+
+class Copies(torch.optim.Optimizer):
+    """Trains copies of the parameters, as offloading and master weights do; torch's hooks do not know its step."""
+
+    def __init__(self, parameters):
+        self.parameters = list(parameters)
+        self.copies = [parameter.detach().clone() for parameter in self.parameters]
+        self.inner = torch.optim.SGD(self.copies, lr=0.01)
+        self.param_groups, self.state, self.defaults = [{"params": self.parameters, "lr": 0.01}], {}, {}
+
+    def step(self, closure=None):
+        loss = closure()
+        for copy, parameter in zip(self.copies, self.parameters, strict=True):
+            copy.grad = parameter.grad
+        self.inner.step()
+        with torch.no_grad():
+            for copy, parameter in zip(self.copies, self.parameters, strict=True):
+                parameter.copy_(copy)
+        return loss
+
+    def zero_grad(self, set_to_none=True):
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def test_an_optimizer_whose_steps_cannot_be_seen_is_told_and_s_learns_all_the_same(tmp_path):
+    class Hidden(Weighed):
+        def configure_optimizers(self):
+            return Copies(self.parameters())
+
+    with pytest.warns(UncertaintyWarning, match="no optimizer was seen that had gradients of the parameters"):
+        module, _ = fit(tmp_path, Hidden(), max_epochs=1)
+    assert module.uncertainty.steps == 24 - 5
+
+
+def test_a_fit_leaves_whom_the_user_follows(tmp_path):
+    module, x = Weighed(), torch.ones(2, requires_grad=True)
+    module.uncertainty, optimizer = UncertaintyWeighting(TASKS), torch.optim.SGD([x], lr=0.1)
+    module.uncertainty.follow(optimizer)
+    fit(tmp_path, module, max_epochs=1)
+    module.weigh({"a": x[0].square(), "b": x[1].abs()}).backward()
+    optimizer.step()
+    assert module.uncertainty.steps == 25
+
+
+def test_parameters_that_an_optimizer_gets_later_are_followed_from_the_next_epoch(tmp_path):
+    class Outer(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.other = Skips(), torch.nn.Linear(1, 1)
+
+        def training_step(self, batch, batch_idx):
+            total = self.inner.training_step(batch, batch_idx) + 0.0 * self.other(torch.ones(1)).sum()
+            return None if self.current_epoch and batch_idx in BAD else total
+
+        def on_train_epoch_start(self):
+            if self.current_epoch == 1:
+                self.optimizers().add_param_group({"params": list(self.inner.parameters())})
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.other.parameters(), lr=0.01)
+
+    module = Outer()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`training_step` returned `None`")
+        fit(tmp_path, module, callback=UncertaintyCallback(module="inner"), max_epochs=2)
+    assert module.inner.uncertainty.steps == 24 + 24 - len(BAD)
 
 
 # ---------------------------------------------------------------------------------------------------- processes
