@@ -226,8 +226,10 @@ class Recorder:
             self._tell(mean_of(sums, world_size(self._group)), sure)
 
     def agree(self) -> None:
-        """Agree on the largest number of steps in a batch so far."""
-        if world_size(self._group) > 1 and not self._automatic:
+        """Agree on the largest number of steps in a batch so far; automatic optimisation has one."""
+        if self._automatic:
+            self._most_steps = 1
+        elif world_size(self._group) > 1:
             most = torch.tensor(self._most_steps, device=self.window.sums.device)
             dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self._group)
             self._most_steps = int(most)
