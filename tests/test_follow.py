@@ -133,6 +133,19 @@ def test_an_optimizer_without_gradients_that_steps_first_takes_nothing_away():
     loop.check(*each(6))
 
 
+def test_losses_that_reach_only_some_parameters_of_an_optimizer_are_its_own():
+    loop, first, last = Loop(follow=False), torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+    loop.optimizer = torch.optim.SGD([*first.parameters(), *loop.net.parameters(), *last.parameters()], lr=0.01)
+    loop.weighting.follow(loop.optimizer)
+    for index in range(8):
+        loop.optimizer.zero_grad()
+        loop.total().backward()
+        if index % 2:
+            last(torch.ones(3)).sum().backward()
+        loop.optimizer.step()
+    loop.check(*each(8))
+
+
 def test_an_optimizer_that_zeroes_when_it_has_stepped_has_stepped():
     loop = Loop()
     loop.optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,34 +13,19 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 
 __all__ = ["Gradients"]
 
-
-class _Came(NamedTuple):
-    """The gradient of a witness as it came.
-
-    Attributes:
-        seen: True if it was not 0.
-        arrivals: The number of totals that backward had gone through.
-        place: Its address in memory; another one later means that it was set to None in between.
-        ours: True if such a total is a part of it.
-    """
-
-    seen: bool | Tensor
-    arrivals: int
-    place: int
-    ours: bool
+_OF_NUMPY = (torch.float32, torch.float64, torch.float16, torch.complex64, torch.complex128)
 
 
 class Gradients:
     """The gradients of the optimizers that are known.
 
     An optimizer inside another (of SAM, of Accelerate, of DeepSpeed) is known by its parameters, which are those of the
-    other. So the hooks are on all optimizers. Two witnesses, the first and the last parameter, tell of each optimizer
-    whose losses its gradients are from, and whether they were set to 0 afterwards: theirs are looked at as they come,
-    and again when they are to be used.
+    other. So the hooks are on all optimizers. Two witnesses, the first and the last parameter, tell whether the
+    gradients of an optimizer were set to 0: theirs are looked at as they come, and again when they are to be used.
 
     Args:
         stepped: A function that is called after each outermost step of a known optimizer, with two flags: whether it
-            had gradients (on the device if need be), and whether they were from totals that arrived.
+            had gradients (on the device if need be); and False if it had none, while another one has.
         searching: True takes each optimizer that steps for known.
     """
 
@@ -50,7 +35,7 @@ class Gradients:
         self._witnesses: weakref.WeakKeyDictionary[Any, set[int] | None] = weakref.WeakKeyDictionary()
         self._all_witnesses: set[int] = set()  # by id
         self._handles: list[Any] = []
-        self._came: dict[Tensor, _Came] = {}
+        self._came: dict[Tensor, bool | Tensor] = {}  # by witness, True if its gradient was not 0 when it came
         self._unknown: weakref.ref[Any] | None = None  # an optimizer that steps, while searching
         self._reached = False  # True once a gradient of a total has come to a witness
         self._stepping: list[Any] = []  # the optimizers that are in their step, the outermost first
@@ -131,27 +116,28 @@ class Gradients:
 
     def _witnesses_of(self, optimizer: Any) -> set[int] | None:
         """Return the witnesses among the parameters of an optimizer, None if none of its parameters is known."""
-        if optimizer not in self._witnesses:
+        found = self._witnesses.get(optimizer, self._all_witnesses)  # the latter if it has not been looked up
+        if found is self._all_witnesses:
             known = {id(parameter) for parameter in _parameters(self.optimizers)}
             shared = known & {id(parameter) for parameter in _parameters([optimizer])}
-            self._witnesses[optimizer] = self._all_witnesses & shared if shared else None
-        return self._witnesses[optimizer]
+            found = self._witnesses[optimizer] = self._all_witnesses & shared if shared else None
+        return found
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Look at the gradients before the step of any optimizer."""
-        if self._searching and self._witnesses_of(optimizer) is None:
-            self._unknown = weakref.ref(optimizer)
-        if self._witnesses_of(optimizer) is not None:
-            if any(optimizer is other for other in self._stepping):  # its last step ended in an exception
-                self._stepping.clear()
-            if _has_any(optimizer) or not self._stepping:
-                self._comings_before = self._comings if _has_any(optimizer) else -1
-            self._stepping.append(optimizer)
+        if self._witnesses_of(optimizer) is None:
+            self._unknown = weakref.ref(optimizer) if self._searching else None
+            return
+        if any(optimizer is other for other in self._stepping):  # its last step ended in an exception
+            self._stepping.clear()
+        if (some := _has_any(optimizer)) or not self._stepping:
+            self._comings_before = self._comings if some else -1
+        self._stepping.append(optimizer)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Tell of the outermost step of a known optimizer."""
-        unknown, self._unknown = self._unknown, None
-        if unknown is not None and unknown() is optimizer and self.arrivals > self._arrivals_before:
+        if self._unknown is not None and self._unknown() is optimizer and self.arrivals > self._arrivals_before:
+            self._unknown = None
             self.follow([optimizer])  # the first that steps after a total has arrived
             self._stepping.append(optimizer)
         if not self._stepping or self._stepping[-1] is not optimizer:
@@ -165,26 +151,16 @@ class Gradients:
         if (skipped := getattr(optimizer, "found_inf", None)) is not None:  # a fused optimizer skips by itself
             went = skipped == 0.0
             alive = went & alive if went.is_cuda else bool(went) and alive
-        mine = self._uses_ours(optimizer) and (alive is not False or self.alive() is False)
+        mine = alive is not False or self.alive() is False
         if mine:
             self._came.clear()
             self._arrivals_before = self.arrivals
         self._stepped(alive, mine)
 
-    def _uses_ours(self, optimizer: Optimizer) -> bool:
-        """Return False if totals have arrived since the last step, and none of its witnesses has a gradient of them."""
-        here = self._witnesses_of(optimizer) or ()
-        came = [each.ours for witness, each in self._came.items() if id(witness) in here]
-        return self.arrivals == self._arrivals_before or not came or any(came)
-
     def _gradient_came(self, witness: Tensor) -> None:
         self._comings += 1
-        last, row = self._came.get(witness), _row(witness.grad)
-        place = 0 if row is None else row.data_ptr()
-        ours = self.arrivals > (self._arrivals_before if last is None else last.arrivals)
-        ours = ours or (last is not None and last.ours and last.place == place)
-        self._reached = self._reached or ours
-        self._came[witness] = _Came(_is_not_zero(row), self.arrivals, place, ours)
+        self._reached = self._reached or self.arrivals > self._arrivals_before
+        self._came[witness] = _is_not_zero(_local(witness.grad))
 
     def alive(self, optimizer: Any = None) -> bool | Tensor:
         """Return False if no parameter has a gradient, or those of the witnesses became 0; on the device if need be.
@@ -192,11 +168,11 @@ class Gradients:
         Args:
             optimizer: The optimizer whose parameters are looked at; by default all that are known.
         """
-        if not _has_any(*([optimizer] if optimizer else self.optimizers)):
+        if not _has_any(*(self.optimizers if optimizer is None else [optimizer])):
             return False
-        here = (self._witnesses_of(optimizer) or ()) if optimizer else self._all_witnesses
-        came = [(w.grad, each.seen) for w, each in self._came.items() if id(w) in here and w.grad is not None]
-        pairs = [(seen, _is_not_zero(_row(gradient))) for gradient, seen in came]
+        here = self._all_witnesses if optimizer is None else self._witnesses_of(optimizer) or ()
+        came = [(w.grad, seen) for w, seen in self._came.items() if id(w) in here and w.grad is not None]
+        pairs = [(seen, _is_not_zero(_local(gradient))) for gradient, seen in came]
         flags = [flag for pair in pairs for flag in pair if isinstance(flag, Tensor)]
         if not flags:
             return not any(seen for seen, _ in pairs) or any(now for _, now in pairs)
@@ -217,24 +193,24 @@ def _has_any(*optimizers: Any) -> bool:
     return any(parameter.grad is not None for parameter in _parameters(optimizers))
 
 
-def _row(gradient: Tensor | None) -> Tensor | None:
-    """Return a part of a gradient that costs little to look at; None if there is none."""
+def _local(gradient: Tensor | None) -> Tensor | None:
+    """Return this rank's part of a gradient, None if there is none that could be looked at."""
     if gradient is None:
         return None
-    row = gradient.to_local() if hasattr(gradient, "to_local") else gradient.detach()  # this rank's part of a DTensor
-    if type(row) is not Tensor or row.layout is not torch.strided or not row.numel():
-        return None
-    while row.dim() > 1:
-        row = row[0]
-    return row
+    local = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+    return local if type(local) is Tensor and local.layout is torch.strided and local.numel() else None
 
 
-def _is_not_zero(row: Tensor | None) -> bool | Tensor:
-    if row is None or row.device.type != "cpu":
-        return False if row is None else row.any()
-    # Without an operation of torch, which costs ten times as much.
-    plain = row.resolve_conj().resolve_neg()
-    return bool((plain.float() if plain.dtype == torch.bfloat16 else plain).numpy().any())
+def _is_not_zero(gradient: Tensor | None) -> bool | Tensor:
+    """Return False if its first numbers are 0, which costs little to look at; on the device if need be."""
+    if gradient is None:
+        return False
+    if gradient.device.type == "cpu" and gradient.dtype in _OF_NUMPY and not (gradient.is_conj() or gradient.is_neg()):
+        return any(gradient.detach().numpy().flat[:4].tolist())  # an operation of torch costs ten times as much
+    while gradient.dim() > 1:
+        gradient = gradient[0]
+    flag = gradient.detach().any()
+    return bool(flag) if flag.device.type == "cpu" else flag
 
 
 def _call(method: weakref.WeakMethod[Any], argument: Any) -> None:
