@@ -146,16 +146,11 @@ def optimizers_of(trainer: Trainer, module: Any, notices: Notices) -> list[Any]:
     inside = {id(parameter) for parameter in module.parameters()}
     found = []
     for optimizer in trainer.optimizers:
-        own = any(id(parameter) in inside for group in optimizer.param_groups for parameter in group["params"])
-        # DeepSpeed has parameters of its own, flat parts of those of the module, in an optimizer inside its own.
-        if own or isinstance(getattr(optimizer, "optimizer", None), Optimizer):
-            found.append(optimizer)
-        elif not isinstance(optimizer, Optimizer):
-            notices.warn(
-                "hidden optimizer",
-                f"{type(trainer.strategy).__name__} hides its optimizer, {HIDDEN}",
-            )
+        if not isinstance(optimizer, Optimizer):  # DeepSpeed steps flat copies of the parameters
+            notices.warn("hidden optimizer", f"{type(trainer.strategy).__name__} hides its optimizer, {HIDDEN}")
             return []
+        if any(id(parameter) in inside for group in optimizer.param_groups for parameter in group["params"]):
+            found.append(optimizer)
     return found
 
 
