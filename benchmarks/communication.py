@@ -54,8 +54,8 @@ class Step:
 
     def _start(self) -> None:
         """The trial: the sums travel while the next forward pass runs."""
-        self.weighting._window.flush()
-        self._work = dist.all_reduce(self.weighting._window.sums, async_op=True)
+        self.weighting.recorder.window.flush()
+        self._work = dist.all_reduce(self.weighting.recorder.window.sums, async_op=True)
 
     def _finish(self) -> None:
         if self._work is not None:
