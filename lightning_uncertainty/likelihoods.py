@@ -209,7 +209,7 @@ _BY_LOSS = {
     }.items()
     for word in words.split()
 }
-"""What to write for the name of a loss, as :func:`_word` gives it."""
+"""The likelihood to write for the name of a loss, as :func:`_word` gives it."""
 
 
 def _word(loss: Any) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lightning_uncertainty.comparison.config_source import ConfigSource
 
 Source: TypeAlias = "PythonSource | ConfigSource"
-"""What makes the parts of each run."""
+"""A source of the parts of each run: Python code, or a configuration."""
 Evaluation = Literal["validate", "test"]
 Options = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
 """Options of a Trainer, or a function that makes them from the folder of a run."""

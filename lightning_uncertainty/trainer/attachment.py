@@ -183,9 +183,9 @@ def nothing_learned(weighting: UncertaintyWeighting) -> str:
     """Return a warning for an epoch from which the engine learned nothing."""
     if weighting.waiting:
         return (
-            "Losses were weighed in this epoch, but as far as the Trainer knows no optimizer has stepped, so sigma "
-            "does not learn. Under manual optimisation step the optimizers of `self.optimizers()`, which the Trainer "
-            "counts, or call `self.uncertainty.step()` after each of your own steps."
+            "Losses were weighed in this epoch, but of those that `configure_optimizers` returns no optimizer has "
+            "stepped on them, so sigma does not learn. Under manual optimisation step these, or call "
+            "`self.uncertainty.step()` after each step of an optimizer of your own."
         )
     return (
         f"No loss of {', '.join(map(repr, weighting.tasks))} reached UncertaintyCallback in this epoch. "
