@@ -1,4 +1,4 @@
-"""What becomes of the gradients: whether they are there, and when an optimizer has used them."""
+"""The gradients: they come, are zeroed or taken away, and are used by the step of an optimizer."""
 
 from __future__ import annotations
 
@@ -46,12 +46,9 @@ class Gradients:
         if searching:
             self.listen()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy starts from: it knows no optimizer."""
-        return {"stepped": self._stepped, "searching": True}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> Any:
+        """Return how a copy is made: it knows no optimizer."""
+        return functools.partial(Gradients, searching=True), (self._stepped,)
 
     @property
     def optimizers(self) -> list[Any]:
@@ -99,12 +96,11 @@ class Gradients:
         _register_hooks()
         _LISTENERS.add(self)
 
-    def leave(self, *, searching: bool = False) -> None:
-        """Know no optimizer any more; ``searching`` as at the start."""
+    def leave(self) -> None:
+        """Hear of nothing any more."""
         for handle in self._handles:
             handle.remove()
         _LISTENERS.discard(self)
-        self.__init__(self._stepped, searching=searching)  # type: ignore[misc]
 
     def arrive(self) -> None:
         """Note that backward goes through a total."""

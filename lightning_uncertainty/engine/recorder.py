@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.engine.gradients import Gradients
-from lightning_uncertainty.engine.window import Call, LossWindow, WindowMeans, mean_of, sum_over_ranks, world_size
+from lightning_uncertainty.engine.window import Call, LossWindow, WindowMeans, exchange, world_size
 
 __all__ = ["HIDDEN", "Recorder"]
 
@@ -49,9 +49,8 @@ class Recorder:
         self._calls = 0  # since the last step
         self._sealed = False  # True if an optimizer has used what is in the window: zeroed gradients forget it no more
         self._automatic, self._patience = True, 0
-        self._carried = self._learned = (
-            False  # True if the window has losses of an earlier batch; if this one had a step
-        )
+        self._carried = False  # True if the window has losses of an earlier batch
+        self._learned = False  # True if this batch had a step
         self._batches = self._seen_steps = self._unseen_steps = 0
         self._steps_per_batch = self._most_steps = 0  # on which the processes have agreed, and that there were
         self._finished: list[tuple[Tensor, bool]] = []  # sums of steps that are to be exchanged; False if maybe none
@@ -90,7 +89,7 @@ class Recorder:
     def follow(self, optimizers: Sequence[Any]) -> None:
         """Close the window by itself whenever one of these has stepped."""
         if self._mode == "by hand":
-            self.gradients.leave()
+            self._forget_optimizers()
         self.gradients.follow(optimizers)
         self._mode = "following" if self._mode == "by hand" else self._mode
 
@@ -116,9 +115,8 @@ class Recorder:
             self._sealed = self._sealed or (mine and alive is not False)
         elif not mine:
             if self._mode == "following" and not alone:  # the others may be in a step of theirs
-                sums = torch.zeros_like(self.window.sums)
-                sum_over_ranks(sums, self._group)
-                self._tell(mean_of(sums, world_size(self._group)), False)
+                (means,) = exchange(torch.zeros_like(self.window.sums).unsqueeze(0), self._group)
+                self._tell(means, False)
         else:
             before = self.window.used
             self.window.forget_unless(alive, count=True)
@@ -152,7 +150,7 @@ class Recorder:
         """
         self._patience = patience
         self._followed = self.gradients.references if self._mode == "following" else []
-        self.gradients.leave()
+        self._forget_optimizers()
         self.gradients.follow(optimizers)
         self._mode, self._automatic = "trainer" if optimizers else "blind", automatic
         self._batches = self._steps_per_batch = self._most_steps = self._seen_steps = self._unseen_steps = 0
@@ -168,7 +166,7 @@ class Recorder:
         """End what :meth:`begin` began, and follow again whom the user followed."""
         if self._mode in ("trainer", "blind"):
             self._mode = "by hand"
-            self.gradients.leave(searching=True)
+            self._forget_optimizers(searching=True)
             if followed := [optimizer for each in self._followed if (optimizer := each()) is not None]:
                 self.follow(followed)
 
@@ -203,6 +201,10 @@ class Recorder:
         elif due or not self._automatic:
             self._speak(blind and due)
 
+    def _forget_optimizers(self, *, searching: bool = False) -> None:
+        self.gradients.leave()
+        self.gradients = Gradients(self._optimizer_stepped, searching=searching)
+
     def _finish(self) -> None:
         used, self._learned = self.window.used, True
         self._finished.append((self.window.take(), used))
@@ -220,10 +222,8 @@ class Recorder:
             (sums, sure), (more, too) = steps[-2:]
             steps[-2:] = [(sums + more, sure or too)]
         steps += [(torch.zeros_like(self.window.sums), False)] * (self._steps_per_batch - len(steps))
-        table = torch.stack([sums for sums, _ in steps])
-        sum_over_ranks(table, self._group)
-        for sums, (_, sure) in zip(table, steps, strict=True):
-            self._tell(mean_of(sums, world_size(self._group)), sure)
+        for means, (_, sure) in zip(exchange(torch.stack([s for s, _ in steps]), self._group), steps, strict=True):
+            self._tell(means, sure)
 
     def agree(self) -> None:
         """Agree on the largest number of steps in a batch so far; automatic optimisation has one."""

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_uncertainty.engine.state import EngineState, HostFlags, newest
-from lightning_uncertainty.engine.window import Call, mean_of, sum_over_ranks, world_size
+from lightning_uncertainty.engine.window import Call, exchange
 
 __all__ = ["RelativeLoss"]
 
@@ -74,8 +74,7 @@ class RelativeLoss:
         sums, self._validation = self._validation, None
         if sums is None or not self._weighed:
             return None
-        sum_over_ranks(sums, self._group)
-        means, state = mean_of(sums, world_size(self._group)), self._state
+        (means,), state = exchange(sums.unsqueeze(0), self._group), self._state
         if not means.used:
             return None
         state.val_loss, _ = newest(means, state.val_loss)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Call", "LossWindow", "WindowMeans", "mean_over_ranks", "sum_over_ranks", "world_size"]
+__all__ = ["Call", "LossWindow", "WindowMeans", "exchange", "mean_over_ranks", "sum_over_ranks", "world_size"]
 
 
 class WindowMeans(NamedTuple):
@@ -178,9 +178,7 @@ class LossWindow:
         if call is not None and call.samples is None and not others and world_size(group) == 1:
             self._held = None
             return call.means()
-        sums = self.take()
-        sum_over_ranks(sums, group)
-        return mean_of(sums, world_size(group))
+        return exchange(self.take().unsqueeze(0), group)[0]
 
     def take(self) -> Tensor:
         """Return the sums of this process, and begin anew."""
@@ -252,12 +250,20 @@ class _Recorded(torch.autograd.Function):
         return gradients[0], ctx.saved_tensors[0], None
 
 
-def mean_of(sums: Tensor, ranks: int) -> WindowMeans:
-    """Return the means that follow from the sums over so many ranks."""
-    losses, calls, slopes, refused, used, dropped = sums
-    present = (calls > 0.0) & torch.isfinite(losses + slopes)
-    counts = refused.to(torch.long), used[0] > 0.0, (dropped / ranks).ceil().to(torch.long)
-    return WindowMeans(present, losses / calls, slopes / calls, *counts)
+def exchange(steps: Tensor, group: dist.ProcessGroup | None) -> list[WindowMeans]:
+    """Return the means of steps over all ranks of ``group``, at one all-reduce.
+
+    Args:
+        steps: The sums of each step, of shape (steps, 6, K); replaced by those over the ranks.
+        group: The processes to average over.
+    """
+    sum_over_ranks(steps, group)
+    found = []
+    for losses, calls, slopes, refused, used, dropped in steps:
+        present = (calls > 0.0) & torch.isfinite(losses + slopes)
+        counts = refused.to(torch.long), used[0] > 0.0, (dropped / world_size(group)).ceil().to(torch.long)
+        found.append(WindowMeans(present, losses / calls, slopes / calls, *counts))
+    return found
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
