@@ -96,7 +96,18 @@ def suggest(name: object, known: Iterable[str]) -> str:
     names = list(known)
     close = difflib.get_close_matches(str(name), names, n=1)
     hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(map(repr, names))}."
+    return f"{hint}Known: {listed(names)}."
+
+
+def listed(names: Iterable[object], most: int = 12) -> str:
+    """Return names for a sentence: the first ones, and how many more there are.
+
+    >>> listed(["depth", "normals", "edges"], most=1)
+    "'depth' and 2 more"
+    """
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
 
 
 def file_stem(key: str) -> str:

@@ -133,7 +133,7 @@ class Finding(_Texts, Enum):
         "mostly missing",
         "Task {task!r} took no part in {part:.0%} of the steps.",
         "Its weight rests on few losses. Check that its labels reach training_step; sample its data more often.",
-        f"It sat out, left out or NaN, in over {MOSTLY:.0%} of the steps.",
+        f"It sat out, left out or NaN, in over {MOSTLY:.0%} of the steps, and is learned.",
     )
     DROPPED = (
         "{steps} steps dropped",
@@ -160,8 +160,8 @@ class Finding(_Texts, Enum):
     DROWNS = (
         "drowns",
         "Task {task!r} is only {share:.2%} of the weighted loss at the end.",
-        "It hardly counts. Check its fixed weight or its bounds, and whether its loss is as it should be.",
-        f"Its mean share at the end is below {DROWNED:.0%} of an equal share.",
+        "It hardly counts. Check its bounds, the fixed weights, and whether its loss is as it should be.",
+        f"Its mean share at the end is below {DROWNED:.0%} of an equal share, and it is learned, or no task is.",
     )
     ALL_EQUAL = (
         "as equal weights",
@@ -213,11 +213,6 @@ class Diagnosis:
     sentence: str
     remedy: str
     verdict: str
-
-    @property
-    def subject(self) -> str:
-        """A key that stays the same while the numbers change, to say each finding of a task once."""
-        return f"{self.finding.name} {self.task}"
 
     def __str__(self) -> str:
         return f"{self.sentence} {self.remedy}"

@@ -152,7 +152,7 @@ Nothing multiplies the loss and nothing is added to it: ``s`` acts on the logits
 derivative ``exp(-s) mean(z_y - E_p[z])``. Needs logits and targets, as :class:`~lightning_uncertainty.CrossEntropy`.
 """
 
-_LIKELIHOODS = {kind.name: kind for kind in (GAUSSIAN, LAPLACE, SOFTMAX, SOFTMAX_EXACT, BERNOULLI)}
+LIKELIHOODS = {kind.name: kind for kind in (GAUSSIAN, LAPLACE, SOFTMAX, SOFTMAX_EXACT, BERNOULLI)}
 
 
 def fixed(factor: float = 1.0) -> Likelihood:
@@ -187,7 +187,7 @@ def get_likelihood(likelihood: str | float | Likelihood) -> Likelihood:
         return likelihood
     if as_number(likelihood) is not None:
         return fixed(likelihood)  # type: ignore[arg-type]
-    known = {**_LIKELIHOODS, "fixed": fixed()}
+    known = {**LIKELIHOODS, "fixed": fixed()}
     if not (isinstance(likelihood, str) and likelihood in known) and (right := _BY_LOSS.get(_word(likelihood))):
         raise ValueError(
             f"Unknown likelihood {likelihood!r}. Expected the noise behind the loss, not the loss: write {right}. "

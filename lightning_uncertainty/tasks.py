@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
-from lightning_uncertainty._arguments import Setting, check_bounds, check_init, check_number, suggest
+from lightning_uncertainty._arguments import Setting, check_bounds, check_init, check_number, listed, suggest
 from lightning_uncertainty.likelihoods import Likelihood, get_likelihood
 
 __all__ = ["Task", "TaskSpecs", "parse_tasks"]
@@ -91,9 +92,8 @@ def parse_tasks(specs: TaskSpecs) -> tuple[Task, ...]:
     for task in tasks:
         if not isinstance(task, Task):
             raise TypeError(_expected(task))
-    names = [task.name for task in tasks]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"Task names must differ; given more than once: {', '.join(map(repr, twice))}.")
+    if twice := sorted(name for name, count in Counter(task.name for task in tasks).items() if count > 1):
+        raise ValueError(f"Task names must differ; given more than once: {listed(twice)}.")
     return tasks
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from lightning_uncertainty.engine.state import (
     HostFlags,
     SavedState,
     check_fields,
+    own_likelihoods,
     read_state,
     rows_later,
     short_forms,
@@ -277,8 +279,8 @@ class UncertaintyWeighting(Schedule, NamedValues):
 
     def check(self, snapshot: Snapshot | None = None) -> None:
         """Warn of what is wrong now, each finding once. The callback does so when it logs, ``step`` every 100 steps."""
-        for found in findings_of(self.snapshot() if snapshot is None else snapshot):
-            self._notices.warn(found.subject, str(found))
+        found = findings_of(self.snapshot() if snapshot is None else snapshot)
+        self._notices.warn_of_tasks((each.finding.name, each.task or "", str(each)) for each in found)
 
     def _look_for_trouble(self) -> None:
         """Warn without waiting for the device: a loop that reads nothing should hear of trouble too."""
@@ -350,7 +352,7 @@ class UncertaintyWeighting(Schedule, NamedValues):
             return dict(self._foreign)
         kinds = short_forms(self.tasks), self.strategy.name, self.regularizer.name
         tensors = {**self._state.tensors(), **self.strategy.state.tensors()}
-        return SavedState(*kinds, self.steps, self._frozen, tensors).written()
+        return SavedState(*kinds, self.steps, self._frozen, tensors, own_likelihoods(self.tasks)).written()
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -362,13 +364,11 @@ class UncertaintyWeighting(Schedule, NamedValues):
         """
         saved = read_state(state, self._state, (self.strategy.name, self.strategy.state))
         forms = short_forms(self.tasks)
-        for subject, sentence in saved.differences(forms, self.strategy.name, self.regularizer.name):
-            self._notices.warn(subject, sentence)
+        self._notices.warn_of_tasks(saved.differences(forms, self.strategy.name, self.regularizer.name))
         saved.copy_to({**self._state.tensors(), **self.strategy.state.tensors()}, forms)
-        for name, moved in zip(self.tasks, self.strategy.restored().tolist(), strict=True):
-            if moved:
-                text = f"The log-variance of task {name!r} in the checkpoint lies outside its bounds: moved to one."
-                self._notices.warn(f"projected {name}", text)
+        text = "The log-variance of task {!r} in the checkpoint lies outside its bounds: moved to one."
+        moved = compress(self.tasks, self.strategy.restored().tolist())
+        self._notices.warn_of_tasks(("projected", name, text.format(name)) for name in moved)
         self._set_steps(saved.steps, frozen=saved.frozen)
         self.relative = RelativeLoss(self._state, self.process_group)
         self.origin, self._foreign = "loaded", None
@@ -385,11 +385,11 @@ class UncertaintyWeighting(Schedule, NamedValues):
         The tasks may have changed since; by default they are those of ``state``.
 
         Raises:
-            ValueError: if ``state`` is not usable, or has a likelihood that is not one of this package.
+            ValueError: if ``state`` is not usable, or an older version saved it with a likelihood of one's own.
         """
         saved = read_state(state)
         strategy = saved.strategy if saved.strategy in STRATEGIES else "fixed"  # one's own is known by its name only
-        weighting = cls(tasks or saved.tasks, strategy=strategy, regularizer=saved.regularizer)
+        weighting = cls(tasks or saved.specs, strategy=strategy, regularizer=saved.regularizer)
         weighting.load_state_dict(state)
         weighting._foreign = state if strategy != saved.strategy else None
         return weighting

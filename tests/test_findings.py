@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_uncertainty import Snapshot
+from lightning_uncertainty import Snapshot, UncertaintyWeighting
 from lightning_uncertainty.findings import Finding, findings_of
 from lightning_uncertainty.snapshot import TaskSnapshot
 
@@ -47,7 +47,39 @@ def test_the_texts_have_their_numbers_and_the_remedy():
     assert "held by its lower bound (s = -9.2)" in bound.sentence
 
 
-def test_a_subject_stays_the_same_while_the_numbers_change():
-    (first,), (later,) = found(nonfinite=1), found(nonfinite=20)
-    assert first.subject == later.subject != found(cut=True)[0].subject
-    assert (first.sentence.count("1 call,"), later.sentence.count("20 calls,")) == (1, 1)
+def checked(weighting, tasks):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        weighting.check(Snapshot(1, tasks))
+    return [str(each.message) for each in caught]
+
+
+def test_a_finding_is_said_once_while_its_numbers_change():
+    weighting = UncertaintyWeighting({"aux": "laplace"})
+    for number, said in ((1, "in 1 call,"), (20, None), (21, None)):
+        texts = checked(weighting, {"aux": replace(CALM, nonfinite=number)})
+        assert [said in text for text in texts] == ([True] if said else [])
+
+
+def test_a_finding_of_many_tasks_is_one_warning_and_of_those_that_follow_few():
+    names = [f"t{index:02}" for index in range(40)]
+    weighting = UncertaintyWeighting(dict.fromkeys(names, "laplace"))
+
+    def said(count):
+        tasks = {name: replace(CALM, nonfinite=int(place < count)) for place, name in enumerate(names)}
+        return checked(weighting, tasks)
+
+    (once,) = said(20)
+    assert once.startswith("The loss of task 't00' was NaN")
+    assert once.endswith(
+        " The same of 't01', 't02', 't03', 't04', 't05', 't06', 't07', 't08', 't09', 't10', 't11', 't12' and 7 more."
+    )
+    assert said(39) == []  # fewer than those that were told of before
+    assert len(said(40)) == 1
+    assert said(40) == []
+
+
+def test_a_few_tasks_are_told_of_one_by_one():
+    weighting = UncertaintyWeighting(dict.fromkeys("abc", "laplace"))
+    texts = checked(weighting, dict.fromkeys("abc", replace(CALM, cut=True)))
+    assert [text.split(" is ")[0] for text in texts] == [f"The loss of task {name!r}" for name in "abc"]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_uncertainty._arguments import as_number, lookup, suggest
+from lightning_uncertainty._arguments import as_number, listed, lookup, suggest
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.cross_entropy import CrossEntropy, plain
 from lightning_uncertainty.likelihoods import SOFTMAX
@@ -182,16 +182,15 @@ def check_graph(losses: Mapping[str, Tensor | CrossEntropy], notices: Notices) -
     detached = [name for name, tensor in tensors.items() if not tensor.requires_grad]
     if detached and len(detached) == len(losses):
         raise ValueError(
-            f"None of the losses {', '.join(map(repr, losses))} carries a graph, so the network would get no "
+            f"None of the losses {listed(losses)} carries a graph, so the network would get no "
             "gradient. Pass the losses themselves: `torch.tensor([...])`, `.item()` and `.detach()` cut the graph. "
             "To evaluate, call it under `torch.no_grad()`."
         )
-    for name in detached:
-        notices.warn(
-            f"detached {name}",
-            f"The loss of task {name!r} carries no graph, so the network gets no gradient from it. If that is not "
-            "meant, pass the loss itself; if the task has no labels in this batch, leave its key out.",
-        )
+    text = (
+        "The loss of task {!r} carries no graph, so the network gets no gradient from it. If that is not meant, pass "
+        "the loss itself; if the task has no labels in this batch, leave its key out."
+    )
+    notices.warn_of_tasks(tuple(("detached", name, text.format(name)) for name in detached))
 
 
 SampleCounts = int | float | Tensor | Mapping[str, int | float | Tensor]
@@ -216,9 +215,9 @@ def sample_counts(
     for name, count in counts.items():
         lookup("task", name, tasks)
         _check_count(name, count)
-    if missing := [repr(name) for name in given if name not in counts]:
+    if missing := [name for name in given if name not in counts]:
         raise ValueError(
-            f"samples has no count for {', '.join(missing)}. Expected one number for all tasks, or one for each task "
+            f"samples has no count for {listed(missing)}. Expected one number for all tasks, or one for each task "
             'that has a loss, for example `samples={"depth": mask.sum()}`.'
         )
     values = [torch.as_tensor(plain(counts.get(name, 0.0)), dtype=torch.float32, device=device) for name in tasks]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_uncertainty.engine.window import WindowMeans
+from lightning_uncertainty.likelihoods import LIKELIHOODS, Likelihood
 from lightning_uncertainty.tasks import Task
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "TaskTensors",
     "check_fields",
     "newest",
+    "own_likelihoods",
     "read_state",
     "rows_later",
     "short_forms",
@@ -160,6 +162,12 @@ def short_forms(tasks: Mapping[str, Task]) -> dict[str, str | float]:
     return {name: kind.name if kind.learned else kind.coefficient for name, kind in kinds.items()}
 
 
+def own_likelihoods(tasks: Mapping[str, Task]) -> dict[str, Likelihood]:
+    """Return the learned likelihoods of which the name alone does not tell the constants."""
+    kinds = {name: task.likelihood for name, task in tasks.items() if task.likelihood.learned}
+    return {name: kind for name, kind in kinds.items() if LIKELIHOODS.get(kind.name) != kind}
+
+
 @dataclass(frozen=True)
 class SavedState:
     """A saved state that has been checked.
@@ -171,6 +179,7 @@ class SavedState:
         steps: The number of optimizer steps.
         frozen: True if learning was frozen by hand.
         tensors: The tensors by field, each with one entry per task.
+        likelihoods: The likelihoods of one's own, by task.
     """
 
     tasks: dict[str, str | float]
@@ -179,6 +188,12 @@ class SavedState:
     steps: int
     frozen: bool
     tensors: dict[str, Tensor]
+    likelihoods: Mapping[str, Likelihood] = field(default_factory=dict)
+
+    @property
+    def specs(self) -> dict[str, str | float | Likelihood]:
+        """The tasks as :func:`~lightning_uncertainty.tasks.parse_tasks` takes them."""
+        return {**self.tasks, **self.likelihoods}
 
     def written(self) -> dict[str, Any]:
         """Return the form that :func:`read_state` reads; the tensors are copied to the CPU."""
@@ -186,6 +201,10 @@ class SavedState:
             "version": VERSION,
             "tasks": list(self.tasks),
             "likelihoods": list(self.tasks.values()),
+            "own_likelihoods": {
+                name: {each.name: getattr(own, each.name) for each in fields(Likelihood)}
+                for name, own in self.likelihoods.items()
+            },
             "strategy": self.strategy,
             "regularizer": self.regularizer,
             "steps": self.steps,
@@ -195,40 +214,44 @@ class SavedState:
 
     def copy_to(self, tensors: Mapping[str, Tensor], forms: Mapping[str, str | float]) -> None:
         """Copy the entries of tasks of the same name and form into ``tensors``, which have the entries of ``forms``."""
-        present, saved = list(forms), list(self.tasks)
+        present, saved = ({name: place for place, name in enumerate(names)} for names in (forms, self.tasks))
         matched = [name for name, form in forms.items() if self.tasks.get(name) == form]
-        here = torch.tensor([present.index(name) for name in matched], dtype=torch.long)
-        there = torch.tensor([saved.index(name) for name in matched], dtype=torch.long)
+        here = torch.tensor([present[name] for name in matched], dtype=torch.long)
+        there = torch.tensor([saved[name] for name in matched], dtype=torch.long)
         for key, tensor in tensors.items():
             if key in self.tensors:
                 tensor[here.to(tensor.device)] = self.tensors[key].cpu()[there].to(tensor)
 
     def differences(
         self, forms: Mapping[str, str | float], strategy: str, regularizer: str
-    ) -> Iterator[tuple[str, str]]:
-        """Yield subject and sentence for all that cannot be restored, or goes on in another way."""
+    ) -> Iterator[tuple[str, str, str]]:
+        """Yield kind, task and sentence for all that cannot be restored, or goes on in another way.
+
+        Tasks with a fixed weight, whose form is a number, have nothing to restore.
+        """
         if self.strategy != strategy:
             yield (
                 "strategy",
+                "",
                 f"The checkpoint was trained with strategy={self.strategy!r}, and this is {strategy!r}: it starts "
                 "anew.",
             )
         for name in dict.fromkeys([*self.tasks, *forms]):
-            if name not in forms:
-                sentence = f"Task {name!r} is in the checkpoint but not among the tasks: its sigma was dropped."
-            elif name not in self.tasks:
-                sentence = f"Task {name!r} is not in the checkpoint: its sigma was not restored."
-            elif self.tasks[name] != forms[name]:
-                sentence = (
-                    f"Task {name!r} was {self.tasks[name]!r} in the checkpoint and is {forms[name]!r} now: "
-                    "its sigma was not restored."
-                )
-            else:
+            before, now = self.tasks.get(name), forms.get(name)
+            if before == now or not (isinstance(before, str) or isinstance(now, str)):
                 continue
-            yield f"unmatched {name}", sentence
+            if now is None:
+                sentence = f"Task {name!r} is in the checkpoint but not among the tasks: its sigma"
+                yield "gone", name, f"{sentence} was dropped."
+            elif before is None:
+                yield "new", name, f"Task {name!r} is not in the checkpoint: its sigma was not restored."
+            else:
+                sentence = f"Task {name!r} was {before!r} in the checkpoint and is {now!r} now: its sigma"
+                yield "changed", name, f"{sentence} was not restored."
         if strategy == self.strategy == "uncertainty" and self.regularizer != regularizer:
             yield (
                 "regularizer",
+                "",
                 f"The checkpoint was trained with regularizer={self.regularizer!r}, and this is {regularizer!r}: sigma "
                 "will move to another optimum.",
             )
@@ -274,12 +297,16 @@ def read_state(
             raise _error(f"its {key} is {value!r}")
     tensors = {key: _read_tensor(key, state.get(key), names, rule) for key, rule in rules.items()}
     tasks = dict(zip(names, likelihoods, strict=True))
-    return SavedState(tasks, saved_by, state["regularizer"], state["steps"], state["frozen"], tensors)
+    try:
+        own = {name: Likelihood(**constants) for name, constants in state.get("own_likelihoods", {}).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _error(f"its own_likelihoods are damaged: {error}") from None
+    return SavedState(tasks, saved_by, state["regularizer"], state["steps"], state["frozen"], tensors, own)
 
 
 def check_fields(engine: TaskTensors, strategy: TaskTensors) -> None:
     """Raise ``ValueError`` if a field of the strategy's state has the name of something else in a saved state."""
-    taken = {"version", "tasks", "likelihoods", "strategy", "regularizer", "steps", "frozen", *engine.tensors()}
+    taken = {*SavedState({}, "", "", 0, False, engine.tensors()).written()}
     if clash := sorted(taken & strategy.tensors().keys()):
         raise ValueError(f"A strategy's state cannot have a field {clash[0]!r}: the engine saves one. Rename it.")
 

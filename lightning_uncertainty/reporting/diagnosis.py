@@ -38,7 +38,9 @@ def diagnose(history: History) -> list[Diagnosis]:
     rules = _of_losses, _of_the_end, _of_sigma
     of_tasks = chain(*(rule(history, name) for name in history.tasks for rule in rules))
     found = [*of_tasks, *_of_shares(history), *_of_the_run(history)]
-    kinds = {name: {each.finding for each in found if each.task == name} for name in (*history.tasks, None)}
+    kinds: dict[str | None, set[Finding]] = {name: set() for name in (*history.tasks, None)}
+    for each in found:
+        kinds[each.task].add(each.finding)
     found = [each for each in found if kinds[each.task].isdisjoint(_LOUDER.get(each.finding, ()))]
     if any(each.finding in (Finding.DEAD, Finding.DIVERGED) for each in found):
         found = [each for each in found if each.finding not in _MOOT]
@@ -65,7 +67,7 @@ def _of_losses(history: History, name: str) -> Iterator[Diagnosis]:
     classifies = fact.likelihood in ("softmax", "softmax_exact", "bernoulli")
     if classifies and losses and (loss := statistics.median(losses)) > findings.MOST_NATS:
         yield Finding.NO_CROSS_ENTROPY.about(name, loss=loss)
-    if (part := fact.absent / max(history.steps[-1], 1)) > findings.MOSTLY:
+    if fact.learned and (part := fact.absent / max(history.steps[-1], 1)) > findings.MOSTLY:
         yield Finding.MOSTLY_ABSENT.about(name, part=part)
 
 
@@ -98,10 +100,12 @@ def _of_sigma(history: History, name: str) -> Iterator[Diagnosis]:
 
 
 def _of_shares(history: History) -> Iterator[Diagnosis]:
+    any_learned = any(fact.learned for fact in history.facts.values())
     for name, share in shares_at_the_end(history).items():
         if share > findings.DOMINANT and not all(_growth(history, other) for other in history.tasks if other != name):
             yield Finding.DOMINATES.about(name, share=share)
-        if 0.0 <= share < findings.DROWNED / len(history.tasks):
+        meant = any_learned and not history.facts[name].learned  # a fixed weight that is small beside learned ones
+        if not meant and 0.0 <= share < findings.DROWNED / len(history.tasks):
             yield Finding.DROWNS.about(name, share=share)
 
 

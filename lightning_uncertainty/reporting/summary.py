@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
 
+from lightning_uncertainty._arguments import listed
+from lightning_uncertainty._warnings import FEW
 from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, Severity
 from lightning_uncertainty.reporting.diagnosis import diagnose, shares_at_the_end
 from lightning_uncertainty.reporting.history import History, TaskFacts
@@ -24,7 +26,6 @@ NOTE = (
 )
 TITLE = "\nUncertainty weighting: {}"
 MOST_ROWS = 40  # in a terminal
-NAMED = 3  # tasks of which a finding is told in full, before the others are only named
 WIDTH = 100
 _COLOURS: dict[Severity, str] = {"fault": "bold red", "look": "yellow", "fine": "green"}
 _MARKS: dict[Severity, str] = {"fault": "!", "look": "?", "fine": "-"}
@@ -57,10 +58,11 @@ def summarize(history: History) -> Summary:
         return Summary("nothing was weighed", [], [("fault", found[0].sentence)])
     too_short = any(each.finding is Finding.TOO_SHORT for each in found)  # which is said of each task that is learned
     rows: list[tuple[Severity, list[str]]] = []
+    by_task = {name: [*same] for name, same in groupby(sorted(found, key=_task), key=_task)}  # faults first
     for name, fact in history.facts.items():
         severity: Severity = "look" if too_short and fact.learned else "fine"
         verdict = "fixed weight" if not fact.learned else "too short" if too_short else "fine"
-        if mine := [each for each in found if each.task == name]:  # faults first
+        if mine := by_task.get(name):
             severity, verdict = mine[0].finding.severity, ", ".join(each.verdict for each in mine)
         rows.append((severity, [name, *_cells(history, name, fact, shares.get(name, math.nan)), verdict]))
     title = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'} after {history.steps[-1]:,} steps"
@@ -158,13 +160,16 @@ def weight_unit(fact: TaskFacts) -> str:
     return {"gaussian": f"{fact.unit}⁻²", "laplace": f"{fact.unit}⁻¹"}.get(fact.likelihood, "") if fact.unit else ""
 
 
+def _task(diagnosis: Diagnosis) -> str:
+    return diagnosis.task or ""
+
+
 def _digest(found: Sequence[Diagnosis]) -> Iterator[tuple[Severity, str]]:
     """Yield a text for each diagnosis. If many tasks have the same one, some are told and the others named."""
     for finding, group in groupby(found, key=lambda each: each.finding):
         same = list(group)
-        told = same if len(same) <= NAMED else same[:1]
+        told = same if len(same) <= FEW else same[:1]
         yield from ((finding.severity, str(each)) for each in told)
-        if named := [repr(each.task) for each in same[len(told) :]]:
-            more = f" and {len(named) - 4 * NAMED} more" if len(named) > 4 * NAMED else ""
+        if named := [each.task for each in same[len(told) :]]:
             same_verdict = finding.verdict.format(bound="lower or upper")
-            yield finding.severity, f"The same ({same_verdict}) of {', '.join(named[: 4 * NAMED])}{more}."
+            yield finding.severity, f"The same ({same_verdict}) of {listed(named)}."

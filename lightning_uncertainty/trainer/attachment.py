@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_uncertainty._arguments import suggest
+from lightning_uncertainty._arguments import listed, suggest
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def nothing_learned(weighting: UncertaintyWeighting) -> str:
             "`self.uncertainty.step()` after each step of an optimizer of your own."
         )
     return (
-        f"No loss of {', '.join(map(repr, weighting.tasks))} reached UncertaintyCallback in this epoch. "
+        f"No loss of {listed(weighting.tasks)} reached UncertaintyCallback in this epoch. "
         "Does training_step return `self.weigh(losses)`?"
     )
 

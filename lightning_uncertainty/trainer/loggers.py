@@ -5,6 +5,7 @@ A logger is known by the name of its class, because the classes of ``lightning``
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,18 @@ def give_picture(logger: Any, key: str, path: Path, step: int) -> None:
 
 
 def folder_of(loggers: Sequence[Any]) -> Path | None:
-    """Return the folder of the first logger that keeps files on this disk, found as ModelCheckpoint finds it."""
+    """Return the folder of the first logger that keeps files on this disk, found as ModelCheckpoint finds it.
+
+    A logger that names no folder but the working directory may keep all in memory: it counts if its own folder exists.
+    """
     for logger in loggers:
-        folder = getattr(logger, "log_dir", None)
-        if folder is None and getattr(logger, "save_dir", None) is not None:
+        folder, root = (getattr(logger, name, None) for name in ("log_dir", "save_dir"))
+        if not isinstance(folder, (str, os.PathLike)) and isinstance(root, (str, os.PathLike)):
             version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-            folder = Path(logger.save_dir) / str(logger.name) / version
-        if folder is not None and "://" not in str(folder):
+            folder = Path(root) / str(logger.name) / version
+            chosen = Path(root).resolve() != Path.cwd() or {"WandbLogger", "CometLogger"} & {*_names(logger)}
+            folder = folder if chosen or folder.is_dir() else None
+        if isinstance(folder, (str, os.PathLike)) and "://" not in str(folder):
             return Path(folder)
     return None
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_uncertainty import UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty.likelihoods import Likelihood
 
 TASKS = {"a": "gaussian", "b": "laplace", "c": "softmax"}
 
@@ -102,6 +103,16 @@ def test_an_engine_can_be_made_of_its_state_alone(trained):
     assert torch.equal(twin(losses), weighting(losses))
 
 
+def test_a_likelihood_of_ones_own_is_made_of_its_state_too():
+    tasks = {"a": Likelihood("own", rate=0.5, coefficient=3.0), "b": Likelihood("gaussian", coefficient=1.0)}
+    weighting = UncertaintyWeighting({**tasks, "c": "laplace"})
+    weighting({name: torch.tensor(2.0, requires_grad=True) for name in "abc"}).backward()
+    weighting.step()
+    twin = UncertaintyWeighting.from_state_dict(weighting.state_dict())
+    assert twin.tasks == weighting.tasks
+    assert twin.weights == weighting.weights
+
+
 def test_another_regularizer_than_that_of_the_checkpoint_is_named(trained):
     other = UncertaintyWeighting(TASKS, regularizer="sigma")
     with pytest.warns(UncertaintyWarning, match="trained with regularizer='log_sigma', and this is 'sigma'"):
@@ -135,6 +146,19 @@ def test_a_new_task_starts_from_the_data_and_a_vanished_one_is_dropped(trained):
     other({"new": torch.tensor(1e4, requires_grad=True)}).backward()
     other.step()
     assert other.log_vars["new"] == pytest.approx(math.log(1e4), rel=1e-6)
+
+
+def test_fixed_tasks_have_nothing_to_restore_and_many_new_ones_are_one_warning(trained):
+    fixed = UncertaintyWeighting({**TASKS, "aux": 0.1})
+    fixed.load_state_dict(trained.state_dict())  # a warning would be an error here
+    UncertaintyWeighting({**TASKS, "aux": 0.2}).load_state_dict(fixed.state_dict())
+    UncertaintyWeighting(TASKS).load_state_dict(fixed.state_dict())
+    many = UncertaintyWeighting({**TASKS, **dict.fromkeys(map(str, range(40)), "gaussian")})
+    with pytest.warns(UncertaintyWarning) as caught:
+        many.load_state_dict(trained.state_dict())
+    (text,) = (str(warning.message) for warning in caught)
+    assert text.startswith("Task '0' is not in the checkpoint: its sigma was not restored. The same of '1', '2', ")
+    assert text.endswith(" and 27 more.")
 
 
 def test_s_of_another_likelihood_is_not_taken_over(trained):

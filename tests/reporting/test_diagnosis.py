@@ -1,5 +1,6 @@
 """Findings: each by a run that trains into its fault, and none on a run that has none."""
 
+import dataclasses
 import math
 
 import lightning as L
@@ -265,6 +266,21 @@ def test_a_diagnosis_names_the_task_its_numbers_and_a_remedy():
     assert first.finding.severity == "look"  # the way to say that labels are missing
     assert second.sentence == "Task 'depth' took no part in 67% of the steps."
     assert verdicts(history) == {"depth": "not finite, mostly missing", "aux": "fixed weight"}
+
+
+def test_a_fixed_task_that_is_rare_or_small_is_as_the_user_wanted_it():
+    def of(aux_loss, **depth):
+        history = History()
+        for step in range(300):
+            aux = TaskSnapshot("fixed", 0.0, None, 1.0, 1.0, aux_loss, 0, None, True, absent=step)
+            settled = TaskSnapshot("laplace", 1.0, 1.6, 0.6, 0.6, 2.0 - step / 300, 0, None, True)
+            history.add(Snapshot(step, {"depth": dataclasses.replace(settled, **depth), "aux": aux}))
+        return [(each.finding, each.task) for each in diagnose(history)]
+
+    assert of(1e-4) == [(Finding.DOMINATES, "depth")]  # said of the learned one
+    assert of(100.0) == [(Finding.DOMINATES, "aux"), (Finding.DROWNS, "depth")]  # where a weight can be mended
+    equal = of(100.0, sigma=None, likelihood="fixed")  # all are fixed: what equal weights lead to is worth saying
+    assert equal == [(Finding.DOMINATES, "aux"), (Finding.DROWNS, "depth")]
 
 
 def test_every_finding_has_all_its_texts_and_faults_come_first():

@@ -157,13 +157,24 @@ def test_load_from_checkpoint_knows_the_tasks_and_the_regularizer_that_only_the_
         def training_step(self, batch, batch_idx):
             return self.weigh(self.losses(batch))
 
-    callback = UncertaintyCallback({"a": "gaussian", "b": 0.3}, regularizer="sigma")
+    callback = UncertaintyCallback({"a": Likelihood("own", rate=0.5), "b": 0.3}, regularizer="sigma")
     module, runner = fit(tmp_path, NoTasks(), callback=callback)
     runner.save_checkpoint(tmp_path / "run.ckpt")
     loaded = NoTasks.load_from_checkpoint(tmp_path / "run.ckpt")
     losses = {name: torch.tensor(2.0) for name in TASKS}
     with torch.no_grad():
         assert torch.equal(loaded.weigh(losses), module.weigh(losses))
+
+
+def test_load_from_checkpoint_knows_a_likelihood_of_the_module_s_own(tmp_path):
+    class Own(Weighed):
+        tasks = {"a": Likelihood("own", rate=0.5), "b": "laplace"}
+
+    module, runner = fit(tmp_path, Own())
+    runner.save_checkpoint(tmp_path / "run.ckpt")
+    assert Own.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True).uncertainty.weights == pytest.approx(
+        module.uncertainty.weights
+    )
 
 
 def test_saving_between_two_manual_steps_of_a_batch_makes_no_step_of_ours(tmp_path):

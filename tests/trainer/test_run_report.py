@@ -13,6 +13,7 @@ import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -172,6 +173,22 @@ def test_a_finding_of_many_tasks_is_told_once():
 
 
 # ---------------------------------------------------------------------------------------------------- files
+
+
+class InMemory(DummyLogger):
+    """Keeps all in memory, and names the working directory as others do that write there."""
+
+    name, version, save_dir = "runs", 1, "."
+
+
+def test_a_logger_that_keeps_all_in_memory_gets_no_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(tmp_path, logger=[DummyLogger(), InMemory()])
+    assert list(tmp_path.iterdir()) == []
+    folder = tmp_path / "runs" / "version_1"
+    folder.mkdir(parents=True)  # as ModelCheckpoint does
+    fit(tmp_path, logger=[DummyLogger(), InMemory()])
+    assert ours(folder) == ours(tmp_path) != []
 
 
 def test_history_picture_and_page_lie_beside_the_loggers_files(tmp_path, capsys):
