@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
-from lightning_uncertainty._arguments import Setting, check_bounds, check_init, check_number, listed, suggest
+from lightning_uncertainty._arguments import Setting, check_bounds, check_init, check_number, listed, lookup, suggest
 from lightning_uncertainty.likelihoods import Likelihood, get_likelihood
 
-__all__ = ["Task", "TaskSpecs", "parse_tasks"]
+__all__ = ["Likelihoods", "Task", "TaskSpecs", "parse_tasks"]
 
 _NAME = re.compile(r"\w([\w.\- ]*[\w.\-])?")
 
@@ -32,13 +32,15 @@ class Task(Setting):
         bounds: The lowest and the highest ``s``; None leaves them to the engine.
         unit: The unit of the target, for tables and pictures: ``"m"``, ``"$"``.
         classes: The number of classes, to tell whether a loss is better than a guess; not needed with ``CrossEntropy``.
+        importance: The factor ``a`` of the whole term, ``a (c e^{-r s} L + R(s))``: as if the task had ``a`` times the
+            samples. The optimum of ``s`` does not move, so ``s`` cannot absorb it as it does a factor before a loss.
 
     Raises:
         ValueError: if one of them is not valid.
         TypeError: if ``name`` is not a string.
 
     >>> Task("kind", "softmax", classes=10)
-    Task(name='kind', likelihood=Likelihood('softmax'), init=None, bounds=None, unit='', classes=10)
+    Task(name='kind', likelihood=Likelihood('softmax'), init=None, bounds=None, unit='', classes=10, importance=1.0)
     """
 
     name: str
@@ -47,6 +49,7 @@ class Task(Setting):
     bounds: tuple[float, float] | None
     unit: str
     classes: int | None
+    importance: float
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class Task(Setting):
         bounds: tuple[float, float] | None = None,
         unit: str = "",
         classes: int | None = None,
+        importance: float = 1.0,
     ) -> None:
         set_field = partial(object.__setattr__, self)  # the way around frozen, once, at construction
         set_field("name", check_name(name))
@@ -64,15 +68,23 @@ class Task(Setting):
         set_field("bounds", None if bounds is None else check_bounds(bounds))
         set_field("unit", str(unit))
         set_field("classes", None if classes is None else int(check_number("classes", classes, above=2.0)))
+        set_field("importance", check_number("importance", importance, above=0.0))
 
 
-TaskSpecs = Mapping[str, Any] | Iterable[Task]
+TaskSpecs = Mapping[str, Any] | Sequence[Task | str]
 """What users may write: ``{"depth": "laplace", "aux": 0.1}``, ``{"depth": {"likelihood": "laplace", "init": 0.0}}``,
-or a list of :class:`Task`."""
+or a list of :class:`Task` and of names."""
+
+Likelihoods = str | float | Likelihood | Mapping[str, str | float | Likelihood]
+"""The likelihood of tasks that are named only: one for all, or by name for some, the others being Gaussian."""
 
 
-def parse_tasks(specs: TaskSpecs) -> tuple[Task, ...]:
+def parse_tasks(specs: TaskSpecs, likelihood: Likelihoods = "gaussian") -> tuple[Task, ...]:
     """Return the tasks in the order given, from any of the forms of :data:`TaskSpecs`.
+
+    Args:
+        specs: The tasks.
+        likelihood: The likelihood of those that are named only.
 
     Raises:
         ValueError: if there are none, two of one name, or one that is not valid.
@@ -80,11 +92,17 @@ def parse_tasks(specs: TaskSpecs) -> tuple[Task, ...]:
 
     >>> [task.name for task in parse_tasks({"depth": "laplace", "aux": 0.1})]
     ['depth', 'aux']
+    >>> [task.likelihood.name for task in parse_tasks(["gap", "homo", "lumo"], {"lumo": "laplace"})]
+    ['gaussian', 'gaussian', 'laplace']
     """
     if isinstance(specs, Mapping):
         tasks = tuple(_parse_task(name, spec) for name, spec in specs.items())
-    elif isinstance(specs, Iterable) and not isinstance(specs, str):
-        tasks = tuple(specs)
+    elif isinstance(specs, Iterable) and not isinstance(specs, (str, set, frozenset)):  # sets have no order
+        kinds = likelihood if isinstance(likelihood, Mapping) else {}
+        default = "gaussian" if isinstance(likelihood, Mapping) else likelihood
+        tasks = tuple(Task(each, kinds.get(each, default)) if isinstance(each, str) else each for each in specs)
+        for name in kinds:
+            lookup("task", name, {task.name: task for task in tasks if isinstance(task, Task)})
     else:
         raise TypeError(_expected(specs))
     if not tasks:
@@ -111,7 +129,7 @@ def _parse_task(name: str, spec: Any) -> Task:
 
 def _expected(found: object) -> str:
     return (
-        f'Expected tasks as {{"depth": "laplace", ...}} or [Task("depth", "laplace"), ...]; '
+        f'Expected tasks as {{"depth": "laplace", ...}}, [Task("depth", "laplace"), ...] or ["depth", ...]; '
         f"found {found!r} of type {type(found).__name__}."
     )
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from itertools import compress
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,30 +12,22 @@ from torch import Tensor
 from lightning_uncertainty._arguments import check_choice
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.cross_entropy import CrossEntropy
-from lightning_uncertainty.engine.losses import CompiledKeys, RawLosses, SampleCounts, sample_counts
+from lightning_uncertainty.engine.losses import CompiledKeys, Losses, Masks, RawLosses
 from lightning_uncertainty.engine.named_values import NamedValues
+from lightning_uncertainty.engine.portable import Portable
 from lightning_uncertainty.engine.recorder import Recorder
 from lightning_uncertainty.engine.relative_loss import RelativeLoss
-from lightning_uncertainty.engine.schedule import Schedule
-from lightning_uncertainty.engine.state import (
-    EngineState,
-    HostFlags,
-    SavedState,
-    check_fields,
-    own_likelihoods,
-    read_state,
-    rows_later,
-    short_forms,
-)
+from lightning_uncertainty.engine.scale import Factors, Scale
+from lightning_uncertainty.engine.state import EngineState, HostFlags, check_fields, read_state, rows_later
+from lightning_uncertainty.engine.task_numbers import TaskNumbers, importances, sample_counts
 from lightning_uncertainty.engine.total import raise_if_refused, weighted_sum, within_half
 from lightning_uncertainty.engine.window import Call, WindowMeans, mean_over_ranks
 from lightning_uncertainty.findings import findings_of
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 from lightning_uncertainty.strategies import STRATEGIES, Fixed, Strategy, Uncertainty, check_options, get_strategy
-from lightning_uncertainty.strategies.base import move_tensors
 from lightning_uncertainty.strategies.uncertainty import UncertaintyOptions
-from lightning_uncertainty.tasks import TaskSpecs, parse_tasks
+from lightning_uncertainty.tasks import Likelihoods, TaskSpecs, parse_tasks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -54,11 +44,13 @@ class WeightingOptions(UncertaintyOptions, total=False):
     warmup_steps: int
     warmup: Literal["initial", "equal"]
     freeze_after: int | None
+    scale: str | None
+    likelihood: Likelihoods
     nonfinite: Literal["skip", "raise"]
     process_group: dist.ProcessGroup | None
 
 
-class UncertaintyWeighting(Schedule, NamedValues):
+class UncertaintyWeighting(NamedValues, Portable):
     r"""Weights losses, by default by learned homoscedastic uncertainty.
 
     For losses ``L_k`` and log-variances ``s_k = log sigma_k^2`` it returns
@@ -84,6 +76,11 @@ class UncertaintyWeighting(Schedule, NamedValues):
         warmup: The weights until then: ``"initial"`` (those of the initial ``s``) or ``"equal"`` (all 1, the plain sum;
             with ``init="auto"``, ``s`` then starts from the losses at the end of the warm-up).
         freeze_after: The number of steps after which the weights stay as they are; None for never.
+        scale: The common factor of the learned tasks, which no ``s`` sees: with ``"sum"`` the total is as large as the
+            plain sum of the losses, with ``"geometric"`` the product of the factors stays what it was at the start, the
+            name of a task makes the factor of that task 1; each without the regularisers, which have no gradient. None
+            is the formula above.
+        likelihood: The likelihood of tasks that are named only: one for all, or by name for some.
         nonfinite: ``"skip"`` lets a task with a NaN or infinite loss sit out, counts it and warns once; ``"raise"``
             raises at once, at the price of a host synchronisation in every call.
         process_group: The processes to average over; by default all of ``torch.distributed``.
@@ -113,14 +110,16 @@ class UncertaintyWeighting(Schedule, NamedValues):
         warmup_steps: int = 0,
         warmup: Literal["initial", "equal"] = "initial",
         freeze_after: int | None = None,
+        scale: str | None = None,
+        likelihood: Likelihoods = "gaussian",
         nonfinite: Literal["skip", "raise"] = "skip",
         process_group: dist.ProcessGroup | None = None,
         **options: Unpack[UncertaintyOptions],
     ) -> None:
-        self.tasks = {task.name: task for task in parse_tasks(tasks)}
+        self.tasks = {task.name: task for task in parse_tasks(tasks, likelihood)}
         self.task_names = tuple(self.tasks)
         check_choice("nonfinite", nonfinite, ("skip", "raise"))
-        Schedule.__init__(self, warmup_steps, warmup, freeze_after)
+        super().__init__(warmup_steps, warmup, freeze_after)
         self.nonfinite, self.process_group = nonfinite, process_group
         check_options(options, strategy, WeightingOptions.__annotations__)
         self.strategy = Uncertainty(**options) if strategy == "uncertainty" else get_strategy(strategy)
@@ -134,6 +133,7 @@ class UncertaintyWeighting(Schedule, NamedValues):
         self._notices, self._trouble = Notices(), HostFlags()
         self._compiled_keys = CompiledKeys(self._notices)
         self._raw_losses = RawLosses(self.tasks, self._notices)
+        self._scale = Scale(scale, self.tasks)
         self._state = self._new_state(len(self.tasks))
         check_fields(self._state, self.strategy.state)
         self.relative = RelativeLoss(self._state, process_group)
@@ -148,7 +148,14 @@ class UncertaintyWeighting(Schedule, NamedValues):
 
     # ------------------------------------------------------------------------------------------------ weighing
 
-    def __call__(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
+    def __call__(
+        self,
+        losses: Losses,
+        *,
+        mask: Masks | None = None,
+        samples: TaskNumbers | None = None,
+        importance: TaskNumbers | None = None,
+    ) -> Tensor:
         """Return the weighted total, a scalar of at least single precision, ready for ``backward()``.
 
         In training (``training`` is True and gradients are enabled) the losses are remembered for the next
@@ -156,22 +163,36 @@ class UncertaintyWeighting(Schedule, NamedValues):
 
         Args:
             losses: The scalar loss by task name, in any order; ``CrossEntropy(logits, target)`` for an exact softmax.
+                Or one tensor of all tasks in their order: of shape (K,), or elementwise of shape (..., K), whose NaN
+                are missing labels.
+            mask: bool: True where an elementwise loss has a label, of the shape of the losses (or, for losses by name,
+                by name). Each loss is then the mean over its labels, and a task without any sits out. The errors
+                elsewhere may be NaN or infinite (but under ``torch.compile``).
             samples: The number of samples that the losses are means of, one for all or one for each task. The learned
                 and logged mean is then over samples and not over calls, in every micro-batch and on every rank; so
-                give it always or never. The total and its gradient are the same.
+                give it always or never. The total and its gradient are the same. Labels are counted without it.
+            importance: The factor ``a`` of the whole term ``a (c e^{-r s} L + R(s))``, one for all or by task,
+                multiplied by that of :class:`Task`: as if the task had ``a`` times the samples. The optimum of ``s``
+                does not move. Where nothing else tells of samples, the learned mean is weighted by it.
 
         Raises:
-            TypeError: if a loss is not a tensor, or not of floating point, or a sample count is no number.
-            ValueError: if a task is unknown, or a loss is not scalar, on another device, or without a graph while
-                training; or if a sample count is missing, negative, not finite or no scalar.
+            TypeError: if a loss is not a tensor, or not of floating point, or a mask is not bool, or a number is none.
+            ValueError: if a task is unknown, or a loss has a wrong shape, is on another device, or without a graph
+                while training; or if a number is missing, negative, not finite or no scalar.
             FloatingPointError: if a loss is not finite and ``nonfinite="raise"``.
         """
         recording = self.training and torch.is_grad_enabled()
+        by_name = not isinstance(losses, Tensor)
         if torch.compiler.is_compiling():
-            self._compiled_keys.note(tuple(losses), recording)
-        raw_loss, slope, given, half = self._raw_losses.gather(losses, self.strategy.log_var, recording)
-        counts = None if samples is None else sample_counts(samples, losses, self.tasks, self.device)
+            self._compiled_keys.note(tuple(losses) if by_name else (), recording)
+        raw_loss, slope, given, half, counts = self._raw_losses.gather(losses, mask, self.strategy.log_var, recording)
+        if samples is not None:
+            counts = sample_counts(samples, losses if by_name else self.tasks, self.tasks, self.device)
+        emphasis = None if importance is None else importances(importance, self.tasks, self.device)
+        counts = emphasis if counts is None else counts
         factor, offset = self._factors(raw_loss.detach(), recording, counts)
+        if emphasis is not None:
+            factor, offset = factor * emphasis, offset * emphasis
         if self.searching:  # a finder that compares the total with a multiple of its best value needs it positive
             offset = torch.zeros_like(offset)
         if half is not None:
@@ -185,28 +206,30 @@ class UncertaintyWeighting(Schedule, NamedValues):
             raise_if_refused(marked, given, self.tasks, self.steps)
         if recording:
             for observer in self.observers:
-                observer(losses, factor)
+                seen: Any = losses if by_name and mask is None else dict(zip(self.tasks, raw_loss, strict=True))
+                observer(seen, factor)
             call = Call(raw_loss.detach().to(torch.float32), marked, slope, given, counts)
-            total = total if losses else total.requires_grad_().clone()  # no leaf, so that `total += other` works
+            empty = by_name and not losses
+            total = total.requires_grad_().clone() if empty else total  # no leaf, so that `total += other` works
             return self.recorder.watch(total, call)
         self.relative.add(Call(raw_loss.detach().to(torch.float32), marked, None, given, counts))
         # A zero here would look like the best validation ever.
-        return torch.where(marked.isnan().all(), torch.nan, total) if losses else total
+        return total if by_name and not losses else torch.where(marked.isnan().all(), torch.nan, total)
 
     def _factors(self, raw_loss: Tensor, recording: bool, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return factors and offsets for this call."""
         if torch.compiler.is_compiling():  # a branch would be a guard that fails later on, and one graph costs nothing
-            chosen = self.strategy.factors(raw_loss.to(torch.float32))
+            chosen = self._scale.apply(Factors(*self.strategy.factors(raw_loss.to(torch.float32))))
             if self.warmup == "initial":
                 return chosen
-            equal = self._equal.factor, self._equal.offset
+            equal = self._scale.apply(self._equal.now)
             return torch.where(self._equal_now, equal[0], chosen[0]), torch.where(self._equal_now, equal[1], chosen[1])
         strategy = self._in_force
         if strategy.settled:
-            return strategy.factor, strategy.offset
+            return self._factor, self._offset
         if recording and self._opening:
             raw_loss = mean_over_ranks(raw_loss, counts, self.process_group)
-        return strategy.factors(raw_loss.to(torch.float32))
+        return self._scale.apply(Factors(*strategy.factors(raw_loss.to(torch.float32))))
 
     # ------------------------------------------------------------------------------------------------ learning
 
@@ -255,8 +278,9 @@ class UncertaintyWeighting(Schedule, NamedValues):
             self._look_for_trouble()
 
     def _choose(self) -> None:
-        """Put the strategy in force, or equal weights while they warm up."""
+        """Put the strategy in force, or equal weights while they warm up. To be called when its factors change."""
         self._in_force: Strategy = self._equal if self._warming_up_equal else self.strategy
+        self._factor, self._offset = self._scale.apply(self._in_force.now)
         if self.warmup == "equal":
             self._equal_now = torch.full_like(self._equal_now, self._warming_up_equal)
 
@@ -264,6 +288,7 @@ class UncertaintyWeighting(Schedule, NamedValues):
         """Tell the strategy that an epoch has ended. The callback does this."""
         if self.learning:
             self.strategy.end_epoch()
+            self._choose()
 
     def discard(self) -> None:
         """Forget the losses since the last step, as gradients are forgotten by ``zero_grad()``."""
@@ -310,7 +335,7 @@ class UncertaintyWeighting(Schedule, NamedValues):
     @torch.no_grad()
     def snapshot_later(self) -> Callable[[], Snapshot]:
         """Return a function that gives the snapshot of now: the transfer to the host waits until it is called."""
-        now = {"factor": self._in_force.factor, "offset": self._in_force.offset}
+        now = {"factor": self._factor, "offset": self._offset}
         columns = {"log_var": self.strategy.log_var, "precision": self.strategy.factor, **self.strategy.columns()}
         rows = rows_later({**self._state.columns(), **columns, **now}, self.tasks)
         learned, steps, tasks, classes = self.strategy.learned, self.steps, self.tasks, self._raw_losses.classes
@@ -325,59 +350,6 @@ class UncertaintyWeighting(Schedule, NamedValues):
         tasks = ", ".join(f"{name!r}: {task.likelihood.name!r}" for name, task in self.tasks.items())
         strategy = "" if self.strategy.name == "uncertainty" else f", strategy={self.strategy.name!r}"
         return f"{type(self).__name__}({{{tasks}}}{strategy}, steps={self.steps})"
-
-    # ------------------------------------------------------------------------------------------------ moving
-
-    @torch.inference_mode(False)
-    def to(self, device: torch.device | str | int) -> UncertaintyWeighting:
-        """Move to ``device``, as copies: nothing is shared with other processes afterwards. The dtypes stay."""
-        target = torch.device(device)
-        for part in (self._state, self.strategy, self._equal, self.recorder.window):
-            part.to(target)
-        self._equal_now = self._equal_now.to(target, copy=True)
-        move_tensors(self._raw_losses, target)
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> UncertaintyWeighting:
-        """Return a copy that shares nothing but the process group, which cannot be copied."""
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        memo[id(self.process_group)] = self.process_group
-        vars(twin).update(copy.deepcopy(vars(self), memo))
-        return twin
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the next step depends on, by task, on the CPU. Losses since the last step are no part of it."""
-        if self._foreign is not None and self._foreign["steps"] == self.steps:
-            return dict(self._foreign)
-        kinds = short_forms(self.tasks), self.strategy.name, self.regularizer.name
-        tensors = {**self._state.tensors(), **self.strategy.state.tensors()}
-        return SavedState(*kinds, self.steps, self._frozen, tensors, own_likelihoods(self.tasks)).written()
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``. Tasks are matched by name: new ones start from the data, vanished ones are dropped.
-
-        Raises:
-            ValueError: if ``state`` is not usable; then nothing was loaded.
-        """
-        saved = read_state(state, self._state, (self.strategy.name, self.strategy.state))
-        forms = short_forms(self.tasks)
-        self._notices.warn_of_tasks(saved.differences(forms, self.strategy.name, self.regularizer.name))
-        saved.copy_to({**self._state.tensors(), **self.strategy.state.tensors()}, forms)
-        text = "The log-variance of task {!r} in the checkpoint lies outside its bounds: moved to one."
-        moved = compress(self.tasks, self.strategy.restored().tolist())
-        self._notices.warn_of_tasks(("projected", name, text.format(name)) for name in moved)
-        self._set_steps(saved.steps, frozen=saved.frozen)
-        self.relative = RelativeLoss(self._state, self.process_group)
-        self.origin, self._foreign = "loaded", None
-        self.discard()
-        self._choose()
-
-    def reset(self) -> None:
-        """Start anew: no steps, no losses, the first ``s``, nothing set or frozen by hand. Tasks and options stay."""
-        self.load_state_dict(self._start)
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any], tasks: TaskSpecs | None = None) -> UncertaintyWeighting:

@@ -49,7 +49,7 @@ def test_names_that_loggers_do_not_take(name):
         ([Task("a"), Task("b"), Task("a")], ValueError, "more than once: 'a'"),
         ("depth", TypeError, "Expected tasks as"),
         (3, TypeError, "Expected tasks as"),
-        (["depth"], TypeError, "Expected tasks as"),
+        ({"depth", "normals"}, TypeError, "Expected tasks as"),
         ({3: "laplace"}, TypeError, "must be a string"),
         ({"depth": "l1"}, ValueError, "Unknown likelihood 'l1'"),
         ({"depth": True}, ValueError, "Unknown likelihood True"),

@@ -16,7 +16,6 @@ from experiments.scenes.data.label_noise import LabelNoise
 from experiments.scenes.data.street import CLASS_NAMES
 from experiments.scenes.model.scene_model import SceneModel
 from lightning_uncertainty.cross_entropy import CrossEntropy
-from lightning_uncertainty.engine.losses import SampleCounts
 
 __all__ = ["CHECKPOINT", "FULL", "QUICK", "ScaledModel", "Settings", "make_data", "make_model", "trainer_options"]
 
@@ -69,8 +68,8 @@ class ScaledModel(SceneModel):
         super().__init__(*arguments, **options)
         self.total = total
 
-    def weigh(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
-        weighted = super().weigh(losses, samples=samples)
+    def weigh(self, losses: Mapping[str, Tensor | CrossEntropy], **options: Any) -> Tensor:  # type: ignore[override]
+        weighted = super().weigh(losses, **options)
         inputs = [loss for loss in losses.values() if isinstance(loss, Tensor)]
         factors = torch.autograd.grad(weighted, inputs, retain_graph=True)
         place = self.trainer.global_step * len(self.total) // self.trainer.max_steps

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_uncertainty._arguments import as_number, listed, lookup, suggest
+from lightning_uncertainty._arguments import listed, lookup, suggest
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.cross_entropy import CrossEntropy, plain
+from lightning_uncertainty.engine.masked import MaskedMeans, masked_means
 from lightning_uncertainty.likelihoods import SOFTMAX
 from lightning_uncertainty.tasks import Task
 
-__all__ = ["CompiledKeys", "Gathered", "RawLosses", "SampleCounts", "check_graph", "check_losses", "sample_counts"]
+__all__ = ["CompiledKeys", "Gathered", "Losses", "Masks", "RawLosses", "check_graph", "check_losses"]
+
+Losses = Tensor | Mapping[str, Tensor | CrossEntropy]
+"""The losses by task; or as one tensor of shape (K,), or elementwise of shape (..., K), in the order of the tasks."""
+
+Masks = Tensor | Mapping[str, Tensor]
+"""Bools that tell where there is a label: of the shape of elementwise losses, by task or as one tensor."""
 
 
 class Gathered(NamedTuple):
@@ -26,12 +33,14 @@ class Gathered(NamedTuple):
         slope: The derivatives of the losses themselves with respect to ``s``; None for all 0.
         given: bool: True if the loss was passed; None for all.
         half: bool: True if the loss was in fp16; None for none.
+        counts: The number of labels that each loss is the mean of, fp32; None where nothing tells.
     """
 
     raw_loss: Tensor
     slope: Tensor | None = None
     given: Tensor | None = None
     half: Tensor | None = None
+    counts: Tensor | None = None
 
 
 class RawLosses:
@@ -40,22 +49,33 @@ class RawLosses:
     def __init__(self, tasks: Mapping[str, Task], notices: Notices) -> None:
         self._tasks, self._notices = tasks, notices
         self.classes: dict[str, int] = {}  # as far as logits have told
-        self._tempered = any(task.likelihood.tempered for task in tasks.values())
+        self._tempered = [task for task in tasks.values() if task.likelihood.tempered]
         self.zero, self.nan = torch.tensor([0.0, math.nan], dtype=torch.float32)
 
-    def gather(self, losses: Mapping[str, Tensor | CrossEntropy], log_var: Tensor, recording: bool) -> Gathered:
+    def gather(self, losses: Losses, mask: Masks | None, log_var: Tensor, recording: bool) -> Gathered:
         """Return ``losses`` as vectors, checked; also for a graph if they are to be trained on (``recording``).
 
         Raises:
             TypeError, ValueError: if there is anything wrong with them.
         """
-        raw_loss = self._stack_ordinary(losses, log_var.device)
+        if isinstance(losses, Tensor):
+            check_tensor(losses, mask, self._tasks, log_var.device)
+            for task in self._tempered:
+                _check_loss(task, losses, log_var.device)
+            if recording:
+                check_graph({"of all tasks": losses}, self._notices)
+            return self._gather_tensor(losses, mask)  # type: ignore[arg-type]
+        raw_loss = self._stack_ordinary(losses, log_var.device) if mask is None else None
         if raw_loss is not None:
             return Gathered(raw_loss)
+        means: dict[str, MaskedMeans] = {}
+        if mask is not None:
+            means = check_masks(losses, mask, self._tasks)
+            losses = {**losses, **{name: mean.raw_loss[0] for name, mean in means.items()}}
         check_losses(losses, self._tasks, log_var.device)
         if recording:
             check_graph(losses, self._notices)
-        return self._gather_any(losses, log_var)
+        return self._gather_any(losses, log_var, means)
 
     def _stack_ordinary(self, losses: Any, device: torch.device) -> Tensor | None:
         """Return the vector of the usual case, all tasks in fp32 with a graph; None for anything else."""
@@ -72,7 +92,17 @@ class RawLosses:
             values.append(loss)
         return torch.stack(values)
 
-    def _gather_any(self, losses: Mapping[str, Tensor | CrossEntropy], log_var: Tensor) -> Gathered:
+    def _gather_tensor(self, losses: Tensor, mask: Tensor | None) -> Gathered:
+        cut = losses.dtype == torch.float16
+        half = torch.ones(losses.shape[-1:], dtype=torch.bool, device=losses.device) if cut else None
+        if losses.dim() == 1:
+            return Gathered(losses.to(torch.promote_types(losses.dtype, torch.float32)), half=half)
+        means = masked_means(losses, mask)
+        return Gathered(means.raw_loss, None, means.given, half, means.counts)
+
+    def _gather_any(
+        self, losses: Mapping[str, Tensor | CrossEntropy], log_var: Tensor, masked: Mapping[str, MaskedMeans]
+    ) -> Gathered:
         values: list[Tensor] = []
         slopes: dict[str, Tensor] = {}
         for index, (name, task) in enumerate(self._tasks.items()):
@@ -90,23 +120,65 @@ class RawLosses:
         raw_loss = raw_loss.to(torch.promote_types(raw_loss.dtype, torch.float32))
         slope = torch.stack([slopes.get(name, self.zero) for name in self._tasks]) if slopes else None
         half = [n for n, loss in losses.items() if isinstance(loss, Tensor) and loss.dtype == torch.float16]
-        return Gathered(
-            raw_loss,
-            slope,
-            given=None if len(losses) == len(self._tasks) else self._flags(losses),
-            half=self._flags(half) if half else None,
-        )
+        given = None if len(losses) == len(self._tasks) else self._flags(losses)
+        counts = None
+        if masked:
+            ones = torch.ones_like(self.zero)
+            counts = torch.stack([masked[name].counts[0] if name in masked else ones for name in self._tasks])
+            given = (counts > 0.0) if given is None else given & (counts > 0.0)
+        return Gathered(raw_loss, slope, given, self._flags(half) if half else None, counts)
 
     def _flags(self, names: Any) -> Tensor:
         """Return bools of shape (K,), made on the device: copying them there would make the host wait."""
         return torch.stack([self.zero if name in names else self.nan for name in self._tasks]) == 0.0
 
 
+def check_tensor(losses: Tensor, mask: Any, tasks: Mapping[str, Task], device: torch.device) -> None:
+    """Raise unless ``losses`` has an entry for each task, in floating point, on ``device``, and ``mask`` is for it."""
+    if losses.dim() == 0 or losses.shape[-1] != len(tasks):
+        raise ValueError(
+            f"Got losses as a tensor of shape {tuple(losses.shape)}. Expected one for each of {len(tasks)} tasks "
+            f"in their order: of shape ({len(tasks)},), or elementwise of shape (..., {len(tasks)}); or losses by name."
+        )
+    if mask is not None and losses.dim() == 1:
+        raise ValueError("Got a mask for losses of which the mean was taken. Pass them elementwise, or no mask.")
+    first = next(iter(tasks.values()))
+    _check_number(f"Task {first.name!r}", losses)
+    _check_device(first, losses, device)
+
+
+def check_masks(losses: Any, mask: Any, tasks: Mapping[str, Task]) -> dict[str, MaskedMeans]:
+    """Return the means of those ``losses`` by name that have a mask.
+
+    Raises:
+        TypeError, ValueError: if losses or masks are not what is expected.
+    """
+    if not isinstance(mask, Mapping) or not isinstance(losses, Mapping):
+        raise TypeError(
+            'Expected the mask as the losses: by name, `mask={"depth": mask}`, for losses by name, or one tensor for '
+            f"one tensor; got an object of type {type(mask).__name__} for one of type {type(losses).__name__}."
+        )
+    means = {}
+    for name, each in mask.items():
+        lookup("task", name, tasks)
+        if not isinstance(loss := losses.get(name), Tensor):
+            raise ValueError(f"Task {name!r} has a mask and no elementwise loss: pass a tensor of the mask's shape.")
+        if not isinstance(each, Tensor) or each.shape != loss.shape:
+            found = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
+            raise ValueError(
+                f"The mask of task {name!r} is {found}, and its loss has shape {tuple(loss.shape)}. Expected one bool "
+                "for each element: pass the loss before its mean is taken (`reduction='none'`)."
+            )
+        means[name] = masked_means(loss.reshape(-1, 1), each.reshape(-1, 1))
+    return means
+
+
 def check_losses(losses: Any, tasks: Mapping[str, Task], device: torch.device) -> None:
     """Raise unless ``losses`` maps known tasks to scalar, floating point losses on ``device``."""
     if not isinstance(losses, Mapping):
         raise TypeError(
-            f'Expected losses by name, for example {{"depth": loss}}; got an object of type {type(losses).__name__}.'
+            f'Expected losses by name, for example {{"depth": loss}}, or one tensor of shape ({len(tasks)},) or '
+            f"(..., {len(tasks)}); got an object of type {type(losses).__name__}."
         )
     for name, loss in losses.items():
         if name not in tasks:
@@ -141,18 +213,22 @@ def _check_loss(task: Task, loss: Any, device: torch.device) -> None:
     if loss.dim() != 0:
         raise ValueError(
             f"Task {task.name!r} got a loss of shape {tuple(loss.shape)}. Expected a scalar: reduce it first, "
-            "for example `loss.mean()`."
+            "for example `loss.mean()`; or pass a mask of that shape."
         )
+    _check_number(f"Task {task.name!r}", loss)
+    _check_device(task, loss, device)
+
+
+def _check_number(what: str, loss: Tensor) -> None:
     if not loss.is_floating_point():
         raise TypeError(
-            f"Task {task.name!r} got a loss of dtype {loss.dtype}. Expected a real floating point number: "
+            f"{what} got a loss of dtype {loss.dtype}. Expected a real floating point number: "
             + (
                 "take its real part or its absolute value."
                 if loss.is_complex()
                 else "for example `loss.float()`; or, if its head is off, leave its key out."
             )
         )
-    _check_device(task, loss, device)
 
 
 def _instead(name: str, found: Any) -> str:
@@ -191,57 +267,6 @@ def check_graph(losses: Mapping[str, Tensor | CrossEntropy], notices: Notices) -
         "the loss itself; if the task has no labels in this batch, leave its key out."
     )
     notices.warn_of_tasks(tuple(("detached", name, text.format(name)) for name in detached))
-
-
-SampleCounts = int | float | Tensor | Mapping[str, int | float | Tensor]
-
-
-def sample_counts(
-    samples: SampleCounts, given: Collection[str], tasks: Mapping[str, Any], device: torch.device
-) -> Tensor:
-    """Return sample counts as a vector of shape (K,), fp32; 0 for tasks without a loss.
-
-    Args:
-        samples: One number for all tasks, or one for each task; tensors stay on their device.
-        given: The tasks that have a loss.
-        tasks: The tasks.
-        device: The device of the vector.
-
-    Raises:
-        ValueError: if a task is unknown or has a loss but no count, or a count is negative, not finite or no scalar.
-        TypeError: if a count is no number.
-    """
-    counts = dict(samples) if isinstance(samples, Mapping) else dict.fromkeys(given, samples)
-    for name, count in counts.items():
-        lookup("task", name, tasks)
-        _check_count(name, count)
-    if missing := [name for name in given if name not in counts]:
-        raise ValueError(
-            f"samples has no count for {listed(missing)}. Expected one number for all tasks, or one for each task "
-            'that has a loss, for example `samples={"depth": mask.sum()}`.'
-        )
-    values = [torch.as_tensor(plain(counts.get(name, 0.0)), dtype=torch.float32, device=device) for name in tasks]
-    return torch.stack(values).detach()
-
-
-def _check_count(name: str, count: Any) -> None:
-    if isinstance(count, Tensor):  # its value is not looked at: that would wait for the device
-        if count.ndim:
-            raise ValueError(
-                f"The sample count of task {name!r} has shape {tuple(count.shape)}. Expected a scalar: sum it first, "
-                "for example `mask.sum()`."
-            )
-        return
-    if (number := as_number(count)) is None:
-        raise TypeError(
-            f"The sample count of task {name!r} is of type {type(count).__name__}. Expected a number or a scalar "
-            "tensor, for example `len(batch)`."
-        )
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(
-            f"The sample count of task {name!r} is {count}. Expected a finite number that is not negative: how many "
-            "samples the loss is the mean of."
-        )
 
 
 class CompiledKeys:

@@ -23,10 +23,12 @@ class NamedValues:
     tasks: dict[str, Task]
     strategy: Strategy
     snapshot: Callable[[], Snapshot]
+    _choose: Callable[[], None]
 
     @torch.inference_mode(False)
     def _assign(self, log_vars: Mapping[str, float]) -> None:
         self.strategy.assign(log_vars)
+        self._choose()
 
     @property
     def log_vars(self) -> dict[str, float]:

@@ -24,6 +24,7 @@ __all__ = [
     "SavedState",
     "TaskTensors",
     "check_fields",
+    "move_tensors",
     "newest",
     "own_likelihoods",
     "read_state",
@@ -59,6 +60,13 @@ class TaskTensors:
         """Return what a snapshot shows of each task, each of shape (K,); by default the fields that are ``shown``."""
         rules = self.rules()
         return {key: tensor for key, tensor in self.tensors().items() if rules[key].get("shown", True)}
+
+
+def move_tensors(holder: Any, device: torch.device) -> None:
+    """Move the tensors among the attributes of ``holder`` to ``device``, as copies."""
+    for name, value in vars(holder).items():
+        if isinstance(value, Tensor):
+            setattr(holder, name, value.to(device, copy=True))
 
 
 def rows_later(columns: Mapping[str, Tensor], names: Iterable[str]) -> Callable[[], dict[str, dict[str, float]]]:

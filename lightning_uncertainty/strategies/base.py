@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lightning_uncertainty._arguments import Setting
-from lightning_uncertainty.engine.state import TaskTensors
+from lightning_uncertainty.engine.scale import Factors
+from lightning_uncertainty.engine.state import TaskTensors, move_tensors
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Strategy"]
@@ -65,14 +66,19 @@ class Strategy(Setting, ABC):
         """The log-variances ``s``, fp32, of shape (K,); 0 for a rule without."""
         return torch.zeros_like(self.factor)
 
-    def factors(self, raw_loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Return factor and offset for the losses of one call, fp32, each of shape (K,).
+    @property
+    def now(self) -> Factors:
+        """The factors in force, and what their common scale follows from."""
+        return Factors(self.factor, self.offset)
+
+    def factors(self, raw_loss: Tensor) -> Factors | tuple[Tensor, Tensor]:
+        """Return at least factor and offset for the losses of one call, fp32, each of shape (K,).
 
         Args:
             raw_loss: The losses without a graph, of shape (K,); NaN where a task is absent. In the first window of a
                 run they are means over the ranks.
         """
-        return self.factor, self.offset
+        return self.now
 
     def start(self, mean_loss: Tensor, present: Tensor) -> Tensor:
         """Give tasks their start from the first losses; return which of those ``present`` are to learn in this step.
@@ -124,10 +130,3 @@ class Strategy(Setting, ABC):
         """Move all tensors to ``device``, as copies."""
         self.state.to(device)
         move_tensors(self, device)
-
-
-def move_tensors(holder: Any, device: torch.device) -> None:
-    """Move the tensors among the attributes of ``holder`` to ``device``, as copies."""
-    for name, value in vars(holder).items():
-        if isinstance(value, Tensor):
-            setattr(holder, name, value.to(device, copy=True))

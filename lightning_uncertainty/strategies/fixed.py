@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_uncertainty._arguments import check_number, lookup
+from lightning_uncertainty.engine.scale import Factors
 from lightning_uncertainty.engine.state import TaskTensors
 from lightning_uncertainty.strategies.base import Strategy
 from lightning_uncertainty.tasks import Task
@@ -62,6 +63,11 @@ class Fixed(Strategy):
         self.state = FixedState(self._given.clone())
         self.offset = torch.zeros_like(self._given)
         self.restored()
+
+    @property
+    def now(self) -> Factors:
+        """The given factors, which no scale changes."""
+        return Factors(self.factor, self.offset, expected=torch.full_like(self.factor, torch.nan))
 
     def restored(self) -> Tensor:
         """Take over saved factors where none is given now."""

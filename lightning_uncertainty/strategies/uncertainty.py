@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from lightning_uncertainty._arguments import check_bounds, check_init, check_number, lookup
-from lightning_uncertainty.engine.state import HostFlags, TaskTensors
+from lightning_uncertainty.engine.scale import Factors
+from lightning_uncertainty.engine.state import HostFlags, TaskTensors, move_tensors
 from lightning_uncertainty.likelihoods import LikelihoodVector
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.strategies.adam import MaskedAdam
-from lightning_uncertainty.strategies.base import Strategy, move_tensors
+from lightning_uncertainty.strategies.base import Strategy
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Uncertainty", "UncertaintyOptions", "UncertaintyState"]
@@ -170,6 +171,21 @@ class Uncertainty(Strategy):
         """Return the derivatives of the regularisers."""
         return self.likelihoods.regularized * self.regularizer.derivative(log_var)
 
+    def _expected(self, factor: Tensor, push: Tensor) -> Tensor:
+        """Return the losses whose optimum has these factors, NaN for fixed tasks.
+
+        An exact softmax has factor 1 whatever its loss is; 1 nat is then as good as any.
+        """
+        rate = self.likelihoods.rate
+        loss = torch.where(rate > 0.0, push / (rate * factor), 1.0)
+        return torch.where(self.likelihoods.learned, loss, torch.nan)
+
+    @property
+    def now(self) -> Factors:
+        """The factors in force, and what their common scale follows from."""
+        expected = torch.where(self._pending, torch.nan, self._expected(self.factor, self._push))
+        return Factors(self.factor, self.offset, expected, self.likelihoods.factor(self.state.start))
+
     def _optimum(self, raw_loss: Tensor) -> Tensor:
         return self.likelihoods.optimum(raw_loss, self.regularizer).clamp(self.floor, self.ceiling)
 
@@ -179,7 +195,7 @@ class Uncertainty(Strategy):
 
     # ------------------------------------------------------------------------------------------------ the rule
 
-    def factors(self, raw_loss: Tensor) -> tuple[Tensor, Tensor]:
+    def factors(self, raw_loss: Tensor) -> Factors:
         """Return those in force; for a task without ``s``, those at the optimum of its first loss since the last step.
 
         That ``s`` is kept until the step, so that totals of one step can be compared, as a line search does.
@@ -189,8 +205,10 @@ class Uncertainty(Strategy):
         if torch.is_grad_enabled():
             self._first.copy_(first)
         fresh = self._pending & torch.isfinite(first)
-        factor = torch.where(fresh, self.likelihoods.factor(first), self.factor)
-        return factor, torch.where(fresh, self._offset_at(first), self.offset)
+        at_first = self.likelihoods.factor(first)
+        fresh_ones = at_first, self._offset_at(first), self._expected(at_first, self._push_at(first)), at_first
+        in_force: Any = self.now
+        return Factors(*(torch.where(fresh, new, old) for new, old in zip(fresh_ones, in_force, strict=True)))
 
     def discard(self) -> None:
         """Forget the ``s`` of tasks that have not started."""

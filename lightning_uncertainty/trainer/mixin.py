@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from lightning_uncertainty.cross_entropy import CrossEntropy
-from lightning_uncertainty.engine.losses import SampleCounts
+from lightning_uncertainty.engine.losses import Losses, Masks
+from lightning_uncertainty.engine.task_numbers import TaskNumbers
 from lightning_uncertainty.tasks import TaskSpecs
 from lightning_uncertainty.trainer.attachment import (
     CanWeigh,
@@ -107,15 +107,27 @@ class UncertaintyMixin(CanWeigh, _Base):
             )
         return super().__getattr__(name)
 
-    def weigh(self, losses: Mapping[str, Tensor | CrossEntropy], *, samples: SampleCounts | None = None) -> Tensor:
+    def weigh(
+        self,
+        losses: Losses,
+        *,
+        mask: Masks | None = None,
+        samples: TaskNumbers | None = None,
+        importance: TaskNumbers | None = None,
+    ) -> Tensor:
         """Return the weighted total of ``losses``, to be returned from ``training_step``.
 
         In validation and test steps it gives the total with the weights as they are, and changes nothing.
 
         Args:
-            losses: Scalar loss by task name; a task without labels in this batch is left out, or NaN.
+            losses: Scalar loss by task name; a task without labels in this batch is left out, or NaN. Or one tensor of
+                all tasks in their order, of shape (K,), or elementwise of shape (..., K).
+            mask: True where an elementwise loss has a label.
             samples: Number of samples that the losses are means of, if s and the logged losses are to be means over
-                samples and not over batches: see :meth:`UncertaintyWeighting.__call__`.
+                samples and not over batches.
+            importance: Factor of the whole term of a task, which ``s`` cannot absorb.
+
+        All are described at :meth:`UncertaintyWeighting.__call__`.
 
         Raises:
             NotAttachedError: If nothing attached the weights yet.
@@ -125,7 +137,7 @@ class UncertaintyMixin(CanWeigh, _Base):
             from lightning_uncertainty.trainer.search import join_search
 
             join_search(self, self.uncertainty)
-        return self.uncertainty(losses, samples=samples)
+        return self.uncertainty(losses, mask=mask, samples=samples, importance=importance)
 
     @property
     def uncertainty(self) -> UncertaintyWeighting:

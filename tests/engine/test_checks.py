@@ -23,7 +23,11 @@ def weighting():
     ("losses", "error", "message"),
     [
         ([1.0], TypeError, r"Expected losses by name.*type list"),
-        (torch.tensor(1.0), TypeError, r"Expected losses by name.*type Tensor"),
+        (leaf(1.0), ValueError, r"tensor of shape \(\). Expected one for each of 3 tasks.*\(3,\), or elementwise"),
+        (leaf([1.0, 2.0]), ValueError, r"tensor of shape \(2,\)"),
+        (torch.ones(3, dtype=torch.long), TypeError, "dtype torch.int64"),
+        (torch.ones(3, device="meta"), ValueError, "a loss on meta"),
+        (torch.ones(3), ValueError, r"Task 'exact'.*acts on logits"),
         ({"dept": leaf(1.0)}, ValueError, r"no task 'dept'. Did you mean 'depth'\?"),
         ({"depth": 1.0}, TypeError, r"Task 'depth' got a float.*`.item\(\)`"),
         ({"depth": None}, TypeError, r"Task 'depth' got None.*leave its key out: .*if loss is not None}"),

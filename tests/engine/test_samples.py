@@ -104,7 +104,7 @@ def test_the_total_and_its_gradient_do_not_depend_on_it():
         ({"a": 1, "b": 1, "depht": 1}, ValueError, "Unknown task 'depht'"),
         (-1, ValueError, "The sample count of task 'a' is -1"),
         (math.nan, ValueError, "The sample count of task 'a' is nan"),
-        (torch.ones(2), ValueError, r"The sample count of task 'a' has shape \(2,\)"),
+        (torch.ones(3), ValueError, r"The sample count of task 'a' has shape \(3,\)"),
         ("many", TypeError, "The sample count of task 'a' is of type str"),
         (True, TypeError, "The sample count of task 'a' is of type bool"),
         (np.True_, TypeError, "The sample count of task 'a' is of type bool"),

@@ -110,6 +110,26 @@ def samples_of_each_rank():
     }
 
 
+def masks_of_each_rank():
+    """Two columns whose labels lie on the ranks unevenly, at times all on one; and one process that has all rows."""
+    dist.init_process_group("gloo")
+    alone = dist.new_group([0]), dist.new_group([1])
+    tasks = ["a", "b"]
+    mine, single = UncertaintyWeighting(tasks), UncertaintyWeighting(tasks, process_group=alone[rank()])
+    rows = slice(0, 3) if rank() == 0 else slice(3, 10)
+    for step in range(12):
+        generator = torch.Generator().manual_seed(step)
+        errors, mask = torch.rand(10, 2, generator=generator), torch.rand(10, 2, generator=generator) > 0.6
+        mask[:, 0] |= torch.arange(10) == 9  # a label on rank 1 in every step
+        parameter = torch.ones((), requires_grad=True)
+        mine(parameter * errors[rows], mask=mask[rows]).backward()
+        single(parameter * errors, mask=mask).backward()
+        mine.step()
+        single.step()
+    losses = ([task.raw_loss for task in each.snapshot().tasks.values()] for each in (mine, single))
+    return {"s": mine.log_vars, "alone": single.log_vars, **dict(zip(("losses", "losses alone"), losses, strict=True))}
+
+
 def samples_of_some_ranks(where, value, calls):
     """Task b has no samples on the ranks ``where``, with ``value`` for a loss; and one process that never saw those."""
     dist.init_process_group("gloo")

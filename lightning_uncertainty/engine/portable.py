@@ -1,0 +1,112 @@
+"""How an engine is moved to another device, copied, saved and restored."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from itertools import compress
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from lightning_uncertainty._warnings import Notices
+from lightning_uncertainty.engine.losses import RawLosses
+from lightning_uncertainty.engine.recorder import Recorder
+from lightning_uncertainty.engine.relative_loss import RelativeLoss
+from lightning_uncertainty.engine.scale import Scale
+from lightning_uncertainty.engine.schedule import Schedule
+from lightning_uncertainty.engine.state import (
+    EngineState,
+    SavedState,
+    move_tensors,
+    own_likelihoods,
+    read_state,
+    short_forms,
+)
+from lightning_uncertainty.regularizers import Regularizer
+from lightning_uncertainty.tasks import Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from lightning_uncertainty.strategies import Strategy
+
+__all__ = ["Portable"]
+
+
+class Portable(Schedule):
+    """The part of :class:`~lightning_uncertainty.UncertaintyWeighting` that moves, copies, saves and restores it.
+
+    Attributes:
+        origin: ``"learned"``; ``"loaded"``, when its network may follow; ``"outdated"``, when its network is gone.
+        relative: What the relative loss depends on.
+    """
+
+    tasks: dict[str, Task]
+    strategy: Strategy
+    regularizer: Regularizer
+    recorder: Recorder
+    process_group: dist.ProcessGroup | None
+    discard: Callable[[], None]
+    relative: RelativeLoss
+    origin: str
+    _state: EngineState
+    _equal: Strategy
+    _raw_losses: RawLosses
+    _scale: Scale
+    _notices: Notices
+    _choose: Callable[[], None]
+    _start: Mapping[str, Any]
+    _foreign: Mapping[str, Any] | None
+
+    @torch.inference_mode(False)
+    def to(self, device: torch.device | str | int) -> Self:
+        """Move to ``device``, as copies: nothing is shared with other processes afterwards. The dtypes stay."""
+        target = torch.device(device)
+        for part in (self._state, self.strategy, self._equal, self.recorder.window):
+            part.to(target)
+        for holder in (self, self._raw_losses, self._scale):
+            move_tensors(holder, target)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy that shares nothing but the process group, which cannot be copied."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        memo[id(self.process_group)] = self.process_group
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next step depends on, by task, on the CPU. Losses since the last step are no part of it."""
+        if self._foreign is not None and self._foreign["steps"] == self.steps:
+            return dict(self._foreign)
+        kinds = short_forms(self.tasks), self.strategy.name, self.regularizer.name
+        tensors = {**self._state.tensors(), **self.strategy.state.tensors()}
+        return SavedState(*kinds, self.steps, self._frozen, tensors, own_likelihoods(self.tasks)).written()
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``. Tasks are matched by name: new ones start from the data, vanished ones are dropped.
+
+        Raises:
+            ValueError: if ``state`` is not usable; then nothing was loaded.
+        """
+        saved = read_state(state, self._state, (self.strategy.name, self.strategy.state))
+        forms = short_forms(self.tasks)
+        self._notices.warn_of_tasks(saved.differences(forms, self.strategy.name, self.regularizer.name))
+        saved.copy_to({**self._state.tensors(), **self.strategy.state.tensors()}, forms)
+        text = "The log-variance of task {!r} in the checkpoint lies outside its bounds: moved to one."
+        moved = compress(self.tasks, self.strategy.restored().tolist())
+        self._notices.warn_of_tasks(("projected", name, text.format(name)) for name in moved)
+        self._set_steps(saved.steps, frozen=saved.frozen)
+        self.relative = RelativeLoss(self._state, self.process_group)
+        self.origin, self._foreign = "loaded", None
+        self.discard()
+        self._choose()
+
+    def reset(self) -> None:
+        """Start anew: no steps, no losses, the first ``s``, nothing set or frozen by hand. Tasks and options stay."""
+        self.load_state_dict(self._start)

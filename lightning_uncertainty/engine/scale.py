@@ -1,0 +1,94 @@
+"""The size of the total: a common factor of the learned tasks, which no ``s`` sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_uncertainty._arguments import suggest
+from lightning_uncertainty.tasks import Task
+
+__all__ = ["Factors", "Scale"]
+
+
+class Factors(NamedTuple):
+    """What a strategy says of the tasks, fp32, each of shape (K,).
+
+    Attributes:
+        factor: The factors before the losses.
+        offset: The terms that are added to the total.
+        expected: The losses that go with these factors, NaN for tasks whose factor is given or not known yet; None for
+            one over the factor.
+        start: The factors that the tasks started with; None for 1.
+    """
+
+    factor: Tensor
+    offset: Tensor
+    expected: Tensor | None = None
+    start: Tensor | None = None
+
+
+class Scale:
+    r"""The importance ``a_k`` of the tasks, and the common factor ``C`` of those that learn.
+
+    With factors ``f_k`` and the losses ``m_k`` that the strategy expects (for learned uncertainty those whose optimum
+    is the present ``s_k``; the first loss, where ``s`` has not started), over the learned tasks that have come so far:
+
+    ===============  =======================================================  ====================================
+    ``"sum"``        ``C = sum a_k m_k / sum a_k f_k m_k``                    the total is as large as the plain sum
+    ``"geometric"``  ``C = exp(mean log f_k(start) - mean log f_k)``          the product of the factors stays
+    a task           ``C = 1 / f_task``                                       that task has the factor ``a_task``
+    None             ``C = 1``                                                the total of the article
+    ===============  =======================================================  ====================================
+
+    Ratios between learned tasks and the optimum of each ``s`` stay; fixed tasks keep the factor that they were given.
+
+    Args:
+        kind: One of the above.
+        tasks: The tasks, by name.
+
+    Raises:
+        ValueError: if ``kind`` is none of these, or a fixed task.
+    """
+
+    def __init__(self, kind: str | None, tasks: Mapping[str, Task]) -> None:
+        learned = [name for name, task in tasks.items() if task.likelihood.learned]
+        if kind not in (None, "sum", "geometric", *learned):
+            raise ValueError(
+                f'scale must be "sum", "geometric", None or the name of a learned task; got {kind!r}. '
+                + suggest(kind, ["sum", "geometric", *learned])
+            )
+        self.kind = kind
+        self._reference = list(tasks).index(kind) if kind in learned and kind not in ("sum", "geometric") else None
+        values = [task.importance for task in tasks.values()]
+        self.importance = torch.tensor(values, dtype=torch.float32)
+        self.plain = kind is None and all(value == 1.0 for value in values)
+        self._one = torch.ones((), dtype=torch.float32)
+
+    def apply(self, now: Factors) -> tuple[Tensor, Tensor]:
+        """Return factors and offsets with importance and scale in them.
+
+        A scaled total has no regularisers: they have no gradient, and its value is then that of a plain sum.
+        """
+        if self.plain:
+            return now.factor, now.offset
+        if self.kind is None:
+            return now.factor * self.importance, now.offset * self.importance
+        expected = 1.0 / now.factor if now.expected is None else now.expected
+        known = torch.isfinite(expected)
+        common = torch.where(known, self._common(now, expected, known), self._one)
+        # A regulariser that is not finite lets its task sit out.
+        return now.factor * common * self.importance, now.offset * 0.0
+
+    def _common(self, now: Factors, expected: Tensor, known: Tensor) -> Tensor:
+        """Return ``C``; 1 as long as it is not known."""
+        if self._reference is not None:
+            return torch.where(known, 1.0 / now.factor, 1.0)[self._reference]
+        if self.kind == "geometric":
+            start = torch.ones_like(now.factor) if now.start is None else now.start
+            return torch.exp(torch.where(known, torch.log(start / now.factor), 0.0).sum() / known.sum().clamp(min=1))
+        plain = torch.where(known, self.importance * expected, 0.0)
+        return (plain.sum() / (plain * now.factor).sum()).nan_to_num(1.0)

@@ -1,0 +1,160 @@
+"""The common factor of the learned tasks: the size of the total, and nothing else."""
+
+import math
+
+import pytest
+import torch
+
+from lightning_uncertainty import Task, UncertaintyWeighting
+
+KINDS = {"a": "gaussian", "b": "laplace", "c": "softmax", "aux": 0.25}
+SCALES = [None, "sum", "geometric", "b"]
+
+
+def engine(scale, **options):
+    return UncertaintyWeighting(KINDS, scale=scale, **options)
+
+
+def losses_at(step):
+    noise = torch.rand(4, generator=torch.Generator().manual_seed(step)) + 0.5
+    return noise * torch.tensor([300.0, 2.0, 0.01, 1.0]) * 0.98**step
+
+
+def train(weighting, steps, first=0):
+    """Return the factor of each loss, of shape (steps, 4), and the totals."""
+    factors, totals = [], []
+    for step in range(first, first + steps):
+        values = losses_at(step).requires_grad_()
+        total = weighting(dict(zip(weighting.tasks, values, strict=True)))
+        total.backward()
+        weighting.step()
+        factors.append(values.grad)
+        totals.append(total.item())
+    return torch.stack(factors), totals
+
+
+@pytest.mark.parametrize("scale", SCALES[1:])
+@pytest.mark.parametrize("regularizer", ["log_sigma", "sigma", "log1p_var"])
+def test_ratios_and_every_s_are_those_without_a_scale_and_fixed_tasks_keep_their_factor(scale, regularizer):
+    plain, scaled = engine(None, regularizer=regularizer), engine(scale, regularizer=regularizer)
+    (one, _), (other, _) = train(plain, 60), train(scaled, 60)
+    assert torch.equal(plain.log_var, scaled.log_var)
+    torch.testing.assert_close(other[:, :2] / other[:, 2:3], one[:, :2] / one[:, 2:3])
+    assert (other[:, 3] == 0.25).all()
+
+
+@pytest.mark.parametrize("regularizer", ["log_sigma", "sigma", "log1p_var"])
+def test_sum_starts_at_the_plain_sum_and_goes_on_with_the_losses_that_s_expects(regularizer):
+    weighting = engine("sum", regularizer=regularizer, lr=0.05)
+    weights = torch.tensor([1.0, 1.0, 1.0, 0.25])
+    _, totals = train(weighting, 1)
+    assert totals[0] == pytest.approx((losses_at(0) * weights).sum().item(), rel=1e-5)
+    _, totals = train(weighting, 300, first=1)
+    plain = torch.stack([(losses_at(step) * weights).sum() for step in range(1, 301)])
+    ratio = torch.tensor(totals) / plain
+    assert ((ratio > 0.3) & (ratio < 3.0)).all()
+    assert ratio[-50:].mean().item() == pytest.approx(1.0, abs=0.35)
+
+
+def test_sum_in_float64_for_the_losses_whose_optimum_is_s():
+    """From the formulas of the article: m = exp(s), exp(s / 2), exp(s) / 2."""
+    weighting = UncertaintyWeighting(
+        [Task("a", importance=3.0), Task("b", "laplace"), Task("c", "softmax")], scale="sum", init=0.0
+    )
+    weighting.log_vars = {"a": 1.5, "b": -0.5, "c": 0.25}
+    a, b, c = (torch.tensor(s, dtype=torch.float64) for s in (1.5, -0.5, 0.25))
+    expected, factor = (
+        torch.stack([a.exp(), (b / 2).exp(), c.exp() / 2]),
+        torch.stack([(-a).exp() / 2, (-b / 2).exp(), (-c).exp()]),
+    )
+    importance = torch.tensor([3.0, 1.0, 1.0], dtype=torch.float64)
+    common = (importance * expected).sum() / (importance * factor * expected).sum()
+    values = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    total = weighting(values)
+    total.backward()
+    torch.testing.assert_close(values.grad.double(), common * importance * factor, rtol=1e-6, atol=0.0)
+    assert total.item() == pytest.approx(
+        (common * importance * factor * values.detach().double()).sum().item(), rel=1e-6
+    )
+
+
+def test_geometric_keeps_the_product_of_the_factors_as_the_formula_says():
+    plain, scaled = engine(None, lr=0.05), engine("geometric", lr=0.05)
+    (one, _), (other, _) = train(plain, 80), train(scaled, 80)
+    torch.testing.assert_close(other[:, :3].log().sum(1), one[:1, :3].log().sum(1).expand(80), rtol=1e-4, atol=1e-4)
+    assert one[-1, :3].log().sum() > one[0, :3].log().sum() + 1.0
+
+
+def test_a_reference_task_has_the_factor_of_its_importance():
+    weighting = UncertaintyWeighting([Task("a"), Task("b", importance=2.0)], scale="b")
+    for step in range(20):
+        values = losses_at(step)[:2].clone().requires_grad_()
+        weighting(values).backward()
+        weighting.step()
+        assert values.grad[1].item() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_resumed_it_goes_on_bit_for_bit(scale):
+    whole, first = engine(scale), engine(scale)
+    train(whole, 30)
+    train(first, 10)
+    second = engine(scale)
+    second.load_state_dict(first.state_dict())
+    train(second, 20, first=10)
+    assert whole.snapshot() == second.snapshot()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_task_that_comes_late_takes_part_from_its_first_loss(scale):
+    weighting = engine(scale)
+    for step in range(12):
+        values = losses_at(step).requires_grad_()
+        losses = dict(zip(weighting.tasks, values, strict=True))
+        if step < 6:
+            del losses["b"]
+        total = weighting(losses)
+        assert math.isfinite(total.item())
+        if scale == "sum" and step == 0:
+            assert total.item() == pytest.approx((values[0] + values[2] + 0.25 * values[3]).item(), rel=1e-5)
+        total.backward()
+        weighting.step()
+    factors, _ = train(weighting, 1, first=12)
+    assert torch.isfinite(factors).all()
+    assert (factors > 0.0).all()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_graph_has_the_same_factors(scale):
+    eager, compiled = engine(scale), engine(scale)
+    call = torch.compile(
+        lambda values: compiled(dict(zip(KINDS, values, strict=True))), fullgraph=True, backend="aot_eager"
+    )
+    for step in range(3):
+        grads = []
+        for weighting, weigh in (
+            (eager, lambda values: eager(dict(zip(KINDS, values, strict=True)))),
+            (compiled, call),
+        ):
+            values = losses_at(step).requires_grad_()
+            weigh(values).backward()
+            weighting.step()
+            grads.append(values.grad)
+        torch.testing.assert_close(*grads)
+
+
+def test_snapshots_show_the_factors_that_the_network_feels():
+    weighting = engine("sum")
+    train(weighting, 5)
+    values = losses_at(5).requires_grad_()
+    before = weighting.snapshot()
+    weighting(dict(zip(KINDS, values, strict=True))).backward()
+    assert values.grad.tolist() == pytest.approx([task.factor for task in before.tasks.values()])
+    assert sum(before.shares.values()) == pytest.approx(1.0)
+    assert before.total == pytest.approx(sum(task.weighted_loss for task in before.tasks.values()))
+
+
+@pytest.mark.parametrize("scale", ["mean", "aux", 1.0])
+def test_what_is_no_scale_is_refused(scale):
+    with pytest.raises(ValueError, match=r"scale must be .* name of a learned task"):
+        engine(scale)
