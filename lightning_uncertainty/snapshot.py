@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lightning_uncertainty._arguments import Setting
-from lightning_uncertainty.tasks import Task
+from lightning_uncertainty.tasks import Task, metric_keys
 
-__all__ = ["Snapshot", "TaskSnapshot"]
+__all__ = ["Snapshot", "TaskSnapshot", "by_key"]
 
 
 @dataclass(frozen=True)
@@ -156,19 +156,24 @@ class Snapshot(Setting):
         ``<prefix>/weight/<task>`` (effective ``sigma^-2``), ``<prefix>/sigma/<task>`` (unit of the target; not for
         fixed tasks), ``<prefix>/loss/<task>`` (raw, mean over ranks), ``<prefix>/share/<task>`` (part of the weighted
         sum, 0 to 1), ``<prefix>/relative_loss`` (what to monitor) and ``<prefix>/loss_sum`` (sum of the raw losses).
+        For the task stands its key, as ``lightning_uncertainty.tasks.metric_keys`` has it.
         """
-        return dict(self._metrics(prefix))
+        columns = {
+            "weight": {name: task.precision for name, task in self.tasks.items()},
+            "sigma": {name: task.sigma for name, task in self.tasks.items() if task.sigma is not None},
+            "loss": {name: task.raw_loss for name, task in self.tasks.items()},
+            "share": self.shares,
+        }
+        metrics = {f"{prefix}/relative_loss": self.relative_loss, f"{prefix}/loss_sum": self.loss}
+        for quantity, values in columns.items():
+            metrics |= by_key(f"{prefix}/{quantity}", values, self.tasks)
+        return metrics
 
-    def _metrics(self, prefix: str) -> Iterator[tuple[str, float]]:
-        shares = self.shares
-        for name, task in self.tasks.items():
-            yield f"{prefix}/weight/{name}", task.precision
-            if task.sigma is not None:
-                yield f"{prefix}/sigma/{name}", task.sigma
-            yield f"{prefix}/loss/{name}", task.raw_loss
-            yield f"{prefix}/share/{name}", shares[name]
-        yield f"{prefix}/relative_loss", self.relative_loss
-        yield f"{prefix}/loss_sum", self.loss
+
+def by_key(prefix: str, values: Mapping[str, float], tasks: Iterable[str]) -> dict[str, float]:
+    """Return the values of some of ``tasks`` for a logger, under the key of each."""
+    keys = metric_keys(tasks)
+    return {f"{prefix}/{keys[name]}": value for name, value in values.items()}
 
 
 def _sum_of_known(values: Iterable[float]) -> float:

@@ -6,15 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
+from zlib import crc32
 
 from lightning_uncertainty._arguments import Setting, check_bounds, check_init, check_number, listed, lookup, suggest
 from lightning_uncertainty.likelihoods import Likelihood, get_likelihood
 
-__all__ = ["Likelihoods", "Task", "TaskSpecs", "parse_tasks"]
+__all__ = ["Likelihoods", "Task", "TaskSpecs", "metric_keys", "parse_tasks"]
 
-_NAME = re.compile(r"\w([\w.\- ]*[\w.\-])?")
+_SAFE = re.compile(r"\w([\w.\- ]*[\w.\-])?")  # which every logger takes
 
 
 @dataclass(frozen=True, init=False)
@@ -22,7 +23,8 @@ class Task(Setting):
     """One named loss and the likelihood behind it.
 
     Args:
-        name: The name in logs, errors and checkpoints: letters, digits, ``_``, ``-``, ``.`` and inner spaces.
+        name: The name as it stands in your table, for example ``"mu (D)"``. Losses, weights and checkpoints have it
+            as it is, and loggers as ``lightning_uncertainty.tasks.metric_keys`` has it.
         likelihood: The likelihood: ``"gaussian"`` (mean squared error), ``"laplace"`` (mean absolute error),
             ``"softmax"`` (cross entropy), ``"softmax_exact"`` (:class:`~lightning_uncertainty.CrossEntropy`),
             ``"bernoulli"`` (binary cross entropy), a :class:`~lightning_uncertainty.likelihoods.Likelihood`, or a
@@ -36,7 +38,7 @@ class Task(Setting):
             samples. The optimum of ``s`` does not move, so ``s`` cannot absorb it as it does a factor before a loss.
 
     Raises:
-        ValueError: if one of them is not valid.
+        ValueError: if one of them is not valid, or ``name`` is blank.
         TypeError: if ``name`` is not a string.
 
     >>> Task("kind", "softmax", classes=10)
@@ -101,8 +103,9 @@ def parse_tasks(specs: TaskSpecs, likelihood: Likelihoods = "gaussian") -> tuple
         kinds = likelihood if isinstance(likelihood, Mapping) else {}
         default = "gaussian" if isinstance(likelihood, Mapping) else likelihood
         tasks = tuple(Task(each, kinds.get(each, default)) if isinstance(each, str) else each for each in specs)
+        names = {task.name: task for task in tasks if isinstance(task, Task)}
         for name in kinds:
-            lookup("task", name, {task.name: task for task in tasks if isinstance(task, Task)})
+            lookup("task", name, names)
     else:
         raise TypeError(_expected(specs))
     if not tasks:
@@ -135,13 +138,32 @@ def _expected(found: object) -> str:
 
 
 def check_name(name: object) -> str:
-    """Return ``name``, or raise unless it can be part of a logger's key and of a file name."""
+    """Return ``name`` as a plain string, or raise unless there is something to read in it."""
     if not isinstance(name, str):
         raise TypeError(f"A task's name must be a string; got {name!r} of type {type(name).__name__}.")
-    if not _NAME.fullmatch(name):
-        example = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "depth"
-        raise ValueError(
-            f"{name!r} cannot name a task: loggers need letters, digits, '_', '-', '.' and inner spaces, "
-            f"starting with a letter or digit, for example {example!r}."
-        )
+    if not name.strip():
+        raise ValueError(f"{name!r} cannot name a task. Expected a name that can be read, for example 'depth'.")
     return str.__str__(name)  # a checkpoint takes no str of numpy or of an enum
+
+
+def metric_keys(names: Iterable[str]) -> dict[str, str]:
+    """Return the key of each task for loggers and metrics, by name.
+
+    A name of letters, digits, ``_``, ``-``, ``.`` and inner spaces is its own key. In others, ``_`` stands for what is
+    between those. If two tasks come to one key, 8 digits that follow from the name tell them apart; a name that is its
+    own key keeps it. The order of the tasks changes nothing.
+
+    >>> metric_keys(["depth", "mu (D)", "U/atom", "U atom", "U_atom"])
+    {'depth': 'depth', 'mu (D)': 'mu_D', 'U/atom': 'U_atom_af14ba55', 'U atom': 'U atom', 'U_atom': 'U_atom'}
+    """
+    return _metric_keys(tuple(names))
+
+
+@lru_cache(maxsize=32)  # asked at each logging step
+def _metric_keys(names: tuple[str, ...]) -> dict[str, str]:
+    keys = {name: name if _SAFE.fullmatch(name) else re.sub(r"[^\w.\-]+", "_", name).strip("_-.") for name in names}
+    count = Counter(keys.values())
+    return {
+        name: key if key and (key == name or count[key] == 1) else f"{key or 'task'}_{crc32(name.encode()):08x}"
+        for name, key in keys.items()
+    }

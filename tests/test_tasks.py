@@ -1,3 +1,5 @@
+import itertools
+import re
 from enum import Enum
 from fractions import Fraction
 
@@ -8,7 +10,7 @@ from torch.nn import functional as F
 
 from lightning_uncertainty import Task
 from lightning_uncertainty.likelihoods import LAPLACE, Likelihood, fixed
-from lightning_uncertainty.tasks import parse_tasks
+from lightning_uncertainty.tasks import metric_keys, parse_tasks
 
 
 @pytest.mark.parametrize(
@@ -30,14 +32,51 @@ def test_options_of_a_task_can_come_from_a_config_file():
     assert task == Task("depth", "laplace", init=0.5, bounds=(-3.0, 3.0))
 
 
-@pytest.mark.parametrize("name", ["depth", "a", "7", "inverse_depth", "Tiefe-größe", "a.b c", "_x"])
-def test_names_that_loggers_take(name):
+@pytest.mark.parametrize("name", ["depth", "a", "7", "inverse_depth", "Tiefe-größe", "a.b c", "_x", "Δε"])
+def test_a_name_that_loggers_take_is_its_own_key(name):
     assert Task(name).name == name
+    assert metric_keys([name]) == {name: name}
 
 
-@pytest.mark.parametrize("name", ["", " ", "a/b", "depth ", " depth", "a\nb", "depth!", "-a", "{a}"])
-def test_names_that_loggers_do_not_take(name):
-    with pytest.raises(ValueError, match="cannot name a task"):
+KEYS = {
+    "U/atom": "U_atom",
+    "mu (D)": "mu_D",
+    "CC50 [uM]": "CC50_uM",
+    "log P (o/w)": "log_P_o_w",
+    "⟨r²⟩": "r²",
+    "Δε̃": "Δε",
+    "depth ": "depth",
+    " depth": "depth",
+    "a\nb": "a_b",
+    "-a": "a",
+    "{a}": "a",
+    "a" * 99 + "!": "a" * 99,
+}
+
+
+@pytest.mark.parametrize(("name", "key"), KEYS.items(), ids=map(repr, KEYS))
+def test_other_names_are_kept_and_have_a_key_that_loggers_take(name, key):
+    assert Task(name).name == name
+    assert metric_keys([name]) == {name: key}
+
+
+@pytest.mark.parametrize(
+    "names", [("U/atom", "U_atom", "U:atom"), ("%", "$", "task"), ("a", "a ", "a!"), ("x (1)", "x [1]")], ids=str
+)
+def test_keys_differ_and_do_not_depend_on_the_order(names):
+    keys = metric_keys(names)
+    assert len({*keys.values()}) == len(names)
+    assert all(re.fullmatch(r"\w[\w.-]*", key) for key in keys.values())
+    assert {name: keys[name] for name in ("U_atom", "task", "a") if name in names}.items() <= {
+        (name, name) for name in names
+    }
+    for order in itertools.permutations(names):
+        assert metric_keys(order) == keys
+
+
+@pytest.mark.parametrize("name", ["", " ", "\n"])
+def test_a_name_without_anything_to_read_is_refused(name):
+    with pytest.raises(ValueError, match=r"cannot name a task\. Expected a name that can be read, for example 'depth'"):
         Task(name)
 
 

@@ -204,11 +204,12 @@ def _dress(axis: Axes, steps: Sequence[float], lines: Sequence[Any], texts: Sequ
 
 
 def shortened(name: str) -> str:
-    """Return a long name without its middle, so that it leaves room for the plot.
+    """Return a name in one line, a long one without its middle, so that it leaves room for the plot.
 
     >>> shortened("surface_normals_in_the_frame_of_the_camera")
     'surface_norm…the_camera'
     """
+    name = " ".join(name.split())
     return name if len(name) <= 24 else f"{name[:12]}…{name[-10:]}"
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_uncertainty.reporting.figures import plot_lines, shortened
+from lightning_uncertainty.snapshot import by_key
+from lightning_uncertainty.tasks import metric_keys
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,12 +51,13 @@ class GradientSnapshot:
     def metrics(self, prefix: str = "gradients") -> dict[str, float]:
         """Return flat values for a logger, always with the same keys: those of ``GradientView``."""
         known = [cosine for cosine in self.cosines.values() if not math.isnan(cosine)]
-        metrics = {f"{prefix}/norm/{name}": norm for name, norm in self.norms.items()}
-        metrics |= {f"{prefix}/weighted/{name}": norm for name, norm in self.weighted_norms.items()}
+        metrics = by_key(f"{prefix}/norm", self.norms, self.norms)
+        metrics |= by_key(f"{prefix}/weighted", self.weighted_norms, self.norms)
         metrics[f"{prefix}/cosine/lowest"] = min(known, default=math.nan)
         metrics[f"{prefix}/cosine/mean"] = statistics.fmean(known) if known else math.nan
         if len(self.norms) <= PAIRED:
-            metrics |= {f"{prefix}/cosine/{one},{other}": cosine for (one, other), cosine in self.cosines.items()}
+            keys = metric_keys(self.norms)
+            metrics |= {f"{prefix}/cosine/{keys[a]},{keys[b]}": cosine for (a, b), cosine in self.cosines.items()}
         return metrics
 
 

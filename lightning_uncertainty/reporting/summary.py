@@ -64,7 +64,9 @@ def summarize(history: History) -> Summary:
         verdict = "fixed weight" if not fact.learned else "too short" if too_short else "fine"
         if mine := by_task.get(name):
             severity, verdict = mine[0].finding.severity, ", ".join(each.verdict for each in mine)
-        rows.append((severity, [name, *_cells(history, name, fact, shares.get(name, math.nan)), verdict]))
+        rows.append(
+            (severity, [" ".join(name.split()), *_cells(history, name, fact, shares.get(name, math.nan)), verdict])
+        )
     title = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'} after {history.steps[-1]:,} steps"
     if len(rows) > MOST_ROWS:
         rows.sort(key=lambda row: SEVERITIES.index(row[0]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.reporting.history import History
-from lightning_uncertainty.snapshot import Snapshot
+from lightning_uncertainty.snapshot import Snapshot, by_key
 from lightning_uncertainty.tasks import Task, parse_tasks
 from lightning_uncertainty.trainer import attachment, packages
 from lightning_uncertainty.trainer.returned_losses import give_step_back, weigh_returned_losses
@@ -46,6 +46,8 @@ class UncertaintyCallback(packages.CallbackBase):
                               first validation; logged at the end of each
     ``/loss_sum``             unweighted sum of the raw losses
     ========================  ==================================================================================
+
+    For ``<task>`` stands its key, as ``lightning_uncertainty.tasks.metric_keys`` has it: ``mu_D`` for ``"mu (D)"``.
 
     Args:
         tasks: Tasks as in :class:`~lightning_uncertainty.UncertaintyWeighting`; by default those of the module.
@@ -207,7 +209,8 @@ class UncertaintyCallback(packages.CallbackBase):
         snapshot = self.weighting.snapshot()
         self.weighting.check(snapshot)
         prefix = f"{self.module}/" if self.module else ""
-        weights = {f"{prefix}weight/{name}": float(f"{task.precision:.3g}") for name, task in snapshot.tasks.items()}
+        rounded = {name: float(f"{task.precision:.3g}") for name, task in snapshot.tasks.items()}
+        weights = by_key(f"{prefix}weight", rounded, rounded)
         packages.publish(trainer, snapshot.metrics(self.log_prefix), weights if self.prog_bar else None)
         return snapshot
 

@@ -1,12 +1,14 @@
 import csv
 import math
+import re
 
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_uncertainty import UncertaintyCallback
+from lightning_uncertainty import GradientView, UncertaintyCallback
+from lightning_uncertainty.reporting.files import read_report
 from tests.models import Validated, Weighed, batches, fit, trainer
 
 KEYS = {
@@ -129,6 +131,39 @@ def test_the_keys_stay_the_same_when_a_task_is_missing_or_comes_late(tmp_path):
     assert math.isnan(float(table[4]["uncertainty/loss/b"]))
     assert float(table[4]["uncertainty/loss_sum"]) == float(table[4]["uncertainty/loss/a"])
     assert float(table[5]["uncertainty/loss/b"]) > 0.0
+
+
+def test_names_as_in_a_table_are_kept_and_loggers_get_keys_that_they_take(tmp_path, capsys):
+    class Table(Weighed):
+        tasks = {"U/atom": "gaussian", "mu (D)": "laplace"}
+
+        def losses(self, batch):
+            return dict(zip(self.tasks, super().losses(batch).values(), strict=True))
+
+    loggers, callback = (
+        [CSVLogger(tmp_path, "csv"), TensorBoardLogger(tmp_path, "tb")],
+        UncertaintyCallback(prog_bar=True),
+    )
+    view = GradientView("net", every_n_steps=10)
+    module, runner = fit(tmp_path, Table(), callback=callback, callbacks=[view], logger=loggers, log_every_n_steps=10)
+    expected = {re.sub(r"/([ab])$", lambda found: "/" + {"a": "U_atom", "b": "mu_D"}[found[1]], key) for key in KEYS}
+    for keys in (
+        events(loggers[1]).keys(),
+        runner.callback_metrics.keys(),
+        next(iter(rows(loggers[0]).values())).keys(),
+    ):
+        assert {key for key in keys if key.startswith("uncertainty/")} == expected
+    assert {"gradients/norm/U_atom", "gradients/cosine/U_atom,mu_D"} <= runner.callback_metrics.keys()
+    assert {"weight/U_atom", "weight/mu_D"} <= runner.progress_bar_metrics.keys()
+    assert callback.history.tasks == tuple(module.uncertainty.weights) == ("U/atom", "mu (D)")
+    assert "U/atom" in capsys.readouterr().out
+    (page,) = tmp_path.rglob("uncertainty.html")
+    assert ">mu (D)<" in page.read_text()
+    assert read_report(page.parent).history.tasks == ("U/atom", "mu (D)")
+    runner.save_checkpoint(tmp_path / "run.ckpt")
+    assert Table.load_from_checkpoint(tmp_path / "run.ckpt").uncertainty.weights == module.uncertainty.weights
+    with pytest.raises(ValueError, match=re.escape("There is no task 'mu D'. Did you mean 'mu (D)'?")):
+        module.uncertainty({"mu D": torch.ones(())})
 
 
 def test_loggers_get_their_arguments_as_lightning_gives_them(tmp_path):
