@@ -19,7 +19,7 @@ OWN = {
     "tensor": lambda: torch.zeros(2),
     "number": lambda: 0.5,
     "string": lambda: "entropy",
-    "names": lambda: ["a", "b"],
+    "names": lambda: {"a", "b"},
     "metrics": lambda: {"a": nn.MSELoss(), "b": nn.L1Loss()},
     "function": lambda: lambda x: x,
 }
@@ -76,7 +76,7 @@ def test_what_a_class_calls_so_is_refused_where_it_is_written(place, name, value
         type("Net", bases, {name: value} if place == "the class" else {})
 
 
-@pytest.mark.parametrize("value", [["a", "b"], lambda *_: 0, classmethod(str), {"a": nn.Linear(2, 2)}, 3])
+@pytest.mark.parametrize("value", [{"a", "b"}, lambda *_: 0, classmethod(str), {"a": nn.Linear(2, 2)}, 3])
 def test_tasks_of_a_class_that_are_none_are_refused_where_they_are_written(value):
     with pytest.raises((TypeError, ValueError), match=r"Net\." + says_the_way_out("tasks")):
         type("Net", (Weighed,), {"tasks": value})
