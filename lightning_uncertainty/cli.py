@@ -104,7 +104,7 @@ def compare(
     from lightning_uncertainty.comparison.arms import ComparisonError, parse_arms
     from lightning_uncertainty.comparison.config_source import ConfigSource
     from lightning_uncertainty.comparison.study import Plan, run_plan
-    from lightning_uncertainty.trainer.returned_losses import NoLossesError
+    from lightning_uncertainty.trainer.watched_calls import NoLossesError
 
     sys.path.insert(0, str(Path.cwd()))  # as `python train.py` would have it, and for its workers
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty._warnings import Notices
@@ -13,6 +13,7 @@ from lightning_uncertainty.tasks import Task, parse_tasks
 from lightning_uncertainty.trainer import attachment, packages
 from lightning_uncertainty.trainer.returned_losses import give_step_back, weigh_returned_losses
 from lightning_uncertainty.trainer.run_report import RunReport
+from lightning_uncertainty.trainer.watched_losses import LossSource
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ class UncertaintyCallback(packages.CallbackBase):
     """A callback that learns the weights of a multi-task loss while a Trainer trains, and logs them.
 
     With :class:`~lightning_uncertainty.UncertaintyMixin` it weighs what the module passes to ``self.weigh``; without it
-    what ``training_step`` returns as ``{"losses": {...}}``, and sets ``"loss"``. A module with inner modules that weigh
-    for themselves, as a generator and a discriminator do, takes one callback for each:
-    ``UncertaintyCallback(module="generator")``.
+    what ``training_step`` returns as ``{"losses": {...}}``, and sets ``"loss"``. Losses inside the code of a library
+    are named by ``losses_from``: its ``training_step`` runs as it is, and the loss that it returns is replaced.
+
+    A module with inner modules that weigh for themselves, as a generator and a discriminator do, takes one callback for
+    each: ``UncertaintyCallback(module="generator")``.
 
     Logged on the steps on which the Trainer logs, to every logger and to ``trainer.callback_metrics`` (there also
     before each validation and at the end of each epoch), under ``log_prefix``:
@@ -51,6 +54,12 @@ class UncertaintyCallback(packages.CallbackBase):
 
     Args:
         tasks: Tasks as in :class:`~lightning_uncertainty.UncertaintyWeighting`; by default those of the module.
+        losses_from: Path of the submodule or method whose calls in ``training_step`` make the losses, for example
+            ``"predictor.criterion"``; or one path for each task, by name. ``"log"`` takes what is logged under the
+            names of tasks. By default ``"training_step"``: what it returns. In the loss that it returns, the weighted
+            total takes the place of what was seen there, and what it adds to that stays. Validation stays as it is.
+        split: Function ``split(module, output, *args, **kwargs)`` of such a call, that returns losses by name, or a
+            dict of the arguments of ``weigh``. Without it the output has to be such, beside other entries.
         module: Path of a module inside that of the Trainer, with UncertaintyMixin, whose ``self.weigh`` this callback
             serves; by default the Trainer's own. It steps after every batch in which the Trainer counted a step, which
             moves nothing if its module weighed nothing. For ``load_from_checkpoint`` to give its sigmas back, the outer
@@ -78,6 +87,8 @@ class UncertaintyCallback(packages.CallbackBase):
         self,
         tasks: Mapping[str, str | float | dict[str, Any] | Task] | list[Task] | None = None,
         *,
+        losses_from: str | Mapping[str, str] | None = None,
+        split: Callable[..., Any] | None = None,
         module: str = "",
         log_prefix: str | None = None,
         prog_bar: bool = False,
@@ -93,6 +104,12 @@ class UncertaintyCallback(packages.CallbackBase):
             raise ValueError(f"log_prefix and name must not be empty; got {log_prefix!r} and {name!r}.")
         self.tasks = None if tasks is None else parse_tasks(tasks)
         self.module, self.prog_bar, self.summary = module, prog_bar, summary
+        if losses_from is not None and module:
+            raise ValueError(f"losses_from={losses_from!r} starts at the Trainer's module. Drop module={module!r}.")
+        self._source, self._by_callback = (
+            LossSource("training_step" if losses_from is None else losses_from, split),
+            losses_from is not None,
+        )
         self.options = options
         # What is wrong with the options is better said now; a strategy of one's own may need the tasks of the module.
         if self.tasks or isinstance(options.get("strategy", "uncertainty"), str):
@@ -139,8 +156,8 @@ class UncertaintyCallback(packages.CallbackBase):
         attachment.attach_weighting(module, weighting)
         # A copy on the strategy's device: spawned ranks would share CPU tensors with the process that started them.
         weighting.eval().to(trainer.strategy.root_device)
-        if stage == "fit" and not isinstance(module, attachment.CanWeigh):
-            weigh_returned_losses(module, weighting)
+        if stage == "fit" and (self._by_callback or not isinstance(module, attachment.CanWeigh)):
+            weigh_returned_losses(module, weighting, self._source)
         early, self._loaded_early = self._loaded_early, {}
         self.load_state_dict(early)
 

@@ -175,14 +175,16 @@ def brings_state_home(trainer: Trainer) -> bool:
     return hasattr(trainer.strategy.launcher, "get_extra_results")
 
 
-def is_compiled(pl_module: LightningModule) -> bool:
-    """Return True if the module, or one inside it, went through ``torch.compile``."""
+def is_compiled(module: Any, *, inside: bool = True) -> bool:
+    """Return True if the module, or (``inside``) one inside it, went through ``torch.compile``."""
     # No public function tells. `_compiler_ctx` is Lightning's, of a module that was compiled as a whole;
     # `_compiled_call_impl` is that of `module.compile()`; `torch.compile(module)` returns an OptimizedModule, whose
     # class is in a private module.
-    return getattr(pl_module, "_compiler_ctx", None) is not None or any(
-        module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
-        for module in pl_module.modules()
+    return any(
+        getattr(each, "_compiler_ctx", None) is not None
+        or each._compiled_call_impl is not None
+        or type(each).__name__ == "OptimizedModule"
+        for each in (module.modules() if inside else [module])
     )
 
 

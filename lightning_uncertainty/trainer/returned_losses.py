@@ -1,4 +1,4 @@
-"""A training_step that returns its losses by name, made to return their weighted sum."""
+"""A ``training_step`` made to return the weighted sum of its losses by name, wherever these come from."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lightning_uncertainty.trainer.search import join_search
+from lightning_uncertainty.trainer.watched_calls import STEP
+from lightning_uncertainty.trainer.watched_losses import LossSource
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
-__all__ = ["NoLossesError", "give_step_back", "weigh_returned_losses"]
+__all__ = ["give_step_back", "weigh_returned_losses"]
 
 
-class NoLossesError(TypeError):
-    """A ``training_step`` returned something else than losses by name."""
-
-
-def weigh_returned_losses(module: LightningModule, weighting: UncertaintyWeighting) -> None:
-    """Wrap ``training_step`` of a module without the mixin, until :func:`give_step_back`.
+def weigh_returned_losses(module: LightningModule, weighting: UncertaintyWeighting, source: LossSource) -> None:
+    """Wrap ``training_step`` of a module that does not call ``self.weigh``, until :func:`give_step_back`.
 
     Raises:
         ValueError: If the module optimises manually.
@@ -33,7 +31,7 @@ def weigh_returned_losses(module: LightningModule, weighting: UncertaintyWeighti
             "UncertaintyMixin and call `self.weigh(losses)` before `self.manual_backward(...)`."
         )
     # LightningCLI and torch.compile set it on the instance too, and theirs has to be there afterwards.
-    step = _WeighedStep(module, weighting, before=vars(module).get("training_step"))
+    step = _WeighedStep(module, weighting, source, before=vars(module).get("training_step"))
     object.__setattr__(module, "training_step", step)
 
 
@@ -47,31 +45,37 @@ def give_step_back(module: LightningModule) -> None:
 
 
 class _WeighedStep:
-    """A ``training_step`` that sets ``"loss"`` to the weighted sum of the ``"losses"`` that the module's own returns.
+    """A ``training_step`` that returns the weighted sum of its losses where the module's own returns the loss.
 
-    If that also returns ``"samples"``, the means are over samples. ``before`` is what was set on the instance before.
-    It is an object and not a closure: a deep copy of the module, as EMA callbacks make it, then has a step of its own.
+    If that returns ``{"losses": ..., "samples": ...}``, the means are over samples. ``before`` is what was set on the
+    instance before. It is an object and not a closure: a deep copy of the module, as EMA callbacks make it, then has a
+    step of its own.
     """
 
-    def __init__(self, module: LightningModule, weighting: UncertaintyWeighting, *, before: Any) -> None:
+    def __init__(
+        self, module: LightningModule, weighting: UncertaintyWeighting, source: LossSource, *, before: Any
+    ) -> None:
         self._training_step: Callable[..., Any] = module.training_step
         functools.update_wrapper(self, self._training_step)  # Lightning looks at the signature
-        self._module, self._weighting, self.before = module, weighting, before
+        self._module, self._weighting, self._source, self.before = module, weighting, source, before
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what ``training_step`` returns, with ``"loss"`` set; None, which skips the batch, stays None."""
-        output = self._training_step(*args, **kwargs)
+        """Return what ``training_step`` returns, with its loss replaced; None, which skips the batch, stays None."""
+        with self._source.watch(self._module, self._weighting) as watched:
+            output = self._training_step(*args, **kwargs)
         if output is None:
             return None
-        if not isinstance(output, Mapping) or not isinstance(output.get("losses"), Mapping):
-            found = f"a mapping with {sorted(output)}" if isinstance(output, Mapping) else type(output).__name__
-            raise NoLossesError(
-                f"UncertaintyCallback needs the losses by name, and training_step returned {found}. Return "
-                '`{"losses": {"depth": loss, ...}}`; or derive the module from UncertaintyMixin and return '
-                "`self.weigh(losses)`."
-            )
+        if STEP in self._source.paths.values():
+            watched.note("", STEP, self._module, args, kwargs, output)
+        watched.check()
         if not self._weighting.training:
             join_search(self._module, self._weighting)
-        losses = output["losses"]
-        tensors = {name: loss for name, loss in losses.items() if isinstance(loss, Tensor)}
-        return {**output, "losses": tensors, "loss": self._weighting(losses, samples=output.get("samples"))}
+        total = self._weighting(**watched.arguments)
+        rest = watched.rest(output.get("loss") if isinstance(output, Mapping) else output)
+        total = total if rest is None else total + rest
+        if not isinstance(output, Mapping):
+            return total
+        losses = output.get("losses")
+        if isinstance(losses, Mapping):  # Lightning takes no logits in there
+            output = {**output, "losses": {name: loss for name, loss in losses.items() if isinstance(loss, Tensor)}}
+        return {**output, "loss": total}

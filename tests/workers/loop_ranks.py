@@ -17,6 +17,7 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_uncertainty import CrossEntropy, UncertaintyCallback, UncertaintyWeighting
+from tests.models import batches, trainer
 from tests.workers.ranks import TASKS, TIMEOUT, Tasks, fit, rank
 
 
@@ -241,3 +242,16 @@ def averaged(folder):
         average = lightning_callbacks.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
     fit(folder, module, callback, average, max_epochs=2)
     return {"s": module.uncertainty.log_var, "steps": module.uncertainty.steps}
+
+
+def losses_of_a_library(folder, accumulate):
+    """A module of a library whose criterion is watched, and one that calls `weigh`: what each rank has at the end."""
+    from tests.trainer.test_losses_from import Library, Weighed, split, watching
+
+    left = []
+    for kind, callback in ((Library, watching("single", split)), (Weighed, UncertaintyCallback())):
+        module = kind()
+        runner = trainer(folder, callback, accumulate_grad_batches=accumulate, strategy="ddp", devices=2, max_epochs=1)
+        runner.fit(module, batches(seed=rank()))
+        left.append({**module.net.state_dict(), "log_var": callback.weighting.log_var})
+    return left
