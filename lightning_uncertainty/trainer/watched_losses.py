@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
+from lightning_uncertainty.cross_entropy import plain
 from lightning_uncertainty.trainer.watched_calls import STEP, NoLossesError, logged_names, offer, watch_calls
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
@@ -79,15 +80,15 @@ class WatchedLosses:
             NoLossesError: If there are no losses by name, or a task has one already.
         """
         split, tasks = self._source.split, self._weighting.tasks
-        copied = (lambda tensor: tensor) if path == STEP else Tensor.clone  # the caller may go on in place
         if path == "log":  # which returns nothing
             output = _logged(*args, **kwargs)
         if split is None and isinstance(output, Mapping) and "losses" not in output:
             self._others += [name for name in output if name not in tasks]
             output = {name: loss for name, loss in output.items() if name in tasks}
-        for tensor in _tensors(output):
+        seen = {id(tensor): (tensor, tensor if path == STEP else plain(tensor).clone()) for tensor in _tensors(output)}
+        for tensor, copy in seen.values():
             edge = get_gradient_edge(tensor)
-            self._replaced[edge.node, edge.output_nr] = edge, copied(tensor)
+            self._replaced[edge.node, edge.output_nr] = edge, copy
         if split is not None:
             output = split(owner, output, *args, **kwargs)
         found = {"losses": {task: output} if task else output}
@@ -95,9 +96,9 @@ class WatchedLosses:
             found = {name: output[name] for name in _ARGUMENTS if name in output}
         losses = found["losses"]
         if isinstance(losses, Mapping):
-            found["losses"] = {n: copied(loss) if isinstance(loss, Tensor) else loss for n, loss in losses.items()}
+            found["losses"] = {name: seen.get(id(loss), (loss, loss))[1] for name, loss in losses.items()}
         elif isinstance(losses, Tensor) and losses.ndim:
-            found["losses"] = copied(losses)
+            found["losses"] = seen.get(id(losses), (losses, losses))[1]
         else:
             raise self._error(path, f"{'split of ' if split else ''}{path} returned {type(losses).__name__}")
         self.arguments = self._merged(path, found) if self.arguments else found

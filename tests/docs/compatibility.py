@@ -431,6 +431,17 @@ FEATURES = [
         ("no_class_of_the_data_gets_into_the_engine", "a_loss_that_is_spread_over_ranks_counts_as_a_whole"),
     ),
     Feature(
+        "Unmodified modules of libraries by `losses_from`: losses of submodules, methods, logs and returned dicts",
+        "tested",
+        "tests/trainer/test_losses_from.py",
+        (
+            "a_module_as_it_is_trains_as_if_it_called_weigh",
+            "what_training_step_adds_stays_and_the_rest_is_the_weighted_total",
+            "no_watch_is_found_by_others_or_left_behind",
+            "ranks_learn_what_they_learn_from_weigh",
+        ),
+    ),
+    Feature(
         "Tasks, likelihoods, strategies and regularisers in saved hyperparameters, with `weights_only=True`",
         "tested",
         "tests/trainer/test_checkpoints.py",

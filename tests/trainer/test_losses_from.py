@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningCLI
 from torch import nn
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
+from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin
 from lightning_uncertainty.trainer.watched_calls import NoLossesError
 from tests.models import TASKS, Plain, Weighed, batches, fit, trainer
 from tests.trainer.test_matrix import difference
@@ -73,6 +73,13 @@ class Holder:
 
     def loss(self, prediction, target):
         return Named()(prediction, target)
+
+
+class Labelled(torch.Tensor):
+    """A tensor of a library's own, whose copies need what only it knows."""
+
+    def clone(self):
+        raise AttributeError("labels")
 
 
 class Library(Plain):
@@ -144,6 +151,14 @@ SOURCES = {
     "an inner object's method": (library(lambda self, *pair: self.inner.loss(*pair)["loss"]), "inner.loss", None),
     "something to call that is no module": (library(lambda self, *pair: self.call(*pair)["loss"]), "call", None),
     "the same in an object": (library(lambda self, *pair: self.inner.call(*pair)["loss"]), "inner.call", None),
+    "tensors of a class of its own": (
+        library(
+            lambda self, *pair: sum(self.of_own(*pair).values()).as_subclass(torch.Tensor),
+            of_own=lambda self, *pair: {n: loss.as_subclass(Labelled) for n, loss in self.parts(*pair).items()},
+        ),
+        "of_own",
+        None,
+    ),
     "a module list": (library(sum_of_heads(lambda self: self.heads)), {"a": "heads.0", "b": "heads.1"}, None),
     "a module dict": (
         library(sum_of_heads(lambda self: self.by_name.values())),
@@ -185,15 +200,17 @@ def test_the_library_sees_and_logs_the_loss_of_its_own(tmp_path):
     assert not torch.equal(module.logged[-1], alone.logged[-1])
 
 
-def test_samples_and_other_arguments_come_from_the_split_too(tmp_path):
-    def counted(criterion, output, prediction, target):
-        return {"losses": criterion.parts(prediction, target), "samples": len(target), "loss": output}
+def by_element(criterion, output, prediction, target):
+    error = prediction - target
+    return {"losses": torch.stack([error[:, 0].square(), error[:, 1].abs()], 1), "mask": torch.ones_like(error) > 0}
 
-    callback = watching("single", counted)
-    fit(tmp_path, Library(), callback=callback)
-    given = UncertaintyWeighting(TASKS)
-    assert difference(callback.weighting.state_dict()["likelihoods"], given.state_dict()["likelihoods"]) is None
-    assert callback.weighting.steps == 48
+
+def test_other_arguments_of_weigh_come_from_the_split_too(tmp_path):
+    callback = watching("single", by_element)
+    module, _ = fit(tmp_path, Library(), callback=callback)
+    weighed, _ = fit(tmp_path)
+    torch.testing.assert_close(module.net.state_dict(), weighed.net.state_dict())
+    torch.testing.assert_close(callback.weighting.log_var, weighed.uncertainty.log_var)
 
 
 # ---------------------------------------------------------------------------------------------------- what is added
