@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from lightning_uncertainty._arguments import listed, suggest
+from lightning_uncertainty.engine.state import read_state, short_forms
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:
@@ -28,6 +33,7 @@ __all__ = [
     "nothing_learned",
     "renew_with_network",
     "send_with_state_dict",
+    "start_from",
     "was_given",
     "weighting_for",
 ]
@@ -177,6 +183,55 @@ def weighting_for(
         weighting.load_state_dict(present.state_dict())
         weighting.origin = present.origin
     return weighting
+
+
+def start_from(weighting: UncertaintyWeighting, source: Any, name: str, notices: Notices) -> None:
+    """Start the sigmas of a new engine where another run left them, as if they were the ``init`` of its tasks.
+
+    Tasks are matched by name. Those that are not there, or have another likelihood there, start from the data.
+
+    Args:
+        weighting: The new engine.
+        source: The path of a checkpoint, what is in it, the state of an engine, or something that has such a state.
+        name: The name of the callback, whose state in a checkpoint is looked for first.
+        notices: What was told already.
+
+    Raises:
+        ValueError: If there is no usable state, or no sigma of any task in it.
+    """
+    strategy = weighting.strategy
+    saved = read_state(_state_in(source, name), strategy=(strategy.name, strategy.state))
+    forms = short_forms(weighting.tasks)
+    notices.warn_of_tasks(saved.differences(forms, strategy.name, weighting.regularizer.name))
+    values = zip(saved.tasks.items(), saved.tensors.get("log_var", ()), saved.tensors.get("started", ()), strict=False)
+    same = {task: value.item() for (task, form), value, started in values if started and forms.get(task) == form}
+    learned = {task: value for task, value in same.items() if weighting.tasks[task].likelihood.learned}
+    if not learned:
+        raise ValueError(
+            f"start_from has no sigma for any task. Expected some of {', '.join(map(repr, weighting.tasks))}, with the "
+            f"same likelihoods; found {', '.join(map(repr, saved.tasks))}, saved by strategy={saved.strategy!r}. Leave "
+            "it out to start from the data."
+        )
+    weighting.log_vars = learned
+
+
+def _state_in(source: Any, name: str) -> Any:
+    """Return the state of an engine in what :func:`start_from` takes."""
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            source = torch.load(source, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"start_from={str(source)!r} holds more than tensors, and loading that may run code. If you trust the "
+                f"file: `start_from=torch.load({str(source)!r}, weights_only=False)`."
+            ) from error
+    elif hasattr(source, "state_dict"):
+        source = source.state_dict()
+    if not isinstance(source, Mapping) or "log_var" in source:
+        return source
+    kept = {key: state for key, state in source.get("callbacks", {}).items() if key.startswith("UncertaintyCallback(")}
+    found = [kept.get(f"UncertaintyCallback({name})"), source.get("lightning_uncertainty"), *kept.values()]
+    return next((state for state in found if state is not None), source)
 
 
 def nothing_learned(weighting: UncertaintyWeighting) -> str:

@@ -60,6 +60,9 @@ class UncertaintyCallback(packages.CallbackBase):
             total takes the place of what was seen there, and what it adds to that stays. Validation stays as it is.
         split: Function ``split(module, output, *args, **kwargs)`` of such a call, that returns losses by name, or a
             dict of the arguments of ``weigh``. Without it the output has to be such, beside other entries.
+        start_from: Sigmas with which a new run starts: the path of a checkpoint, what it holds, a callback or engine of
+            another run, or its ``state_dict()``. Tasks are matched by name. Nothing else is taken over; resuming with
+            ``ckpt_path`` wins.
         module: Path of a module inside that of the Trainer, with UncertaintyMixin, whose ``self.weigh`` this callback
             serves; by default the Trainer's own. It steps after every batch in which the Trainer counted a step, which
             moves nothing if its module weighed nothing. For ``load_from_checkpoint`` to give its sigmas back, the outer
@@ -89,6 +92,7 @@ class UncertaintyCallback(packages.CallbackBase):
         *,
         losses_from: str | Mapping[str, str] | None = None,
         split: Callable[..., Any] | None = None,
+        start_from: Any = None,
         module: str = "",
         log_prefix: str | None = None,
         prog_bar: bool = False,
@@ -110,7 +114,7 @@ class UncertaintyCallback(packages.CallbackBase):
             LossSource("training_step" if losses_from is None else losses_from, split),
             losses_from is not None,
         )
-        self.options = options
+        self.start_from, self.options = start_from, options
         # What is wrong with the options is better said now; a strategy of one's own may need the tasks of the module.
         if self.tasks or isinstance(options.get("strategy", "uncertainty"), str):
             UncertaintyWeighting(self.tasks or {"any": 1.0}, **options)  # here jsonargparse looks for their names
@@ -152,6 +156,7 @@ class UncertaintyCallback(packages.CallbackBase):
             packages.check_processes(trainer, pl_module, weighting.process_group)
         if weighting is not self._weighting:
             self._report.begin()
+            self._start(weighting)
         self._weighting = weighting
         attachment.attach_weighting(module, weighting)
         # A copy on the strategy's device: spawned ranks would share CPU tensors with the process that started them.
@@ -160,6 +165,11 @@ class UncertaintyCallback(packages.CallbackBase):
             weigh_returned_losses(module, weighting, self._source)
         early, self._loaded_early = self._loaded_early, {}
         self.load_state_dict(early)
+
+    def _start(self, weighting: UncertaintyWeighting) -> None:
+        """Take over the sigmas of another run, unless the engine has learned."""
+        if self.start_from is not None and not weighting.steps:
+            attachment.start_from(weighting, self.start_from, self.name, self._notices)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give ``training_step`` back as it was, and follow the module to the CPU."""
@@ -187,6 +197,7 @@ class UncertaintyCallback(packages.CallbackBase):
         module = attachment.module_at(pl_module, self)
         if attachment.renew_with_network(module, self._notices):
             self._report.begin()
+            self._start(self.weighting)
         optimizers = packages.optimizers_of(trainer, module, self._notices)
         patience = 20 if getattr(trainer.precision_plugin, "scaler", None) else 5  # until the scaler has its scale
         self.weighting.recorder.begin(optimizers, automatic=pl_module.automatic_optimization, patience=patience)

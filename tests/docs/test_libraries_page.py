@@ -3,21 +3,28 @@
 import re
 from types import SimpleNamespace
 
+import pytest
 import torch
 
+from lightning_uncertainty import UncertaintyWeighting
 from tests.trainer import test_losses_from
 from tests.workers.processes import ROOT
 
 PAGE = (ROOT / "docs" / "libraries.md").read_text()
-PROGRAM, FUNCTIONS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+PROGRAM, FUNCTIONS, AGAIN = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
-def test_its_program_runs_and_learns_a_weight_for_each_unit(capfd):
+def test_its_program_learns_a_weight_for_each_unit_and_a_second_run_starts_with_it(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
     space = {}
     exec(PROGRAM, space)
     weights = space["callback"].weighting.weights
     assert weights["charge"] > 1e4 * weights["mass"]
     assert str(weights) in capfd.readouterr().out
+    exec(AGAIN, space)
+    assert space["second"].weighting.steps == 8
+    again = UncertaintyWeighting.from_state_dict(torch.load("sigma.pt", weights_only=True)).weights
+    assert again["mass"] == pytest.approx(weights["mass"], rel=0.1)
 
 
 def test_its_functions_return_what_weigh_takes():
