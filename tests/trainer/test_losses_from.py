@@ -15,9 +15,10 @@ import torchmetrics
 import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin
+from lightning_uncertainty import GradientView, UncertaintyCallback, UncertaintyMixin, compare
 from lightning_uncertainty.trainer.watched_calls import NoLossesError
 from tests.models import TASKS, Plain, Weighed, batches, fit, trainer
 from tests.trainer.test_matrix import difference
@@ -237,6 +238,11 @@ def in_place(module, output):
     return output["loss"]
 
 
+def plain_sum(module):
+    inputs, targets = batches().batches[0]
+    return module.single(module.net(inputs.double()), targets.double())
+
+
 # What training_step returns, and what is left of it when the losses of the tasks are gone.
 ADDED = {
     "a term": (lambda module, output: output["loss"] + norm(module), norm),
@@ -245,6 +251,10 @@ ADDED = {
     "a task's part beside the total": (
         lambda module, output: output["loss"] + 0.3 * output["b"] + norm(module),
         norm,
+    ),
+    "a factor that trains": (
+        lambda module, output: output["loss"] * (1.0 + norm(module)),
+        lambda module: plain_sum(module).detach() * (norm(module) - norm(module).detach()),
     ),
     "weights of its own": (lambda module, output: 3.0 * output["a"] + 0.1 * output["b"], lambda module: None),
     "a number": (lambda module, output: output["loss"] + 7.0, lambda module: None),
@@ -534,6 +544,37 @@ def test_a_network_compiled_by_itself_is_no_hindrance(tmp_path):
     for each in (module, plain):
         fit(tmp_path, each, callback=watching("single", split), max_epochs=1)
     torch.testing.assert_close(module.net.weight, plain.net.weight)
+
+
+def test_gradients_of_its_tasks_can_be_looked_at(tmp_path):
+    norms = []
+    for module, callback in ((Library(), watching("single", split)), (Weighed(), UncertaintyCallback())):
+        view = GradientView("net", every_n_steps=1)
+        fit(tmp_path, module, callback=callback, callbacks=[view], max_epochs=1, logger=CSVLogger(tmp_path))
+        norms.append([snapshot.norms for snapshot in view.snapshots])
+    assert norms[0] == norms[1]
+
+
+def test_a_comparison_trains_it_with_equal_and_with_learned_weights(tmp_path):
+    class Measured(Library):
+        def validation_step(self, batch, batch_idx):
+            self.log_dict(self.parts(self.net(batch[0]), batch[1]))
+
+    trained = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
+    result = compare(
+        Measured,
+        {"train": batches(), "val": batches(seed=1)},
+        metrics={"a": "min", "b": "min"},
+        seeds=[0],
+        trainer={**trained, "callbacks": [watching("single", split)]},
+        folder=tmp_path / "comparison",
+    )
+    module, runner = Measured(), trainer(tmp_path, max_epochs=1)
+    runner.fit(module, batches(), batches(seed=1))
+    plain = runner.validate(module, batches(seed=1), verbose=False)[0]
+    for name, value in plain.items():
+        assert result.values("equal", name) == [pytest.approx(value, rel=1e-6)]
+        assert result.values("learned", name) != result.values("equal", name)
 
 
 def test_a_line_search_compares_totals_that_have_what_is_added(tmp_path):
