@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lightning_uncertainty._arguments import Setting
 from lightning_uncertainty.tasks import Task, metric_keys
 
-__all__ = ["Snapshot", "TaskSnapshot", "by_key"]
+__all__ = ["MANY", "Snapshot", "TaskSnapshot", "by_key", "spread"]
+
+MANY = 20  # tasks: up to so many, a logger gets a number of each, and of more the quantiles
+QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ class Snapshot(Setting):
         ``<prefix>/weight/<task>`` (effective ``sigma^-2``), ``<prefix>/sigma/<task>`` (unit of the target; not for
         fixed tasks), ``<prefix>/loss/<task>`` (raw, mean over ranks), ``<prefix>/share/<task>`` (part of the weighted
         sum, 0 to 1), ``<prefix>/relative_loss`` (what to monitor) and ``<prefix>/loss_sum`` (sum of the raw losses).
-        For the task stands its key, as ``lightning_uncertainty.tasks.metric_keys`` has it.
+        For the task stands its key, as ``lightning_uncertainty.tasks.metric_keys`` has it. Of more than 20 tasks, there
+        are ``min``, ``p10``, ``median``, ``p90`` and ``max`` instead, over the tasks whose value is known.
         """
         columns = {
             "weight": {name: task.precision for name, task in self.tasks.items()},
@@ -170,10 +174,22 @@ class Snapshot(Setting):
         return metrics
 
 
-def by_key(prefix: str, values: Mapping[str, float], tasks: Iterable[str]) -> dict[str, float]:
-    """Return the values of some of ``tasks`` for a logger, under the key of each."""
+def by_key(prefix: str, values: Mapping[str, float], tasks: Collection[str]) -> dict[str, float]:
+    """Return the values of some of ``tasks`` for a logger: under the key of each, or their spread if there are many."""
+    if len(tasks) > MANY:
+        return {f"{prefix}/{key}": value for key, value in spread(values.values()).items()} if values else {}
     keys = metric_keys(tasks)
     return {f"{prefix}/{keys[name]}": value for name, value in values.items()}
+
+
+def spread(values: Iterable[float]) -> dict[str, float]:
+    """Return the quantiles of the values that are known, each the value of one task; NaN if none is known.
+
+    >>> spread([3.0, math.nan, 1.0, 2.0])
+    {'min': 1.0, 'p10': 1.0, 'median': 2.0, 'p90': 3.0, 'max': 3.0}
+    """
+    known = sorted(value for value in values if not math.isnan(value)) or [math.nan]
+    return {key: known[int(part * (len(known) - 1) + 0.5)] for key, part in QUANTILES.items()}
 
 
 def _sum_of_known(values: Iterable[float]) -> float:

@@ -105,7 +105,7 @@ def _of_shares(history: History) -> Iterator[Diagnosis]:
         if share > findings.DOMINANT and not all(_growth(history, other) for other in history.tasks if other != name):
             yield Finding.DOMINATES.about(name, share=share)
         meant = any_learned and not history.facts[name].learned  # a fixed weight that is small beside learned ones
-        if not meant and 0.0 <= share < findings.DROWNED / len(history.tasks):
+        if not meant and 0.0 <= share < findings.DROWNED / len(history.facts):
             yield Finding.DROWNS.about(name, share=share)
 
 

@@ -1,8 +1,8 @@
 """Pictures of a run. Every plotting function takes an axis, draws on it and returns it.
 
 Few tasks have a line each, in the legend in the order of their ends. Of more, all are thin and grey but for those that
-end highest and lowest. The colours keep a contrast of at least 3 on white and on dark grey, so that a transparent
-picture serves both.
+end highest and lowest. Very many are a band, with these on top. The colours keep a contrast of at least 3 on white and
+on dark grey, so that a transparent picture serves both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lightning_uncertainty._arguments import require
 from lightning_uncertainty.reporting.diagnosis import shares_at_the_end
 from lightning_uncertainty.reporting.history import History, TaskFacts
 from lightning_uncertainty.reporting.summary import loss_unit, summarize, weight_unit
-from lightning_uncertainty.snapshot import Snapshot
+from lightning_uncertainty.snapshot import QUANTILES, Snapshot, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +31,7 @@ LINE_STYLES = ("-", (0, (5, 1.5)))  # in turn, dashes on top, so that of two lin
 GREY = "#808080"
 FEW = 8  # tasks: up to so many, each has its name
 EXTREMES = 3  # named at the top, and as many at the bottom
+MOST_LINES = 300  # tasks: of more, a band instead of a grey line each
 LARGEST = 4  # named in a stacked area
 SMOOTHED_FROM = 100  # points; below, nothing needs smoothing
 
@@ -72,11 +73,15 @@ def plot_raw_losses(axis: Axes, points: Points) -> Axes:
 
 
 def plot_shares(axis: Axes, points: Points) -> Axes:
-    """Plot each task's part of the weighted loss over the steps, stacked to 1; of many, the largest are named.
+    """Plot each task's part of the weighted loss over the steps, stacked to 1; of many, the largest are named, and of
+    very many each is a part by itself.
 
     Negative parts, of negative losses, are drawn as 0. Arguments as in :func:`plot_weights`.
     """
     history = _checked(points)
+    if len(history.tasks) > MOST_LINES:
+        axis.set_ylabel("share of the weighted loss")
+        return plot_lines(axis, history.steps, history.shares(), units={})
     rows = _stacked(history)
     colours = [COLOURS[index % len(COLOURS)] for index in range(len(rows))]
     if len(history.tasks) > FEW:
@@ -170,7 +175,8 @@ def plot_lines(
     ordered = sorted(filter(seen.get, seen), key=lambda name: seen[name][-1][1], reverse=True)
     few = len(ordered) <= FEW
     named = ordered if few else [*ordered[:EXTREMES], *ordered[-EXTREMES:]]
-    for name in ordered[EXTREMES:-EXTREMES] if not few else ():
+    bands = _plot_bands(axis, steps, [series[name] for name in ordered]) if len(ordered) > MOST_LINES else {}
+    for name in ordered[EXTREMES:-EXTREMES] if not (few or bands) else ():
         axis.plot(*zip(*seen[name], strict=True), color=GREY, alpha=0.7, linewidth=0.8, rasterized=True)
     lines = {}
     for place, name in enumerate(series if few else named):
@@ -186,7 +192,17 @@ def plot_lines(
         (lines[name],) = axis.plot(x, y, color=colour, marker=marker, linewidth=1.8, label=name)
         lines[name].set(linestyle=LINE_STYLES[style], zorder=2.0 + 0.1 * style)
     texts = [shortened(name) + (f" [{units[name]}]" if units.get(name) else "") for name in named]
-    return _dress(axis, steps, [lines[name] for name in named], texts)
+    return _dress(axis, steps, [*(lines[name] for name in named), *bands.values()], [*texts, *bands])
+
+
+def _plot_bands(axis: Axes, steps: Sequence[int], rows: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Plot in which range the values above 0 of all tasks lie at each step; return what is drawn, by its name."""
+    columns = [spread(y if y > 0.0 else math.nan for y in column) for column in zip(*rows, strict=True)]
+    low, p10, median, p90, high = ([column[key] for column in columns] for key in QUANTILES)
+    axis.fill_between(steps, low, high, color=GREY, alpha=0.25, linewidth=0.0)
+    middle = axis.fill_between(steps, p10, p90, color=GREY, alpha=0.5, linewidth=0.0)
+    (line,) = axis.plot(steps, median, color=GREY, linewidth=1.8, marker="o" if len(steps) == 1 else "")
+    return {f"median of {len(rows):,}": line, "80% of the tasks": middle}
 
 
 def _dress(axis: Axes, steps: Sequence[float], lines: Sequence[Any], texts: Sequence[str]) -> Axes:

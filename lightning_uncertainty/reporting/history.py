@@ -17,7 +17,8 @@ from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 __all__ = ["DAMAGE", "History", "TaskFacts"]
 
 VERSION = 1
-MOST_BYTES = 800_000  # of a saved history, so that with 300 tasks it stays under a megabyte
+MOST_BYTES = 800_000  # of a saved history, so that with 300 tasks it stays under a megabyte; but of very many tasks
+FEWEST = 24  # points have room, for a diagnosis to tell from: 4 MB with 10,000 tasks
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)  # whatever was done to a file
 
 _COLUMNS = ("log_var", "precision", "factor", "raw_loss")  # of each task and point; the rest follows from these
@@ -63,7 +64,8 @@ class _Point(NamedTuple):
 class History:
     """The snapshots of a run, thinned evenly once there are too many; the first and the last are always kept.
 
-    When more than ``capacity`` are kept (fewer for very many tasks, so that the saved form stays under a megabyte),
+    When more than ``capacity`` are kept (fewer for very many tasks, so that the saved form stays under a megabyte, but
+    at least 12),
     every second one goes, and from then on only every second that comes is kept. Values are those of single precision,
     so that a history that went through a checkpoint equals one that did not.
 
@@ -106,7 +108,7 @@ class History:
         if self._seen % self._stride == 0:
             points.append(point)
         bytes_per_point = 4 * len(_COLUMNS) * max(len(self.facts), 1)
-        room = max(min(self.capacity, MOST_BYTES // bytes_per_point) - 1, 1)  # one more is the last
+        room = min(self.capacity, max(MOST_BYTES // bytes_per_point, FEWEST)) - 1  # one more is the last
         while len(points) > room:
             points = points[::2]
             self._stride *= 2

@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
+from itertools import chain
 from typing import Any
 
 from lightning_uncertainty.reporting import figures, gradients
 from lightning_uncertainty.reporting.files import ComparisonFile, ReportContent
 from lightning_uncertainty.reporting.history import History
-from lightning_uncertainty.reporting.summary import COLUMNS, NOTE, summarize
+from lightning_uncertainty.reporting.summary import COLUMNS, MOST_ON_PAGE, NOTE, summarize
 
 GENERATOR = '<meta name="generator" content="lightning-uncertainty">'  # by which a page is known
 _INK = "#010203"  # what is drawn in it has the colour of the text, light or dark
@@ -51,8 +52,11 @@ def _run(history: History) -> Iterator[str]:
     for severity, text in summary.findings:
         yield f'<li class="{severity}"><b>{_WORDS[severity]}.</b> <span>{_prose(text)}</span></li>'
     yield "</ul><h2>Tasks</h2>"
-    rows = ([*map(_text, row[:-1]), f'<span class="{worst}">{_text(row[-1])}</span>'] for worst, row in summary.rows)
-    yield from _table("tasks", COLUMNS, rows)
+    shown = summary.rows[:MOST_ON_PAGE]
+    rows = ([*map(_text, row[:-1]), f'<span class="{worst}">{_text(row[-1])}</span>'] for worst, row in shown)
+    yield from _table("tasks", COLUMNS, chain(([*map(_text, row)] for row in summary.spread), rows))
+    if hidden := len(summary.rows) - len(shown):
+        yield f"<p>... and {hidden:,} more tasks; the history has all of them.</p>"
     yield f'<p class="quiet">{_text(NOTE)}</p><h2>Over the steps</h2>'
     yield from _figures(figures.PLOTS, history)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import groupby
 
@@ -16,6 +16,7 @@ from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, Sever
 from lightning_uncertainty.reporting.diagnosis import diagnose, shares_at_the_end
 from lightning_uncertainty.reporting.history import History, TaskFacts
 from lightning_uncertainty.reporting.tables import Table
+from lightning_uncertainty.snapshot import QUANTILES, spread
 
 COLUMNS = ("task", "likelihood", "raw loss", "sigma", "weight", "share", "missing", "NaN", "verdict")
 NOTE = (
@@ -25,7 +26,7 @@ NOTE = (
     "with a loss that was not finite."
 )
 TITLE = "\nUncertainty weighting: {}"
-MOST_ROWS = 40  # in a terminal
+MOST_ROWS, MOST_ON_PAGE = 40, 1000  # tasks in a terminal and on a page
 WIDTH = 100
 _COLOURS: dict[Severity, str] = {"fault": "bold red", "look": "yellow", "fine": "green"}
 _MARKS: dict[Severity, str] = {"fault": "!", "look": "?", "fine": "-"}
@@ -38,13 +39,16 @@ class Summary:
     Attributes:
         title: Number of tasks and of steps.
         rows: The worst severity of each task, and its texts in the order of :data:`COLUMNS`. The tasks are in their
-            order; if there are very many, those with findings come first. None if no loss was weighed.
+            order; of more than :data:`MOST_ROWS`, those with the highest and the lowest weight, share or loss come
+            first, which the verdict says, then those with findings. None if no loss was weighed.
         findings: Severity and text of each finding; the same finding of many tasks is told once.
+        spread: The texts of the quantiles over the tasks, likewise; none of up to :data:`MOST_ROWS` tasks.
     """
 
     title: str
     rows: list[tuple[Severity, list[str]]]
     findings: list[tuple[Severity, str]]
+    spread: list[list[str]] = field(default_factory=list)
 
 
 def summarize(history: History) -> Summary:
@@ -68,9 +72,41 @@ def summarize(history: History) -> Summary:
             (severity, [" ".join(name.split()), *_cells(history, name, fact, shares.get(name, math.nan)), verdict])
         )
     title = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'} after {history.steps[-1]:,} steps"
-    if len(rows) > MOST_ROWS:
-        rows.sort(key=lambda row: SEVERITIES.index(row[0]))
-    return Summary(title, rows, list(_digest(found)))
+    if len(rows) <= MOST_ROWS:
+        return Summary(title, rows, list(_digest(found)))
+    ends = {"raw loss": _ends(history, "raw_loss"), "weight": _ends(history, "precision"), "share": shares}
+    said = _extremes({column: values for column, values in ends.items() if values})
+    ordered = []
+    for name, (severity, cells) in zip(history.tasks, rows, strict=True):
+        cells[-1] = ", ".join([cells[-1], *said.get(name, ())])
+        ordered.append((name not in said, SEVERITIES.index(severity)))
+    rows = [row for _, row in sorted(zip(ordered, rows, strict=True), key=lambda pair: pair[0])]
+    ends["sigma"] = _ends(history, "sigma")
+    return Summary(title, rows, list(_digest(found)), list(_spread(ends)))
+
+
+def _ends(history: History, quantity: str) -> dict[str, float]:
+    """Return the last value of each task that has any."""
+    ends = {name: history.series(quantity, name)[-1] for name in history.tasks}
+    return {name: value for name, value in ends.items() if not math.isnan(value)}
+
+
+def _extremes(columns: Mapping[str, Mapping[str, float]]) -> dict[str, list[str]]:
+    """Return by task of which column it has the highest or the lowest value."""
+    said: dict[str, list[str]] = {}
+    for column, values in columns.items():
+        for word, which in (("highest", max), ("lowest", min)):
+            said.setdefault(which(values, key=values.__getitem__), []).append(f"{word} {column}")
+    return said
+
+
+def _spread(columns: Mapping[str, Mapping[str, float]]) -> Iterator[list[str]]:
+    """Yield a row for each quantile over the tasks, the highest first."""
+    quantiles = {column: spread(values.values()) for column, values in columns.items()}
+    for key in reversed(QUANTILES):
+        texts = {column: f"{values[key]:.4g}" for column, values in quantiles.items()}
+        texts |= {"task": key, "share": f"{100.0 * quantiles['share'][key]:.3g}%"}
+        yield ["" if (text := texts.get(column, "")) in ("nan", "nan%") else text for column in COLUMNS]
 
 
 def print_summary(history: History, *, closing: str = "") -> None:
@@ -123,13 +159,15 @@ def _table(summary: Summary, unsaid: tuple[str, ...] = ("",)) -> Table:
     """Return the table of the tasks without the columns that have nothing but ``unsaid`` cells."""
     shown = summary.rows[:MOST_ROWS]
     hidden = len(summary.rows) - len(shown)
+    where = "the page has all of them" if len(summary.rows) <= MOST_ON_PAGE else "callback.history has all of them"
     used = [i for i in range(len(COLUMNS)) if any(cells[i] not in unsaid for _, cells in shown)]
     last = len(used) - 1  # the verdict, which is never empty
     return Table(
         [COLUMNS[i] for i in used],
-        [[cells[i] for i in used] for _, cells in shown],
+        [[cells[i] for i in used] for cells in (*(cells for _, cells in shown), *summary.spread)],
         left=(0, 1, last),
-        caption=f"... and {hidden} more tasks; the page has all of them." if hidden else "",
+        sums=(len(shown),) if summary.spread else (),
+        caption=f"... and {hidden:,} more tasks; {where}." if hidden else "",
         styles={(index, last): _COLOURS[severity] for index, (severity, _) in enumerate(shown)},
     )
 

@@ -51,6 +51,8 @@ class UncertaintyCallback(packages.CallbackBase):
     ========================  ==================================================================================
 
     For ``<task>`` stands its key, as ``lightning_uncertainty.tasks.metric_keys`` has it: ``mu_D`` for ``"mu (D)"``.
+    Of more than 20 tasks, ``min``, ``p10``, ``median``, ``p90`` and ``max`` stand there, the quantiles over the tasks.
+    The history has the values of each.
 
     Args:
         tasks: Tasks as in :class:`~lightning_uncertainty.UncertaintyWeighting`; by default those of the module.

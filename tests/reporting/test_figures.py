@@ -23,11 +23,13 @@ from lightning_uncertainty.reporting.figures import (
     plot_sigmas,
     plot_weights,
 )
+from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.snapshot import TaskSnapshot
 
 UNITS = {"price": "$", "carat": "ct", "cut": "", "color": "", "clarity": ""}
 LINES = [plot_weights, plot_sigmas, plot_raw_losses]
 PLOTS = [*LINES, plot_shares]
+QUANTITIES = dict(zip(PLOTS, ("precision", "sigma", "raw_loss", "share"), strict=True))
 
 
 def task(weight, raw_loss, likelihood="gaussian", unit=""):
@@ -196,6 +198,26 @@ def test_of_many_tasks_all_are_drawn_and_the_extremes_are_named(count):
     assert sum(line.get_color() == GREY for line in drawn.lines) == count - 6
 
 
+@pytest.mark.parametrize("plot", PLOTS)
+def test_of_very_many_tasks_a_band_shows_where_they_are_and_the_extremes_are_named(plot):
+    given = snapshots(names=named(600))
+    figure = Figure(figsize=(6.5, 4.0), layout="constrained")
+    drawn = plot(figure.subplots(), given)
+    FigureCanvasAgg(figure).draw()
+    assert [line.get_color() == GREY for line in drawn.lines] == [True] + 6 * [False]
+    series = {name: History.of(given).series(QUANTITIES[plot], name) for name in given[0].tasks}
+    ordered = sorted(series, key=lambda name: series[name][-1])
+    assert {*texts(drawn)[:6]} <= {*ordered[:4], *ordered[-4:]}
+    assert texts(drawn)[6:] == ["median of 600", "80% of the tasks"]
+    boxes = [text.get_window_extent() for text in drawn.get_legend().get_texts()]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    ends = sorted(row[-1] for row in series.values())
+    assert drawn.lines[0].get_ydata()[-1] == pytest.approx(statistics.median(ends), rel=0.05)
+    for band, (low, high) in zip(drawn.collections, ((0, 599), (60, 539)), strict=True):
+        heights = [y for x, y in band.get_paths()[0].vertices.tolist() if x == 20.0]
+        assert (min(heights), max(heights)) == pytest.approx((ends[low], ends[high]))
+
+
 def test_of_many_tasks_the_largest_shares_are_named_and_the_others_are_summed():
     given = snapshots(names=named(30))
     drawn = plot_shares(axis(), given)
@@ -225,6 +247,9 @@ ODD = {
     "one point": snapshots(steps=1),
     "infinite": [Snapshot(step, {"a": task(1.0, math.inf), "b": task(1e30, 1e-30)}) for step in (1, 2)],
     "30 tasks never seen": [Snapshot(1, {name: task(1.0, math.nan) for name in named(30)})],
+    "400 tasks of which half were seen": [
+        Snapshot(1, {name: task(1.0, math.nan if i % 2 else 1.0) for i, name in enumerate(named(400))})
+    ],
     "300 tasks never seen": [Snapshot(1, {name: task(1.0, math.nan) for name in named(300)})],
 }
 
@@ -240,7 +265,7 @@ def test_nothing_to_plot_says_what_to_pass(plot):
         plot(axis(), [])
 
 
-@pytest.mark.parametrize("count", [3, 30, 300])
+@pytest.mark.parametrize("count", [3, 30, 300, 600])
 def test_the_saved_overview_opens_and_has_the_colours_of_its_lines(tmp_path, count):
     overview(snapshots(steps=120, names=named(count))).savefig(tmp_path / "overview.png")
     picture = imread(tmp_path / "overview.png")

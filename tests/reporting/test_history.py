@@ -11,6 +11,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_uncertainty import Snapshot, UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty.findings import Finding
+from lightning_uncertainty.reporting import history as history_module
+from lightning_uncertainty.reporting.diagnosis import diagnose
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.snapshot import TaskSnapshot
 from lightning_uncertainty.trainer.run_report import RunReport
@@ -143,6 +146,16 @@ DAMAGES = {
 def test_a_damaged_history_is_refused(damage):
     with pytest.raises(ValueError, match="This is no usable history"):
         History.from_state_dict(damage(grown(5).state_dict()))
+
+
+def test_of_very_many_tasks_enough_points_are_kept_to_tell_from(monkeypatch):
+    monkeypatch.setattr(history_module, "MOST_BYTES", 100)  # as with hundreds of thousands of tasks
+    history = History()
+    for step in range(1, 300):
+        history.add(snapshot(step, "abc"))
+        assert step < 12 or 12 <= len(history) <= 24
+    assert (history.steps[0], history.steps[-1]) == (1, 299)
+    assert Finding.TOO_SHORT not in {each.finding for each in diagnose(history)}
 
 
 @pytest.mark.parametrize(("tasks", "points"), [(3, 1000), (30, 1000), (300, 160)])

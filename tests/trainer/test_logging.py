@@ -1,6 +1,7 @@
 import csv
 import math
 import re
+import statistics
 
 import pytest
 import torch
@@ -164,6 +165,35 @@ def test_names_as_in_a_table_are_kept_and_loggers_get_keys_that_they_take(tmp_pa
     assert Table.load_from_checkpoint(tmp_path / "run.ckpt").uncertainty.weights == module.uncertainty.weights
     with pytest.raises(ValueError, match=re.escape("There is no task 'mu D'. Did you mean 'mu (D)'?")):
         module.uncertainty({"mu D": torch.ones(())})
+
+
+def test_of_many_tasks_loggers_get_the_quantiles_under_keys_that_stay(tmp_path):
+    names = [f"y{index:02}" for index in range(25)]
+
+    class Many(Weighed):
+        tasks = {"none": 0.5, **dict.fromkeys(names, "gaussian")}
+
+        def training_step(self, batch, batch_idx):
+            error = self.net(batch[0])[:, :1] - batch[1][:, :1] * torch.arange(1.0, 26.0)
+            losses = dict(zip(names, error.square().mean(0), strict=True))
+            return self.weigh({name: losses[name] for name in names[: 5 * (self.global_step + 1)]})
+
+    logger, callback = CSVLogger(tmp_path), UncertaintyCallback(prog_bar=True)
+    _, runner = fit(tmp_path, Many(), callback=callback, logger=logger, log_every_n_steps=1)
+    words = ("min", "p10", "median", "p90", "max")
+    expected = {f"uncertainty/{quantity}/{word}" for quantity in ("weight", "sigma", "loss", "share") for word in words}
+    for keys in (runner.callback_metrics.keys(), rows(logger)[0].keys()):
+        assert {key for key in keys if key.startswith("uncertainty/")} == expected | {
+            "uncertainty/relative_loss",
+            "uncertainty/loss_sum",
+        }
+    assert {f"weight/{word}" for word in words} == {key for key in runner.progress_bar_metrics if "weight" in key}
+    assert callback.history.tasks == ("none", *names)
+    for step, row in rows(logger).items():
+        place = callback.history.steps.index(step + 1)
+        known = [callback.history.series("raw_loss", name)[place] for name in names[: 5 * (step + 1)]]
+        ends = [float(row[f"uncertainty/loss/{word}"]) for word in ("min", "median", "max")]
+        assert ends == pytest.approx([min(known), statistics.median_high(known), max(known)])
 
 
 def test_loggers_get_their_arguments_as_lightning_gives_them(tmp_path):

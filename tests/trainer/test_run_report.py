@@ -160,6 +160,20 @@ def test_of_many_tasks_those_with_findings_are_listed_first_and_the_rest_is_coun
     assert max(len(line) for line in text.splitlines()) < 140
 
 
+def test_of_many_tasks_the_extremes_are_named_and_the_quantiles_are_shown():
+    given = history(300)
+    lines = as_text(summarize(given)).splitlines()
+    weights = {name: given.series("precision", name)[-1] for name in given.tasks}
+    for word, which in (("highest", max), ("lowest", min)):
+        (line,) = [line for line in lines if f"{word} weight" in line]
+        assert line.startswith(which(weights, key=weights.get))
+    ordered = sorted(weights.values())
+    for key, place in (("max", 299), ("p90", 269), ("median", 150), ("p10", 30), ("min", 0)):
+        (line,) = [line for line in lines if line.startswith(f"{key} ")]
+        assert f"{ordered[place]:.4g}" in line.split()
+    assert not any(line.startswith("max ") for line in as_text(summarize(history(30))).splitlines())
+
+
 def test_a_finding_of_many_tasks_is_told_once():
     (snapshot,) = snapshots(1, named(300))
     tasks = {name: dataclasses.replace(task, nonfinite=7) for name, task in snapshot.tasks.items()}
@@ -472,13 +486,19 @@ def test_a_module_that_never_trained_is_not_reported(tmp_path, capsys):
 def test_the_page_is_one_whole_file_that_loads_nothing(count):
     text = build_page(ReportContent(history(count), "a < b"))
     page = Page(text)
-    assert page.count("td") == count * len(COLUMNS)
+    assert page.count("td") == (count + (5 if count > MOST_ROWS else 0)) * len(COLUMNS)
     assert page.count("svg") == 4
     assert "<title>a &lt; b</title>" in text
     assert "prefers-color-scheme: dark" in text
     assert "#010203" not in text
     assert text.count("currentColor") > 50
     assert len(text) < 1_500_000
+
+
+def test_the_page_of_very_many_tasks_has_those_that_matter_most():
+    assert len(text := build_page(ReportContent(history(1500, 30)))) < 1_500_000
+    assert Page(text).count("td") == (1000 + 5) * len(COLUMNS)
+    assert "... and 500 more tasks; the history has all of them." in text
 
 
 def test_the_page_begins_with_what_was_found():
