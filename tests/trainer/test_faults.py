@@ -325,8 +325,10 @@ def masked_loss(form):
 
 def test_every_form_with_a_mask_in_the_readme_is_one_of_those():
     paragraph = README.partition("**Missing labels.**")[2].partition("**Scales")[0]
+    paragraph = re.sub("```.*?```", "", paragraph)
     forms = {form for form in re.findall(r"`([^`]+)`", paragraph) if re.search(r"mask|error\.|target|label\b", form)}
-    assert forms - {"error = (output - target).square()"} == {*SAFE, *UNSAFE}
+    others = {"error = (output - target).square()", "self.weigh(errors, mask=mask)"}
+    assert forms - others == {*SAFE, *UNSAFE}
 
 
 @pytest.mark.parametrize("kept", [[True, True, True], [True, False, True], [False, False, False]], ids=str)
@@ -379,6 +381,47 @@ def test_a_mask_that_is_written_as_the_readme_says_survives_every_switch(tmp_pat
     facts = module.uncertainty.snapshot().tasks["b"]
     assert facts.nonfinite > 0
     assert math.isfinite(facts.log_var)
+
+
+RECOMMENDED = 'F.mse_loss(output, target.where(mask, 0.0), reduction="none")'
+
+
+class Columns(Weighed):
+    """The errors of all tasks with a mask; every other batch has an empty column."""
+
+    def training_step(self, batch, batch_idx):
+        target = batch[1].clone()
+        target[0 if self.trainer.global_step % 2 else 3 :, 1] = torch.nan
+        errors = eval(RECOMMENDED, {"F": F, "output": self.net(batch[0]), "target": target, "mask": ~target.isnan()})
+        return self.weigh(errors, mask=~target.isnan())
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.filterwarnings("ignore:You have turned on `Trainer\\(detect_anomaly=True\\)`")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_errors_with_a_mask_survive_every_switch(tmp_path, switch):
+    assert RECOMMENDED in README
+    module = Columns()
+    if switch == "compiled":
+        module.weigh = torch.compile(module.weigh, backend="aot_eager")
+    fit(tmp_path, module, max_epochs=1, **SWITCHES[switch])
+    assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+    assert (module.uncertainty.steps, module.uncertainty.snapshot().tasks["b"].nonfinite) == (
+        8 if switch == "accumulated" else 24,
+        0,
+    )
+
+
+@pytest.mark.parametrize("kept", [[[1, 1], [1, 1]], [[1, 0], [1, 1]], [[1, 0], [1, 0]], [[0, 0], [0, 0]]], ids=str)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_errors_with_a_mask_have_the_gradient_of_the_labels_that_are_there(kept, compiled):
+    mask, output = torch.tensor(kept).bool(), torch.tensor([[0.5, 2.0], [-1.0, 1.0]], requires_grad=True)
+    target, weighting = torch.tensor([[1.0, -1.0], [3.0, 0.0]]).where(mask, torch.nan), UncertaintyWeighting(TASKS)
+    weighting.weights = {"a": 2.0, "b": 1.0}
+    total = eval(f"lambda output, target, mask: weighting({RECOMMENDED}, mask=mask)", {"F": F, "weighting": weighting})
+    (torch.compile(total, backend="aot_eager") if compiled else total)(output, target, mask).backward()
+    slopes = 2.0 * (output - target).detach().where(mask, 0.0) / mask.sum(0).clamp(min=1)
+    assert torch.allclose(output.grad, slopes)  # gaussian: half of 2.0
 
 
 @pytest.mark.parametrize("form", UNSAFE)
