@@ -4,11 +4,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 LOWEST := .venv-lowest
+CLIENTS := .venv-clients
 
 # A process for each core; tests that share a fixture run in the same one (tests/conftest.py).
 PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadgroup
 
-.PHONY: demo test test-lowest notebooks picture docs bench lint format clean
+.PHONY: demo test test-lowest notebooks picture docs bench clients lint format clean
 
 demo: $(READY)  ## three runs on real data: equal weights, standardised by hand, learned weights
 	$(BIN)/lightning-uncertainty demo
@@ -37,6 +38,9 @@ docs: $(READY)  ## the site: guides, and the reference from the docstrings, in d
 bench: $(READY)  ## what the plugin costs: prints the tables and writes benchmarks/RESULTS.md (8 minutes)
 	$(BIN)/python -m benchmarks
 
+clients: $(CLIENTS)/.ready  ## other people's models with and without learned weights: experiments/clients/RESULTS.md (20 minutes)
+	$(CLIENTS)/bin/python -m experiments.clients
+
 lint: $(READY)  ## style, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,7 +52,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv $(LOWEST) *_output
+	rm -rf .venv $(LOWEST) $(CLIENTS) *_output
 
 # torch goes first and alone: asked for together with the rest, pip may look for another build of it.
 $(READY): pyproject.toml constraints.txt
@@ -62,3 +66,12 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt torch
 	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable ".[dev]"
 	touch $(LOWEST)/.ready
+
+# Seven libraries and what they import (2.6 GB, 2 minutes).
+$(CLIENTS)/.ready: constraints.txt experiments/clients/requirements.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(CLIENTS)/bin/python -m pip install --quiet --no-deps --requirement experiments/clients/requirements.txt
+	$(CLIENTS)/bin/python -m pip install --quiet --no-deps --no-build-isolation matcha-tts==0.0.7.2
+	$(CLIENTS)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $(CLIENTS)/.ready
