@@ -21,6 +21,8 @@ FEWEST_STEPS, FEWEST_POINTS = 200, 10  # below, sigma has no time to arrive, and
 MOVED, STRAIGHT = 0.1, 0.8  # change of sigma at the end, and how much of its way there is in one direction
 EXPLODED = 1000.0  # growth of sigma^-2 since the start
 DIVERGED = 100.0  # growth of a loss since the start
+APART = 1e4  # ratio of two factors
+FLAT = 0.98  # of the first loss
 GUESSED = 0.99  # of the cross entropy of a uniform guess
 MOSTLY = 0.5  # of the steps
 DOMINANT = 0.9  # share
@@ -92,6 +94,22 @@ class Finding(_Texts, Enum):
         "A loss summed over pixels or tokens has to be averaged; what is no cross entropy needs another likelihood.",
         f"The likelihood is that of a classification, and the median raw loss is over ln(100,000) = {MOST_NATS:.1f}.",
         "fault",
+    )
+    COLLAPSE = (
+        "may have collapsed",
+        "The factor of task {task!r} is {factor:.2g} times that of {other!r}, whose loss did not fall ({first:.3g} to "
+        "{last:.3g}).",
+        "That may be a matter of units. But if the one loss was small because nothing had been learned, its weight now "
+        "keeps the network there: leave `guard` on, or give that task a fixed weight, `tasks={{{task!r}: 1.0}}`.",
+        f"The factors of two learned tasks are over {APART:,.0f} apart at the end, and the median loss of the one below "
+        f"is over {FLAT:.0%} of its first.",
+    )
+    HELD = (
+        "held at the plain sum",
+        "Task {task!r} keeps the factor of the plain sum: its loss rose to over 3 times its first one, which was small "
+        "because nothing had been learned yet.",
+        "That is right for a constraint, a regulariser or a term of a bound. `guard=False` lets it learn its weight.",
+        "In the first steps, the running mean of its loss was over 3 times its first loss.",
     )
     CUT = (
         "cut in fp16",
@@ -230,6 +248,8 @@ def findings_of(snapshot: Snapshot) -> Iterator[Diagnosis]:
             yield Finding.NEGATIVE_LOSS.about(name, lowest=task.lowest_loss, likelihood=task.likelihood)
         if task.cut:
             yield Finding.CUT.about(name)
+        if task.held:
+            yield Finding.HELD.about(name)
         if task.at_bound and task.started:
             yield Finding.AT_BOUND.about(name, bound=task.at_bound, log_var=task.log_var)
 

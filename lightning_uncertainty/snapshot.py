@@ -39,6 +39,8 @@ class TaskSnapshot(Setting):
         ratio: The mean loss of this epoch as a part of that at the start, see :attr:`Snapshot.relative_loss`; NaN
             where it takes no part.
         lowest_loss: The lowest mean loss of a step so far; 0 if none was negative.
+        trust: The part of the way from the plain sum to the weight of the strategy.
+        held: True if the task stays at the factor of the plain sum.
         cut: True if the factor was beyond the range of an fp16 loss and was cut there.
         unit: The unit of the target, as given to :class:`~lightning_uncertainty.Task`; for a regression also of sigma.
         classes: The number of classes of a classification; 0 where it is unknown.
@@ -60,6 +62,8 @@ class TaskSnapshot(Setting):
     dead: int = 0
     ratio: float = 1.0
     lowest_loss: float = 0.0
+    trust: float = 1.0
+    held: bool = False
     cut: bool = False
     unit: str = ""
     classes: int = 0
@@ -90,6 +94,8 @@ class TaskSnapshot(Setting):
             dead=int(row.pop("dead")),
             ratio=row.pop("ratio"),
             lowest_loss=row.pop("lowest_loss"),
+            trust=row.pop("trust"),
+            held=bool(row.pop("held")),
             cut=bool(row.pop("cut")),
             unit=task.unit,
             classes=2 if task.likelihood.name == "bernoulli" else int(task.classes or classes),
@@ -158,7 +164,8 @@ class Snapshot(Setting):
 
         ``<prefix>/weight/<task>`` (effective ``sigma^-2``), ``<prefix>/sigma/<task>`` (unit of the target; not for
         fixed tasks), ``<prefix>/loss/<task>`` (raw, mean over ranks), ``<prefix>/share/<task>`` (part of the weighted
-        sum, 0 to 1), ``<prefix>/relative_loss`` (what to monitor) and ``<prefix>/loss_sum`` (sum of the raw losses).
+        sum, 0 to 1), ``<prefix>/relative_loss`` (what to monitor), ``<prefix>/loss_sum`` (sum of the raw losses) and
+        ``<prefix>/trust`` (the part of the way from the plain sum to these weights).
         For the task stands its key, as ``lightning_uncertainty.tasks.metric_keys`` has it. Of more than 20 tasks, there
         are ``min``, ``p10``, ``median``, ``p90`` and ``max`` instead, over the tasks whose value is known.
         """
@@ -169,6 +176,7 @@ class Snapshot(Setting):
             "share": self.shares,
         }
         metrics = {f"{prefix}/relative_loss": self.relative_loss, f"{prefix}/loss_sum": self.loss}
+        metrics[f"{prefix}/trust"] = max(task.trust for task in self.tasks.values())
         for quantity, values in columns.items():
             metrics |= by_key(f"{prefix}/{quantity}", values, self.tasks)
         return metrics

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_uncertainty._arguments import check_choice
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.cross_entropy import CrossEntropy
+from lightning_uncertainty.engine.guard import Guard
 from lightning_uncertainty.engine.losses import CompiledKeys, Losses, Masks, RawLosses
 from lightning_uncertainty.engine.named_values import NamedValues
 from lightning_uncertainty.engine.portable import Portable
@@ -45,6 +46,7 @@ class WeightingOptions(UncertaintyOptions, total=False):
     warmup: Literal["initial", "equal"]
     freeze_after: int | None
     scale: str | None
+    guard: bool
     likelihood: Likelihoods
     nonfinite: Literal["skip", "raise"]
     process_group: dist.ProcessGroup | None
@@ -79,7 +81,10 @@ class UncertaintyWeighting(NamedValues, Portable):
         scale: The common factor of the learned tasks, which no ``s`` sees: with ``"sum"`` the total is as large as the
             plain sum of the losses, with ``"geometric"`` the product of the factors stays what it was at the start, the
             name of a task makes the factor of that task 1; each without the regularisers, which have no gradient. None
-            is the formula above.
+            is the formula above, and ``"auto"`` is ``"sum"`` for learned uncertainty and None for other strategies.
+        guard: True begins with the plain sum, moves to the weights of the strategy within 400 steps (or a fifth of the
+            run), and holds tasks at the plain sum whose first loss was small because nothing was learned yet: see
+            :class:`~lightning_uncertainty.engine.guard.Guard`. It needs a scale.
         likelihood: The likelihood of tasks that are named only: one for all, or by name for some.
         nonfinite: ``"skip"`` lets a task with a NaN or infinite loss sit out, counts it and warns once; ``"raise"``
             raises at once, at the price of a host synchronisation in every call.
@@ -110,7 +115,8 @@ class UncertaintyWeighting(NamedValues, Portable):
         warmup_steps: int = 0,
         warmup: Literal["initial", "equal"] = "initial",
         freeze_after: int | None = None,
-        scale: str | None = None,
+        scale: str | None = "auto",
+        guard: bool = True,
         likelihood: Likelihoods = "gaussian",
         nonfinite: Literal["skip", "raise"] = "skip",
         process_group: dist.ProcessGroup | None = None,
@@ -133,8 +139,10 @@ class UncertaintyWeighting(NamedValues, Portable):
         self._notices, self._trouble = Notices(), HostFlags()
         self._compiled_keys = CompiledKeys(self._notices)
         self._raw_losses = RawLosses(self.tasks, self._notices)
+        scale = self.strategy.default_scale if scale == "auto" else scale
         self._scale = Scale(scale, self.tasks)
         self._state = self._new_state(len(self.tasks))
+        self._guard = Guard(self._state, self._scale.learned) if guard and scale is not None else None
         check_fields(self._state, self.strategy.state)
         self.relative = RelativeLoss(self._state, process_group)
         self.recorder = Recorder(len(self.tasks), process_group, self._learn, self._notices)
@@ -166,8 +174,9 @@ class UncertaintyWeighting(NamedValues, Portable):
                 Or one tensor of all tasks in their order: of shape (K,), or elementwise of shape (..., K), whose NaN
                 are missing labels.
             mask: bool: True where an elementwise loss has a label, of the shape of the losses (or, for losses by name,
-                by name). Each loss is then the mean over its labels, and a task without any sits out. The errors
-                elsewhere may be NaN or infinite (but under ``torch.compile``).
+                by name). Each loss is then the mean over its labels, and a task without any sits out. Compute the
+                losses from ``target.where(mask, 0.0)``: under ``torch.compile``, errors that are NaN elsewhere make NaN
+                of the gradients. Without it, the last six operations before ``losses`` are kept from that.
             samples: The number of samples that the losses are means of, one for all or one for each task. The learned
                 and logged mean is then over samples and not over calls, in every micro-batch and on every rank; so
                 give it always or never. The total and its gradient are the same. Labels are counted without it.
@@ -219,17 +228,20 @@ class UncertaintyWeighting(NamedValues, Portable):
     def _factors(self, raw_loss: Tensor, recording: bool, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return factors and offsets for this call."""
         if torch.compiler.is_compiling():  # a branch would be a guard that fails later on, and one graph costs nothing
-            chosen = self._scale.apply(Factors(*self.strategy.factors(raw_loss.to(torch.float32))))
+            chosen = self._scaled(Factors(*self.strategy.factors(raw_loss.to(torch.float32))))
             if self.warmup == "initial":
                 return chosen
-            equal = self._scale.apply(self._equal.now)
+            equal = self._scaled(self._equal.now)
             return torch.where(self._equal_now, equal[0], chosen[0]), torch.where(self._equal_now, equal[1], chosen[1])
         strategy = self._in_force
         if strategy.settled:
             return self._factor, self._offset
         if recording and self._opening:
             raw_loss = mean_over_ranks(raw_loss, counts, self.process_group)
-        return self._scale.apply(Factors(*strategy.factors(raw_loss.to(torch.float32))))
+        return self._scaled(Factors(*strategy.factors(raw_loss.to(torch.float32))))
+
+    def _scaled(self, now: Factors) -> tuple[Tensor, Tensor]:
+        return self._scale.apply(now, self._state.trust)
 
     # ------------------------------------------------------------------------------------------------ learning
 
@@ -271,6 +283,8 @@ class UncertaintyWeighting(NamedValues, Portable):
         else:
             present = self.strategy.start(means.raw_loss, means.present)
             if self.learning:
+                if self._guard is not None:
+                    present = self._guard.step(means, present, self.strategy)
                 self.strategy.learn(means.raw_loss, means.slope, present)
         self._count_step(sure)
         self._choose()
@@ -280,9 +294,15 @@ class UncertaintyWeighting(NamedValues, Portable):
     def _choose(self) -> None:
         """Put the strategy in force, or equal weights while they warm up. To be called when its factors change."""
         self._in_force: Strategy = self._equal if self._warming_up_equal else self.strategy
-        self._factor, self._offset = self._scale.apply(self._in_force.now)
+        self._factor, self._offset = self._scaled(self._in_force.now)
         if self.warmup == "equal":
             self._equal_now = torch.full_like(self._equal_now, self._warming_up_equal)
+
+    def expect(self, steps: float) -> None:
+        """Tell how many steps the run will have, for settings that follow from it. The callback does this."""
+        self.strategy.expect(steps)
+        if self._guard is not None:
+            self._guard.fit(steps)
 
     def end_epoch(self) -> None:
         """Tell the strategy that an epoch has ended. The callback does this."""

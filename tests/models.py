@@ -3,7 +3,8 @@
 import lightning as L
 import torch
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
+from lightning_uncertainty import UncertaintyMixin
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 
 TASKS = {"a": "gaussian", "b": "laplace"}
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from lightning_uncertainty import CrossEntropy, UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import CrossEntropy, UncertaintyWarning
 from tests.models import TASKS, Returned, Validated, Weighed, batches, fit, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.trainer.test_checkpoints import assert_same_run, save_at
 
 pytestmark = [

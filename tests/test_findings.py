@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_uncertainty import Snapshot, UncertaintyWeighting
+from lightning_uncertainty import Snapshot
 from lightning_uncertainty.findings import Finding, findings_of
 from lightning_uncertainty.snapshot import TaskSnapshot
+from tests.paper import UncertaintyWeighting
 
 CALM = TaskSnapshot("laplace", -9.2, 0.01, 1e4, 1e4, 2e-4, 0, None, True)
 

@@ -9,7 +9,8 @@ import weakref
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import UncertaintyWarning
+from tests.paper import UncertaintyWeighting
 
 TASKS = {"a": "gaussian", "b": "laplace"}
 

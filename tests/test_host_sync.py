@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_uncertainty import CrossEntropy, UncertaintyCallback, UncertaintyWeighting
+from lightning_uncertainty import CrossEntropy
 from tests.models import TASKS, Returned, Weighed, batches, fit
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 
 OURS = "/lightning_uncertainty/"
 

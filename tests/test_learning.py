@@ -4,9 +4,10 @@ import lightning as L
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin
+from lightning_uncertainty import UncertaintyMixin
 from tests import oracle
 from tests.models import Loader, Plain, batches, fit
+from tests.paper import UncertaintyCallback
 
 # ---------------------------------------------------------------------------------------------------- textbook
 

@@ -4,10 +4,10 @@ import math
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyWeighting
 from lightning_uncertainty.likelihoods import SOFTMAX_EXACT, Likelihood, LikelihoodVector, fixed, get_likelihood
 from lightning_uncertainty.regularizers import get_regularizer
 from tests import oracle
+from tests.paper import UncertaintyWeighting
 
 PAIRS = [
     pytest.param(likelihood, regularizer, id=f"{likelihood}-{regularizer}")

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_uncertainty import CrossEntropy, Task, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import CrossEntropy, Task, UncertaintyWarning
 from lightning_uncertainty.likelihoods import get_likelihood
 from lightning_uncertainty.regularizers import get_regularizer
 from tests import oracle
+from tests.paper import UncertaintyWeighting
 from tests.trainer.test_matrix import difference
 
 TASKS = {"g": "gaussian", "l": "laplace", "s": "softmax", "b": "bernoulli"}

@@ -169,7 +169,7 @@ def check_masks(losses: Any, mask: Any, tasks: Mapping[str, Task]) -> dict[str, 
                 f"The mask of task {name!r} is {found}, and its loss has shape {tuple(loss.shape)}. Expected one bool "
                 "for each element: pass the loss before its mean is taken (`reduction='none'`)."
             )
-        means[name] = masked_means(loss.reshape(-1, 1), each.reshape(-1, 1))
+        means[name] = masked_means(loss.reshape(-1, 1), each.reshape(-1, 1), cut=True)
     return means
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["MaskedMeans", "masked_means"]
 
-_DEPTH = 4  # operations between a prediction and its error: `weight * ((prediction - target) / scale) ** 2` has four
+_DEPTH = 6  # operations between a prediction and what is passed: `(w * ((prediction - target) / scale) ** 2)[:, 0]`
 
 
 class MaskedMeans(NamedTuple):
@@ -27,13 +27,14 @@ class MaskedMeans(NamedTuple):
     given: Tensor
 
 
-def masked_means(errors: Tensor, mask: Tensor | None) -> MaskedMeans:
+def masked_means(errors: Tensor, mask: Tensor | None, *, cut: bool = False) -> MaskedMeans:
     """Return the mean of each task over its labels; gradients of the other elements are 0, whatever their errors are.
 
     Args:
         errors: The elementwise losses, of shape (..., K).
         mask: bool, of a shape that broadcasts to that of ``errors``: True where there is a label. None takes NaN for a
             missing label; but if all elements are NaN, for a network that has diverged.
+        cut: True if ``errors`` may be a part of what was computed, so that there may be others that are not finite.
 
     Raises:
         TypeError: if ``mask`` is not a bool tensor.
@@ -41,8 +42,8 @@ def masked_means(errors: Tensor, mask: Tensor | None) -> MaskedMeans:
     """
     coded = mask is None
     mask = ~errors.detach().isnan() if mask is None else _fitting(mask, errors)
-    if errors.requires_grad and not torch.compiler.is_compiling():
-        _shield(errors, mask)
+    if errors.requires_grad and not torch.compiler.is_compiling() and (cut or not _known_finite(errors)):
+        _shield(errors)
     axes = tuple(range(errors.dim() - 1))
     counts = mask.sum(axes, dtype=torch.float32)
     sums = torch.where(mask, errors, 0.0).sum(axes, dtype=torch.promote_types(errors.dtype, torch.float32))
@@ -67,18 +68,14 @@ def _fitting(mask: Any, errors: Tensor) -> Tensor:
         ) from None
 
 
-def _shield(errors: Tensor, mask: Tensor) -> None:
-    """Keep what is not finite outside of ``mask`` from the gradients, where the errors were made.
+def _shield(errors: Tensor) -> None:
+    """Let a gradient of 0 stay 0 in the operations that made ``errors``, where they are NaN or infinite.
 
-    A gradient of 0 does not stay 0 on its way back through an error that is NaN: 0 * NaN is NaN. So each of the last
-    few operations hands on 0 in place of it.
+    On its way back through an error that is NaN it would not: 0 * NaN is NaN.
     """
 
-    def cleaned(gradients: tuple[Tensor | None, ...], _: Any) -> tuple[Tensor | None, ...]:
-        return tuple(
-            g if g is None or g.shape != mask.shape else torch.where(mask | torch.isfinite(g), g, 0.0)
-            for g in gradients
-        )
+    def cleaned(gradients: tuple[Tensor | None, ...], given: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        return tuple(_clean(gradient, given[0]) for gradient in gradients)
 
     seen: set[Any] = set()
     nodes: set[Any] = {errors.grad_fn}
@@ -88,3 +85,15 @@ def _shield(errors: Tensor, mask: Tensor) -> None:
             node.register_hook(cleaned)
         seen |= nodes
         nodes = {before for node in nodes for before, _ in node.next_functions}
+
+
+def _clean(gradient: Tensor | None, given: Tensor | None) -> Tensor | None:
+    """Return what an operation hands on, with 0 where it was given 0 and made something that is not finite of it."""
+    if gradient is None or given is None or gradient.shape != given.shape or _known_finite(gradient):
+        return gradient
+    return torch.where(given.eq(0.0) & ~torch.isfinite(gradient), 0.0, gradient)
+
+
+def _known_finite(tensor: Tensor) -> bool:
+    """Return True if the host can tell without waiting that all elements are finite."""
+    return tensor.device.type == "cpu" and math.isfinite(tensor.detach().sum().item())

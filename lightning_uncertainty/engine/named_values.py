@@ -12,6 +12,7 @@ from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.tasks import Task
 
 if TYPE_CHECKING:
+    from lightning_uncertainty.engine.state import EngineState
     from lightning_uncertainty.strategies import Strategy
 
 __all__ = ["NamedValues"]
@@ -24,10 +25,12 @@ class NamedValues:
     strategy: Strategy
     snapshot: Callable[[], Snapshot]
     _choose: Callable[[], None]
+    _state: EngineState
 
     @torch.inference_mode(False)
     def _assign(self, log_vars: Mapping[str, float]) -> None:
         self.strategy.assign(log_vars)
+        self._state.trust.fill_(1.0)  # who sets weights means them
         self._choose()
 
     @property

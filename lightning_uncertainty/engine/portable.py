@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_uncertainty._warnings import Notices
+from lightning_uncertainty.engine.guard import Guard
 from lightning_uncertainty.engine.losses import RawLosses
 from lightning_uncertainty.engine.recorder import Recorder
 from lightning_uncertainty.engine.relative_loss import RelativeLoss
@@ -55,6 +56,7 @@ class Portable(Schedule):
     _equal: Strategy
     _raw_losses: RawLosses
     _scale: Scale
+    _guard: Guard | None
     _notices: Notices
     _choose: Callable[[], None]
     _start: Mapping[str, Any]
@@ -66,7 +68,7 @@ class Portable(Schedule):
         target = torch.device(device)
         for part in (self._state, self.strategy, self._equal, self.recorder.window):
             part.to(target)
-        for holder in (self, self._raw_losses, self._scale):
+        for holder in (self, self._raw_losses, self._scale, self._guard):
             move_tensors(holder, target)
         return self
 
@@ -104,6 +106,8 @@ class Portable(Schedule):
         self._set_steps(saved.steps, frozen=saved.frozen)
         self.relative = RelativeLoss(self._state, self.process_group)
         self.origin, self._foreign = "loaded", None
+        if self._guard is not None:
+            self._guard.restored()
         self.discard()
         self._choose()
 

@@ -66,12 +66,17 @@ class Scale:
         values = [task.importance for task in tasks.values()]
         self.importance = torch.tensor(values, dtype=torch.float32)
         self.plain = kind is None and all(value == 1.0 for value in values)
+        self.learned = torch.tensor([task.likelihood.learned for task in tasks.values()])
         self._one = torch.ones((), dtype=torch.float32)
 
-    def apply(self, now: Factors) -> tuple[Tensor, Tensor]:
+    def apply(self, now: Factors, trust: Tensor) -> tuple[Tensor, Tensor]:
         """Return factors and offsets with importance and scale in them.
 
         A scaled total has no regularisers: they have no gradient, and its value is then that of a plain sum.
+
+        Args:
+            now: What the strategy says.
+            trust: The power of the factors in a scaled total, of shape (K,); 0 for those of the plain sum.
         """
         if self.plain:
             return now.factor, now.offset
@@ -79,16 +84,18 @@ class Scale:
             return now.factor * self.importance, now.offset * self.importance
         expected = 1.0 / now.factor if now.expected is None else now.expected
         known = torch.isfinite(expected)
-        common = torch.where(known, self._common(now, expected, known), self._one)
+        factor = torch.where(known, now.factor**trust, now.factor)
+        known &= trust > 0.0  # else it has the factor 1 of the plain sum
+        common = torch.where(known, self._common(now.start, factor, expected, known), self._one)
         # A regulariser that is not finite lets its task sit out.
-        return now.factor * common * self.importance, now.offset * 0.0
+        return factor * common * self.importance, now.offset * 0.0
 
-    def _common(self, now: Factors, expected: Tensor, known: Tensor) -> Tensor:
+    def _common(self, start: Tensor | None, factor: Tensor, expected: Tensor, known: Tensor) -> Tensor:
         """Return ``C``; 1 as long as it is not known."""
         if self._reference is not None:
-            return torch.where(known, 1.0 / now.factor, 1.0)[self._reference]
+            return torch.where(known, 1.0 / factor, 1.0)[self._reference]
         if self.kind == "geometric":
-            start = torch.ones_like(now.factor) if now.start is None else now.start
-            return torch.exp(torch.where(known, torch.log(start / now.factor), 0.0).sum() / known.sum().clamp(min=1))
+            logs = torch.log((1.0 if start is None else start) / factor)
+            return torch.exp(torch.where(known, logs, 0.0).sum() / known.sum().clamp(min=1))
         plain = torch.where(known, self.importance * expected, 0.0)
-        return (plain.sum() / (plain * now.factor).sum()).nan_to_num(1.0)
+        return (plain.sum() / (plain * factor).sum()).nan_to_num(1.0)

@@ -64,7 +64,7 @@ class TaskTensors:
 
 def move_tensors(holder: Any, device: torch.device) -> None:
     """Move the tensors among the attributes of ``holder`` to ``device``, as copies."""
-    for name, value in vars(holder).items():
+    for name, value in vars(holder).items() if holder is not None else ():
         if isinstance(value, Tensor):
             setattr(holder, name, value.to(device, copy=True))
 
@@ -103,6 +103,13 @@ class EngineState(TaskTensors):
         epoch_steps: The number of these steps.
         base_loss: The loss of which the relative loss is a part; negative in the first epoch of a task, 0 before it.
         val_loss, val_base_loss: The same of validations: the mean loss of the last one, and the base of it.
+        trust: The part of the way from the plain sum to the learned weights, see
+            :class:`~lightning_uncertainty.engine.guard.Guard`.
+        held: bool: True if the task stays at the factor of the plain sum.
+        first_log: The logarithm of the first loss.
+        mean_log: The logarithm of the loss, averaged over some steps.
+        mean_steps: The number of steps in that average.
+        guarded: The number of steps that the guard has seen; the same for all tasks.
     """
 
     raw_loss: Tensor = field(metadata={"may_be_nan": True})
@@ -117,13 +124,21 @@ class EngineState(TaskTensors):
     base_loss: Tensor = field(metadata=_UNSHOWN)
     val_loss: Tensor = field(metadata=_UNSHOWN)
     val_base_loss: Tensor = field(metadata=_UNSHOWN)
+    trust: Tensor = field(metadata={"negative": False, "missing": 1.0})
+    held: Tensor = field(metadata={"missing": 0.0})
+    first_log: Tensor = field(metadata={"missing": 0.0, "shown": False})
+    mean_log: Tensor = field(metadata={"missing": 0.0, "shown": False})
+    mean_steps: Tensor = field(metadata={"negative": False, "missing": 0.0, "shown": False})
+    guarded: Tensor = field(metadata={"negative": False, "missing": 1e9, "shown": False})
 
     @classmethod
     def of(cls, size: int) -> EngineState:
         """Return the state of ``size`` tasks before the first step."""
-        unknown, zeros = torch.full((size,), math.nan, dtype=torch.float32), torch.zeros(size, dtype=torch.float32)
-        counts = zeros.long(), zeros.long(), zeros.bool(), zeros.long(), zeros.long()
-        return cls(unknown, zeros, *counts, *(zeros.clone() for _ in range(5)))
+        first = {"raw_loss": math.nan, "trust": 1.0}
+        kinds = {"nonfinite": torch.long, "absent": torch.long, "dropped": torch.long, "dead": torch.long}
+        kinds |= {"cut": torch.bool, "held": torch.bool, "mean_steps": torch.long, "guarded": torch.long}
+        names = (each.name for each in fields(cls))
+        return cls(**{n: torch.full((size,), first.get(n, 0), dtype=kinds.get(n, torch.float32)) for n in names})
 
     def remember(self, means: WindowMeans) -> None:
         """Update by one step."""

@@ -37,7 +37,7 @@ def diagnose(history: History) -> list[Diagnosis]:
         return [Finding.UNWEIGHED.about(None)]
     rules = _of_losses, _of_the_end, _of_sigma
     of_tasks = chain(*(rule(history, name) for name in history.tasks for rule in rules))
-    found = [*of_tasks, *_of_shares(history), *_of_the_run(history)]
+    found = [*of_tasks, *_of_shares(history), *_of_pairs(history), *_of_the_run(history)]
     kinds: dict[str | None, set[Finding]] = {name: set() for name in (*history.tasks, None)}
     for each in found:
         kinds[each.task].add(each.finding)
@@ -74,7 +74,9 @@ def _of_losses(history: History, name: str) -> Iterator[Diagnosis]:
 def _of_the_end(history: History, name: str) -> Iterator[Diagnosis]:
     fact, losses = history.facts[name], _known(history, "raw_loss", name)
     ends = _at_the_end(history, history.series("raw_loss", name))
-    if not (fact.learned and ends and losses[0] > 0.0 <= _lowest(history, name)):
+    if fact.held:
+        yield Finding.HELD.about(name)
+    if fact.held or not (fact.learned and ends and losses[0] > 0.0 <= _lowest(history, name)):
         return
     first, last = losses[0], statistics.median(ends)
     guess = math.log(fact.classes or 1)
@@ -107,6 +109,22 @@ def _of_shares(history: History) -> Iterator[Diagnosis]:
         meant = any_learned and not history.facts[name].learned  # a fixed weight that is small beside learned ones
         if not meant and 0.0 <= share < findings.DROWNED / len(history.facts):
             yield Finding.DROWNS.about(name, share=share)
+
+
+def _of_pairs(history: History) -> Iterator[Diagnosis]:
+    """Yield the task with the largest factor if another is far below it whose loss did not fall."""
+    factors = {
+        n: history.series("factor", n)[-1] for n, fact in history.facts.items() if fact.learned and not fact.held
+    }
+    largest = max(factors, key=factors.__getitem__, default="")
+    for other in sorted(factors, key=factors.__getitem__):
+        losses, ends = (_known(history, "raw_loss", other), _at_the_end(history, history.series("raw_loss", other)))
+        flat = ends and statistics.median(ends) > findings.FLAT * losses[0] > 0.0
+        if flat and factors[largest] > findings.APART * factors[other] and not _is_too_short(history):
+            apart = factors[largest] / factors[other] if factors[other] else math.inf
+            numbers = {"factor": apart, "other": other, "first": losses[0], "last": statistics.median(ends)}
+            yield Finding.COLLAPSE.about(largest, **numbers)
+            return
 
 
 def _of_the_run(history: History) -> Iterator[Diagnosis]:

@@ -39,6 +39,7 @@ class TaskFacts:
         dropped: Number of times that it was weighed and the network did not learn from it.
         dead: Number of steps in which losses came, and none of any task was finite.
         classes: Number of classes; 0 where it is unknown, or there are none.
+        held: True if it stays at the factor of the plain sum.
     """
 
     likelihood: str
@@ -50,6 +51,7 @@ class TaskFacts:
     dropped: int = 0
     dead: int = 0
     classes: int = 0
+    held: bool = False
 
 
 _FACTS = [each.name for each in fields(TaskFacts)]
@@ -205,7 +207,7 @@ class History:
             names, steps, stride = state["tasks"], state["steps"].tolist(), int(state["stride"])
             if stride < 1 or steps != sorted(set(steps)):
                 raise ValueError("its steps are out of order")
-            saved = {**dict.fromkeys(("dropped", "dead", "classes"), [0] * len(names)), **state["facts"]}
+            saved = {**dict.fromkeys(("dropped", "dead", "classes", "held"), [0] * len(names)), **state["facts"]}
             facts = zip(*(saved[name] for name in _FACTS), strict=True)
             history.facts = {name: TaskFacts(*fact) for name, fact in zip(names, facts, strict=True)}
             values = state["values"].reshape(len(steps), len(_COLUMNS), len(names)).transpose(1, 2).tolist()
@@ -220,7 +222,7 @@ class History:
 
 def _facts(task: TaskSnapshot) -> TaskFacts:
     bound = task.at_bound if task.started else None
-    counts = task.nonfinite, task.absent, bound or "", task.dropped, task.dead, task.classes
+    counts = task.nonfinite, task.absent, bound or "", task.dropped, task.dead, task.classes, task.held
     return TaskFacts(task.likelihood, task.unit, task.sigma is not None, *counts)
 
 

@@ -42,6 +42,11 @@ class MaskedAdam(Setting):
         ).unsqueeze(-1)
         self._minus_lr, self._eps, self._tiny = torch.tensor([-self.lr, self.eps, -1e-30], dtype=torch.float32)
 
+    def use(self, lr: float) -> None:
+        """Change the step size."""
+        self.lr = lr
+        self._minus_lr.fill_(-lr)
+
     def update(self, moments: Tensor, count: Tensor, gradient: Tensor, present: Tensor) -> Tensor:
         """Return what to subtract from the vector: zero where ``present`` is False, whatever the gradient is there.
 

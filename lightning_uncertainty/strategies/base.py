@@ -43,6 +43,7 @@ class Strategy(Setting, ABC):
         offset: The terms that are added to the total, fp32, of shape (K,).
         settled: True if :meth:`factors` returns :attr:`factor` and :attr:`offset` whatever the losses are, so that the
             engine need not ask.
+        default_scale: The ``scale`` of the total unless one is asked for.
         learned: A bool by task, in their order: True if the rule learns a sigma for it.
     """
 
@@ -51,6 +52,7 @@ class Strategy(Setting, ABC):
     factor: Tensor
     offset: Tensor
     settled: bool = False
+    default_scale: ClassVar[str | None] = None
     learned: Mapping[str, bool]
 
     @abstractmethod
@@ -65,6 +67,9 @@ class Strategy(Setting, ABC):
     def log_var(self) -> Tensor:
         """The log-variances ``s``, fp32, of shape (K,); 0 for a rule without."""
         return torch.zeros_like(self.factor)
+
+    def expect(self, steps: float) -> None:  # few rules depend on it
+        """Take note of how many steps the run will have."""
 
     @property
     def now(self) -> Factors:
@@ -85,6 +90,15 @@ class Strategy(Setting, ABC):
 
         Args:
             mean_loss: The mean losses of the step, of shape (K,); of no meaning where absent.
+            present: bool, of shape (K,).
+        """
+        return present
+
+    def track(self, mean_loss: Tensor, present: Tensor) -> Tensor:
+        """Follow the losses at once, before the factors count; return which of those ``present`` are to learn instead.
+
+        Args:
+            mean_loss: The losses smoothed over some steps, of shape (K,).
             present: bool, of shape (K,).
         """
         return present

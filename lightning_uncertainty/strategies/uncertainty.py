@@ -24,6 +24,8 @@ __all__ = ["Uncertainty", "UncertaintyOptions", "UncertaintyState"]
 # A first loss outside of this is no loss that anyone means (an overflow, an empty batch): it does not set the scale.
 _PLAUSIBLE = (1e-16, 1e16)
 
+_LR, _LARGEST_LR, _WAY = 1e-2, 1e-1, 10.0  # step sizes of s, and how far it can move in a run
+
 # ds is dimensionless: 1/2 at a loss of zero, 0 at the loss that sigma expects, -1/2 at twice that loss. A loss beyond
 # 200 times the expected one is an outlier; uncut, Adam's second moment would remember it for thousands of steps.
 _MAX_GRADIENT = 100.0
@@ -32,7 +34,7 @@ _MAX_GRADIENT = 100.0
 class UncertaintyOptions(TypedDict, total=False):
     """The settings of :class:`Uncertainty`, for the types of functions that pass them on."""
 
-    lr: float
+    lr: float | Literal["auto"]
     betas: tuple[float, float]
     eps: float
     init: float | Literal["auto"]
@@ -91,7 +93,8 @@ class Uncertainty(Strategy):
     derivative has no unit, and is cut at +-100: a loss 200 times the expected one is an outlier.
 
     Args:
-        lr: The step size of Adam on ``s``; constant.
+        lr: The step size of Adam on ``s``; constant. ``"auto"`` is 0.01, and more in a run that is known to have fewer
+            than 1,000 steps, so that ``s`` can move by 10 in it; at most 0.1.
         betas: The decay rates of Adam.
         eps: The epsilon of Adam.
         init: ``"auto"`` starts each ``s`` at the closed-form optimum of the first loss of its task, averaged over
@@ -107,12 +110,13 @@ class Uncertainty(Strategy):
     """
 
     name = "uncertainty"
+    default_scale = "sum"
     state: UncertaintyState
 
     def __init__(
         self,
         *,
-        lr: float = 1e-2,
+        lr: float | Literal["auto"] = "auto",
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         init: float | Literal["auto"] = "auto",
@@ -124,7 +128,8 @@ class Uncertainty(Strategy):
         self.init, self.bounds = check_init(init), check_bounds(bounds)
         self.regularizer = get_regularizer(regularizer)
         self.min_log_ratio = math.log(ratio) if ratio else -math.inf
-        self.adam = MaskedAdam(lr=lr, betas=betas, eps=eps)
+        self.lr: float | Literal["auto"] = lr
+        self.adam = MaskedAdam(lr=_LR if lr == "auto" else lr, betas=betas, eps=eps)
 
     def bind(self, tasks: Sequence[Task]) -> None:
         bounds = [task.bounds or self.bounds for task in tasks]
@@ -138,9 +143,14 @@ class Uncertainty(Strategy):
         self._unknown = torch.full_like(self.floor, math.nan)
         inits = [_initial(task, self.init, limits) for task, limits in zip(tasks, bounds, strict=True)]
         self.state = UncertaintyState.of(inits)
+        self._from_data = ~self.state.started
         self._first = self._unknown.clone()
         self._push = self._push_at(self.log_var)
         self.restored()
+
+    def expect(self, steps: float) -> None:
+        if self.lr == "auto":
+            self.adam.use(max(_LR, min(_LARGEST_LR, _WAY / max(steps, 1))))
 
     # ------------------------------------------------------------------------------------------------ what follows
 
@@ -222,15 +232,23 @@ class Uncertainty(Strategy):
         """
         if self.settled:
             return present
+        left = self._set(mean_loss, present, self._pending)
+        self.settled = self._started_flag.poll(self.state.started.all().reshape(1))
+        return left
+
+    def track(self, mean_loss: Tensor, present: Tensor) -> Tensor:
+        """Set ``s`` to the closed-form optimum, as :meth:`start` does, wherever the data have set it before."""
+        return self._set(mean_loss, present, self._from_data)
+
+    def _set(self, mean_loss: Tensor, present: Tensor, chosen: Tensor) -> Tensor:
         optimum = self._optimum(mean_loss)
-        fresh = self._pending & present & (mean_loss > _PLAUSIBLE[0]) & (mean_loss < _PLAUSIBLE[1])
+        fresh = chosen & present & (mean_loss > _PLAUSIBLE[0]) & (mean_loss < _PLAUSIBLE[1])
         for tensor in (self.state.log_var, self.state.start):
             tensor.copy_(torch.where(fresh, optimum, tensor))
         self.state.started |= fresh
         self.discard()
         self._derive_start()
         self._derive()
-        self.settled = self._started_flag.poll(self.state.started.all().reshape(1))
         return present & ~fresh
 
     def learn(self, mean_loss: Tensor, slope: Tensor | None, present: Tensor) -> None:

@@ -48,6 +48,7 @@ class UncertaintyCallback(packages.CallbackBase):
     ``/val_relative_loss``    the same of the losses that validation_step passes to ``weigh``, as parts of those in the
                               first validation; logged at the end of each
     ``/loss_sum``             unweighted sum of the raw losses
+    ``/trust``                the part of the way from the plain sum to the learned weights, 0 to 1
     ========================  ==================================================================================
 
     For ``<task>`` stands its key, as ``lightning_uncertainty.tasks.metric_keys`` has it: ``mu_D`` for ``"mu (D)"``.
@@ -90,7 +91,7 @@ class UncertaintyCallback(packages.CallbackBase):
 
     def __init__(
         self,
-        tasks: Mapping[str, str | float | dict[str, Any] | Task] | list[Task] | None = None,
+        tasks: Mapping[str, str | float | dict[str, Any] | Task] | list[Task | str] | None = None,
         *,
         losses_from: str | Mapping[str, str] | None = None,
         split: Callable[..., Any] | None = None,
@@ -108,7 +109,7 @@ class UncertaintyCallback(packages.CallbackBase):
         self.log_prefix, self.name = (default if given is None else given for given in (log_prefix, name))
         if not (self.log_prefix and self.name):
             raise ValueError(f"log_prefix and name must not be empty; got {log_prefix!r} and {name!r}.")
-        self.tasks = None if tasks is None else parse_tasks(tasks)
+        self.tasks = None if tasks is None else parse_tasks(tasks, options.get("likelihood", "gaussian"))
         self.module, self.prog_bar, self.summary = module, prog_bar, summary
         if losses_from is not None and module:
             raise ValueError(f"losses_from={losses_from!r} starts at the Trainer's module. Drop module={module!r}.")
@@ -202,6 +203,8 @@ class UncertaintyCallback(packages.CallbackBase):
             self._start(self.weighting)
         optimizers = packages.optimizers_of(trainer, module, self._notices)
         patience = 20 if getattr(trainer.precision_plugin, "scaler", None) else 5  # until the scaler has its scale
+        with contextlib.suppress(Exception):  # some schedules of accumulation have no number
+            self.weighting.expect(trainer.estimated_stepping_batches)
         self.weighting.recorder.begin(optimizers, automatic=pl_module.automatic_optimization, patience=patience)
         self._publish(trainer)
 

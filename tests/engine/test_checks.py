@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_uncertainty import CrossEntropy, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import CrossEntropy, UncertaintyWarning
+from tests.paper import UncertaintyWeighting
 from tests.workers import loop_ranks
 from tests.workers.processes import run_ranks
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from lightning_uncertainty import Task, UncertaintyWeighting
+from lightning_uncertainty import Task
+from tests.paper import UncertaintyWeighting
 
 KINDS = {"a": "gaussian", "b": "laplace", "c": "softmax"}
 

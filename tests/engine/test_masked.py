@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_uncertainty import UncertaintyWeighting
+from tests.paper import UncertaintyWeighting
 from tests.workers import loop_ranks
 from tests.workers.processes import run_ranks
 
@@ -101,6 +101,21 @@ def test_labels_that_are_no_numbers_leave_the_gradients_finite_and_right(batch, 
         errors = FORMS[form](net(prediction.detach()), torch.where(mask, target, fill))
         engine(init=0.0)(errors, mask=mask).backward()
         gradients.append(net.weight.grad)
+    assert torch.isfinite(gradients[0]).all()
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("masked", ["all", "the first"])
+def test_losses_by_name_that_are_cut_from_one_matrix_leave_the_gradients_finite(batch, masked):
+    prediction, target, mask = batch
+    mask[:, 0] |= masked == "the first"  # a whole column, beside others with gaps
+    gradients = []
+    for fill in (math.nan, 0.5):
+        prediction.grad = None
+        errors = (prediction - torch.where(mask, target, fill)).square()
+        losses = {"gap": errors[:, 0], "homo": errors[:, 1].unsqueeze(1)}
+        engine(init=0.0)(losses, mask={"gap": mask[:, 0], "homo": mask[:, 1:2]}).backward()
+        gradients.append(prediction.grad)
     assert torch.isfinite(gradients[0]).all()
     torch.testing.assert_close(*gradients)
 

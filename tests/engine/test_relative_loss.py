@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyWeighting
+from tests.paper import UncertaintyWeighting
 
 TASKS = {"a": "gaussian", "b": "laplace", "late": "softmax", "aux": 0.1}
 NAN = math.nan

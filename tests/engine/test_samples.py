@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_uncertainty import CrossEntropy, UncertaintyCallback, UncertaintyWeighting
+from lightning_uncertainty import CrossEntropy
 from lightning_uncertainty.trainer.attachment import attached_weighting
 from tests.models import Returned, batches, fit
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.workers import loop_ranks, ranks
 from tests.workers.processes import run_ranks
 

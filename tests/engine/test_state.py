@@ -7,8 +7,9 @@ import warnings
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import UncertaintyWarning
 from lightning_uncertainty.likelihoods import Likelihood
+from tests.paper import UncertaintyWeighting
 
 TASKS = {"a": "gaussian", "b": "laplace", "c": "softmax"}
 

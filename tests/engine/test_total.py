@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_uncertainty import UncertaintyWeighting
 from lightning_uncertainty.engine.total import plain_weighted_sum, weighted_sum
+from tests.paper import UncertaintyWeighting
 
 WORST = [0.0, -0.0, 1e-30, 1e30, -3.4e38, 3.4e38, math.nan, math.inf, -math.inf]
 RAW = st.one_of(st.floats(-1e6, 1e6, width=32), st.sampled_from(WORST))

@@ -7,13 +7,7 @@ import lightning as L
 import pytest
 import torch
 
-from lightning_uncertainty import (
-    CrossEntropy,
-    Snapshot,
-    UncertaintyCallback,
-    UncertaintyWarning,
-    UncertaintyWeighting,
-)
+from lightning_uncertainty import CrossEntropy, Snapshot, UncertaintyWarning
 from lightning_uncertainty.demo.diamonds import make_data, make_net
 from lightning_uncertainty.demo.run import EPOCHS
 from lightning_uncertainty.findings import Finding
@@ -22,6 +16,7 @@ from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.summary import summarize
 from lightning_uncertainty.snapshot import TaskSnapshot
 from tests.models import Weighed, batches, fit
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 
 # What the engine says while it trains, the diagnosis says at the end.
 pytestmark = [
@@ -29,6 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The log-variance of task '.' is held"),
     pytest.mark.filterwarnings("ignore:Number of steps in which losses came"),
     pytest.mark.filterwarnings("ignore:No loss of 'a', 'b' reached"),
+    pytest.mark.filterwarnings("ignore:Task '.' keeps the factor of the plain sum"),
 ]
 
 
@@ -111,6 +107,19 @@ class Guessing(Weighed):
         }
 
 
+class Constrained(Weighed):
+    """A network that begins at zero, and a term that is small as long as it stays there."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        for parameter in self.parameters():
+            parameter.data.mul_(1e-3)
+
+    def losses(self, batch):
+        output = self.net(batch[0])
+        return {"a": (output[:, 0] - batch[1][:, 0]).square().mean(), "b": 0.3 * output.square().mean()}
+
+
 class Unweighed(Weighed):
     def training_step(self, batch, batch_idx):
         return sum(self.losses(batch).values())
@@ -175,6 +184,18 @@ RUNS = {
         {"lr": 0.03},
         {"noise": (0.05, 0.02), "scale": (0.1, 0.1)},
         {Finding.NEGATIVE_TOTAL, Finding.NOTHING},
+    ),
+    "a loss that is small because nothing was learned yet": (
+        Constrained,
+        {"scale": "sum"},
+        {},
+        {Finding.HELD, Finding.ALL_EQUAL},
+    ),
+    "the same, weighed from the start": (
+        Constrained,
+        {},
+        {},
+        {Finding.COLLAPSE, Finding.LEARNED_NOTHING, Finding.NEGATIVE_TOTAL},
     ),
     "one epoch": (Healthy, {}, {"count": 30}, {Finding.TOO_SHORT}),
 }

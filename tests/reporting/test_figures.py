@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from lightning_uncertainty import Snapshot, UncertaintyWeighting
+from lightning_uncertainty import Snapshot
 from lightning_uncertainty.reporting import figures
 from lightning_uncertainty.reporting.figures import (
     COLOURS,
@@ -25,6 +25,7 @@ from lightning_uncertainty.reporting.figures import (
 )
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.snapshot import TaskSnapshot
+from tests.paper import UncertaintyWeighting
 
 UNITS = {"price": "$", "carat": "ct", "cut": "", "color": "", "clarity": ""}
 LINES = [plot_weights, plot_sigmas, plot_raw_losses]

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_uncertainty import Snapshot, UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import Snapshot, UncertaintyWarning
 from lightning_uncertainty.findings import Finding
 from lightning_uncertainty.reporting import history as history_module
 from lightning_uncertainty.reporting.diagnosis import diagnose
@@ -18,6 +18,7 @@ from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.snapshot import TaskSnapshot
 from lightning_uncertainty.trainer.run_report import RunReport
 from tests.models import Plain, Weighed, batches, fit, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.trainer.test_matrix import difference
 
 # Lightning's word when a checkpoint of a run with more callbacks is loaded.

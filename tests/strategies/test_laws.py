@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyWeighting
 from lightning_uncertainty.strategies import STRATEGIES
+from tests.paper import UncertaintyWeighting
 from tests.strategies.test_seam import Inverse, Live, leaf
 
 TASKS = {"a": "gaussian", "b": "laplace", "c": 0.5}

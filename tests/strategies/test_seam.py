@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import UncertaintyWarning
 from lightning_uncertainty.engine.state import EngineState, TaskTensors
 from lightning_uncertainty.strategies import Fixed, Strategy, Uncertainty
 from tests.models import Weighed, fit
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 
 TASKS = {"a": "gaussian", "b": "laplace", "c": 0.5}
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from lightning.pytorch.tuner import Tuner
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import UncertaintyWarning
 from lightning_uncertainty.trainer.attachment import attached_weighting, send_with_state_dict
 from tests.models import TASKS, Returned, Validated, Weighed, batches, fit, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.trainer.test_matrix import difference
 
 pytestmark = [

@@ -11,16 +11,11 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from lightning_uncertainty import (
-    CrossEntropy,
-    UncertaintyCallback,
-    UncertaintyMixin,
-    UncertaintyWarning,
-    UncertaintyWeighting,
-)
+from lightning_uncertainty import CrossEntropy, UncertaintyMixin, UncertaintyWarning
 from lightning_uncertainty.strategies import Uncertainty
 from lightning_uncertainty.weighting import WeightingOptions
 from tests.models import TASKS, Plain, Returned, Validated, Weighed, batches, fit, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.trainer.test_matrix import difference
 
 # ---------------------------------------------------------------------------------------------------- both ways

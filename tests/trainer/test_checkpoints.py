@@ -7,19 +7,13 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_uncertainty import (
-    Snapshot,
-    Task,
-    TaskSnapshot,
-    UncertaintyCallback,
-    UncertaintyMixin,
-    UncertaintyWarning,
-)
+from lightning_uncertainty import Snapshot, Task, TaskSnapshot, UncertaintyMixin, UncertaintyWarning
 from lightning_uncertainty.comparison.fingerprint import describe
 from lightning_uncertainty.likelihoods import LAPLACE, Likelihood, fixed
 from lightning_uncertainty.regularizers import LogSigma
 from lightning_uncertainty.strategies import Fixed, Uncertainty
 from tests.models import TASKS, Plain, Returned, Validated, Weighed, batches, fit, trainer
+from tests.paper import UncertaintyCallback
 from tests.trainer.test_logging import rows
 
 # Lightning's word when a checkpoint of a run with more callbacks is loaded.

@@ -21,8 +21,9 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 
-from lightning_uncertainty import Task, UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
+from lightning_uncertainty import Task, UncertaintyMixin
 from tests.models import TASKS, Plain, Recorded, Returned, Validated, Weighed, batches, fit, learned_from, load, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.trainer.test_checkpoints import assert_same_run, save_at
 from tests.trainer.test_matrix import difference
 

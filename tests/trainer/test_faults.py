@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn import functional as F
 
-from lightning_uncertainty import UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import UncertaintyWarning
 from tests.models import TASKS, Plain, Recorded, Weighed, batches, fit, learned_from, trainer
+from tests.paper import UncertaintyWeighting
 from tests.trainer.test_matrix import difference
 from tests.workers.crash_worker import BATCHES, EPOCHS, KILLS, killed_and_whole
 from tests.workers.processes import ROOT, run_ranks

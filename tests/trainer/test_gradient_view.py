@@ -12,10 +12,11 @@ from lightning.pytorch.loggers import CSVLogger
 from matplotlib.figure import Figure
 from torch.utils.checkpoint import checkpoint
 
-from lightning_uncertainty import CrossEntropy, GradientView, UncertaintyCallback, UncertaintyMixin, UncertaintyWarning
+from lightning_uncertainty import CrossEntropy, GradientView, UncertaintyMixin, UncertaintyWarning
 from lightning_uncertainty.reporting.gradients import GradientSnapshot, plot_cosines, plot_gradient_norms
 from tests.docs.compatibility import precision_options
 from tests.models import Loader, fit, trainer
+from tests.paper import UncertaintyCallback
 from tests.workers import gradient_ranks
 from tests.workers.processes import run_ranks
 

@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
+from lightning_uncertainty import UncertaintyMixin
 from tests.models import TASKS, Plain, Weighed, batches, fit, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.trainer.test_matrix import difference
 
 PATHS = ("generator", "parts.critic")

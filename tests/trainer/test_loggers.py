@@ -7,8 +7,8 @@ import pytest
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from matplotlib.image import imread
 
-from lightning_uncertainty import UncertaintyCallback
 from tests.models import fit
+from tests.paper import UncertaintyCallback
 
 EVERY = 8
 

@@ -8,9 +8,10 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_uncertainty import GradientView, UncertaintyCallback
+from lightning_uncertainty import GradientView
 from lightning_uncertainty.reporting.files import read_report
 from tests.models import Validated, Weighed, batches, fit, trainer
+from tests.paper import UncertaintyCallback
 
 KEYS = {
     "uncertainty/weight/a",

@@ -18,9 +18,10 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from lightning_uncertainty import GradientView, UncertaintyCallback, UncertaintyMixin, compare
+from lightning_uncertainty import GradientView, UncertaintyMixin, compare
 from lightning_uncertainty.trainer.watched_calls import NoLossesError
 from tests.models import TASKS, Plain, Weighed, batches, fit, trainer
+from tests.paper import UncertaintyCallback
 from tests.trainer.test_matrix import difference
 from tests.workers import loop_ranks
 from tests.workers.processes import run_ranks

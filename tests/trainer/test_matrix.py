@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import UncertaintyMixin, UncertaintyWarning
 from tests.docs.compatibility import (
     PRECISIONS,
     SCHEDULERS,
@@ -18,6 +18,7 @@ from tests.docs.compatibility import (
     refused_cells,
 )
 from tests.models import batches, load, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 
 pytestmark = [
     # Lightning's own, with or without the plugin.

@@ -7,9 +7,10 @@ import lightning as L
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import UncertaintyMixin, UncertaintyWarning
 from lightning_uncertainty.reporting.diagnosis import diagnose
 from tests.models import TASKS, Recorded, Weighed, batches, fit, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.workers import mirror_ranks
 from tests.workers.processes import run_ranks
 

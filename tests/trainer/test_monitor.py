@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_uncertainty import UncertaintyCallback
 from lightning_uncertainty.trainer.gradient_view import GradientView
 from tests.models import TASKS, Weighed, load, trainer
+from tests.paper import UncertaintyCallback
 from tests.workers.monitor_ranks import TRAIN, VAL, Validated, Values, part, validate
 from tests.workers.processes import run_ranks
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_uncertainty import Task, UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
+from lightning_uncertainty import Task, UncertaintyMixin
 from lightning_uncertainty.likelihoods import LAPLACE
 from tests.models import TASKS, Plain, Weighed, batches, fit, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 
 OWN = {
     "module": lambda: nn.Linear(2, 2),

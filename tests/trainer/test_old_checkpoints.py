@@ -12,8 +12,9 @@ import lightning as L
 import pytest
 import torch
 
-from lightning_uncertainty import CrossEntropy, Task, UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting
+from lightning_uncertainty import CrossEntropy, Task, UncertaintyMixin
 from tests.models import trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 
 pytestmark = pytest.mark.filterwarnings("ignore:The loss of task 'height' was NaN")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lightning_uncertainty import UncertaintyWeighting
 from lightning_uncertainty.trainer import packages
 from lightning_uncertainty.trainer.attachment import attach_weighting, attached_weighting, was_given
 from tests.models import TASKS, Plain, Weighed, batches, trainer
+from tests.paper import UncertaintyWeighting
 
 BOTH = ["lightning.pytorch", "pytorch_lightning"]
 ORDERS = [

@@ -9,9 +9,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from torch.nn import functional as F
 
-from lightning_uncertainty import CrossEntropy, UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import CrossEntropy, UncertaintyWarning
 from tests.docs.compatibility import PRECISIONS, Case, precision_options
 from tests.models import batches, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.trainer.test_matrix import Weighed
 
 # Of the numbers in which the losses are computed: autocast leaves the losses in fp32, not the layer before them.

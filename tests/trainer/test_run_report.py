@@ -18,7 +18,7 @@ from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lightning_uncertainty._arguments as extras
-from lightning_uncertainty import GradientView, Snapshot, UncertaintyCallback, UncertaintyWarning, weighting
+from lightning_uncertainty import GradientView, Snapshot, UncertaintyWarning, weighting
 from lightning_uncertainty.findings import Finding
 from lightning_uncertainty.reporting import page, summary
 from lightning_uncertainty.reporting.diagnosis import diagnose
@@ -29,6 +29,7 @@ from lightning_uncertainty.reporting.summary import COLUMNS, MOST_ROWS, as_text,
 from lightning_uncertainty.trainer import run_report
 from tests.models import TASKS, Returned, Weighed, batches, fit, trainer
 from tests.pages import Page
+from tests.paper import UncertaintyCallback
 from tests.reporting.test_figures import named, snapshots
 from tests.reporting.test_history import same
 from tests.trainer.test_logging import BAREBONES

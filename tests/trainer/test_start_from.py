@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import UncertaintyWarning
 from tests.models import TASKS, Returned, Weighed, batches, fit, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 
 
 @pytest.fixture(scope="module")

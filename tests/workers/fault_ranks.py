@@ -8,8 +8,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from lightning_uncertainty import UncertaintyCallback
 from tests.models import trainer
+from tests.paper import UncertaintyCallback
 from tests.workers.ranks import COUNT, Tasks, data, ddp, fit, rank
 
 

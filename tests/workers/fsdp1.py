@@ -11,8 +11,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp._flat_param import FlatParamHandle
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
-from lightning_uncertainty import UncertaintyCallback
 from tests.models import trainer
+from tests.paper import UncertaintyCallback
 from tests.workers.ranks import TIMEOUT, Collectives, Phases, Recorder, Tasks, data, ddp, rank
 
 

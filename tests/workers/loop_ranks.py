@@ -16,8 +16,9 @@ import torch.distributed as dist
 from lightning.pytorch import callbacks as lightning_callbacks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_uncertainty import CrossEntropy, UncertaintyCallback, UncertaintyWeighting
+from lightning_uncertainty import CrossEntropy
 from tests.models import batches, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.workers.ranks import TASKS, TIMEOUT, Tasks, fit, rank
 
 

@@ -3,8 +3,8 @@
 import torch
 import torch.distributed as dist
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyWeighting
 from tests.models import TASKS, Recorded, batches, trainer
+from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.workers.ranks import rank
 
 BAD = {0: (3, 7, 20), 1: (5, 7)}  # the batches that each rank drops; both drop the seventh

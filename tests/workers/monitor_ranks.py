@@ -5,8 +5,8 @@ import math
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lightning_uncertainty import UncertaintyCallback
 from tests.models import Weighed, batches, trainer
+from tests.paper import UncertaintyCallback
 from tests.workers.ranks import Collectives, Phases, rank
 
 TRAIN, VAL = "uncertainty/relative_loss", "uncertainty/val_relative_loss"

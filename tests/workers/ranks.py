@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
-from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin
+from lightning_uncertainty import UncertaintyMixin
 from tests.models import Loader, trainer
+from tests.paper import UncertaintyCallback
 
 TASKS = {"a": "gaussian", "b": "laplace", "c": "softmax", "late": "gaussian"}
 COUNT, EPOCHS = 12, 3  # batches per epoch

@@ -6,9 +6,10 @@ import signal
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_uncertainty import GradientView, UncertaintyCallback
+from lightning_uncertainty import GradientView
 from lightning_uncertainty.trainer import run_report
 from tests.models import fit
+from tests.paper import UncertaintyCallback
 from tests.trainer.test_gradient_view import COUNT, Shared, data
 
 STEPS = 10 * COUNT  # of a whole run

@@ -13,8 +13,8 @@ except ImportError:  # before torch 2.6
     from torch.distributed._composable.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from lightning_uncertainty import UncertaintyCallback
 from tests.models import trainer
+from tests.paper import UncertaintyCallback
 from tests.workers.ranks import COUNT, TIMEOUT, Collectives, Phases, Recorder, Tasks, data, present, rank
 
 HALF = COUNT // 2

@@ -6,8 +6,8 @@ import sys
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lightning_uncertainty import UncertaintyCallback
 from tests.models import trainer
+from tests.paper import UncertaintyCallback
 from tests.workers.ranks import Recorder, Tasks, data
 
 

@@ -1,0 +1,74 @@
+"""The way from the plain sum to the learned weights, and the tasks that do not go it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lightning_uncertainty.engine.state import EngineState
+from lightning_uncertainty.engine.window import WindowMeans
+
+if TYPE_CHECKING:
+    from lightning_uncertainty.strategies import Strategy
+
+__all__ = ["Guard"]
+
+_STEPS, _PART = 200, 0.1  # of the plain sum: so many, and at most this part of a run
+_SMOOTH = 10  # steps over which losses are averaged
+_RISEN = 3.0  # times the first loss
+
+
+class Guard:
+    r"""Begins a training with the plain sum, and finds out which tasks are better left there.
+
+    For ``n`` steps the total is the plain sum of the losses, and ``s`` is the optimum of their running mean. Over the
+    next ``n`` steps the factors ``f_k`` of the strategy take over, as ``f_k^t`` in the scale that is asked for, where
+    the trust ``t`` rises from 0 to 1.
+
+    A task whose running mean rises in that time over three times its first loss is *held*: it keeps the factor 1 of the
+    plain sum (``t = 0``), beside the learned factors of the others. Its first loss was small because nothing had been
+    learned yet, which is no scale: the residual of a differential equation under a net that is nearly constant, the
+    divergence term of a variational bound, a term that keeps views of one thing together. A weight that follows such a
+    loss keeps it small for ever, and the net with it at its start.
+
+    Args:
+        state: The state of the engine, which it changes.
+        learned: bool, of shape (K,): True for the tasks whose factors follow from their losses.
+
+    Attributes:
+        steps: The number ``n``.
+    """
+
+    def __init__(self, state: EngineState, learned: Tensor) -> None:
+        self._state, self._learned = state, learned.clone()
+        self.steps, self._passed = _STEPS, 0
+        state.trust.zero_()
+
+    def fit(self, run: float) -> None:
+        """Use at most a tenth of a run of so many steps for the plain sum."""
+        self.steps = max(1, int(min(_STEPS, _PART * run)))
+
+    def restored(self) -> None:
+        """Go on from a loaded state; costs a transfer to the host."""
+        self._passed = int(self._state.guarded[0])
+
+    def step(self, means: WindowMeans, present: Tensor, strategy: Strategy) -> Tensor:
+        """Look at a step, and go on; return the tasks of ``present`` that have not followed the running means."""
+        if self._passed >= 2 * self.steps - 1:
+            return present
+        self._passed += 1
+        state, seen = self._state, means.present & (means.raw_loss > 0.0)
+        state.guarded += 1
+        log_loss = torch.where(seen, torch.log(means.raw_loss), state.mean_log)
+        state.first_log = torch.where(seen & state.mean_steps.eq(0), log_loss, state.first_log)
+        state.mean_steps += seen
+        state.mean_log = torch.lerp(state.mean_log, log_loss, 1.0 / state.mean_steps.clamp(min=1, max=_SMOOTH))
+        on_the_way = state.trust < 1.0  # unless somebody has set the weights
+        state.held |= on_the_way & self._learned & (state.mean_log > state.first_log + math.log(_RISEN))
+        following = seen & on_the_way
+        if self._passed >= self.steps:
+            state.trust = torch.where(state.held, 0.0, state.trust + 1.0 / self.steps).clamp(max=1.0)
+        return present & (strategy.track(state.mean_log.exp(), following) | ~following)

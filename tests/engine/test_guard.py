@@ -1,0 +1,204 @@
+"""The way from the plain sum to the learned weights, and the tasks that are held at it."""
+
+import math
+
+import pytest
+import torch
+
+from lightning_uncertainty import UncertaintyWeighting
+
+KINDS = {"a": "gaussian", "b": "laplace", "c": "softmax", "aux": 0.25}
+
+
+def losses_at(step, rising=None):
+    noise = torch.rand(4, generator=torch.Generator().manual_seed(step)) + 0.5
+    values = noise * torch.tensor([300.0, 2.0, 0.01, 1.0]) * 0.99**step
+    if rising is not None:
+        values[rising] = 1e-4 * min(1.0 + 20.0 * step, 1000.0)
+    return values
+
+
+def engine(steps=20, **options):
+    weighting = UncertaintyWeighting(KINDS, **{"lr": 0.01, **options})
+    weighting.expect(10 * steps)
+    return weighting
+
+
+def train(weighting, steps, first=0, rising=None, after=lambda: None):
+    """Return the factor of each loss, of shape (steps, 4)."""
+    factors = []
+    for step in range(first, first + steps):
+        values = losses_at(step, rising).requires_grad_()
+        weighting(dict(zip(weighting.tasks, values, strict=True))).backward()
+        weighting.step()
+        factors.append(values.grad)
+        after()
+    return torch.stack(factors)
+
+
+class Oracle:
+    """The rule in float64, one number at a time, from the text of the class."""
+
+    kinds = ((1.0, 0.5), (0.5, 1.0), (1.0, 1.0))  # rate and coefficient
+
+    def __init__(self, n):
+        self.n, self.s, self.held, self.mean, self.first = n, None, [False] * 3, None, None
+
+    def factors(self, step, losses):
+        """Return the factors of a step: those from what came before it."""
+        trust = min(1.0, max(0.0, (step - self.n + 1) / self.n))
+        if self.s is None or trust == 0.0:
+            return [1.0, 1.0, 1.0]
+        free = [k for k in range(3) if not self.held[k]]
+        rates = [self.kinds[k][0] for k in range(3)]
+        full = [c * math.exp(-r * s) for (r, c), s in zip(self.kinds, self.s, strict=True)]
+        expected = [0.5 / (r * f) for r, f in zip(rates, full, strict=True)]
+        factors = [f**trust for f in full]
+        common = sum(expected[k] for k in free) / sum(factors[k] * expected[k] for k in free)
+        return [common * factors[k] if k in free else 1.0 for k in range(3)]
+
+    def learn(self, step, losses):
+        logs = [math.log(loss) for loss in losses]
+        if self.mean is None:
+            self.mean, self.first = logs, logs
+        part = 1.0 / min(step + 1, 10)
+        self.mean = [mean + (log - mean) * part for mean, log in zip(self.mean, logs, strict=True)]
+        self.held = [
+            held or mean > first + math.log(3.0)
+            for held, mean, first in zip(self.held, self.mean, self.first, strict=True)
+        ]
+        means = [math.exp(mean) for mean in self.mean]
+        self.s = [math.log(means[0]), 2.0 * math.log(means[1]), math.log(2.0 * means[2])]
+
+
+@pytest.mark.parametrize("rising", [None, 0, 1, 2])
+def test_the_factors_are_those_of_the_rule_in_float64(rising):
+    """Until 2n - 1 steps, in which s follows the means; afterwards it learns."""
+    weighting, oracle = engine(), Oracle(20)
+    factors = train(weighting, 39, rising=rising)
+    expected = []
+    for step in range(39):
+        losses = losses_at(step, rising).double().tolist()[:3]
+        expected.append(oracle.factors(step, losses))
+        oracle.learn(step, losses)
+    torch.testing.assert_close(
+        factors[:, :3].double(), torch.tensor(expected, dtype=torch.float64), rtol=2e-4, atol=1e-6
+    )
+    assert (factors[:, 3] == 0.25).all()
+    assert [task.held for task in weighting.snapshot().tasks.values()] == [*oracle.held, False]
+    assert sum(oracle.held) == (rising is not None)
+
+
+def test_it_begins_with_the_plain_sum_and_ends_with_the_learned_weights():
+    guarded, free = engine(lr=0.05), engine(guard=False, lr=0.05)
+    start = train(guarded, 20)
+    assert (start[:, :3] == 1.0).all()
+    train(guarded, 300, first=20)
+    train(free, 320)
+    torch.testing.assert_close(guarded.log_var, free.log_var, rtol=0.0, atol=0.15)
+    assert guarded.snapshot().metrics()["uncertainty/trust"] == 1.0
+
+
+def test_sigma_is_there_from_the_first_step_and_follows_the_losses():
+    weighting = engine()
+    train(weighting, 1)
+    loss = losses_at(0)
+    assert weighting.sigmas["a"] ** 2 == pytest.approx(loss[0].item(), rel=1e-5)
+    assert weighting.sigmas["b"] == pytest.approx(loss[1].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("run", "steps"), [(math.inf, 200), (5000, 200), (400, 40), (10, 1), (1, 1)])
+def test_a_short_run_has_fewer_steps_of_the_plain_sum(run, steps):
+    weighting = UncertaintyWeighting(KINDS)
+    weighting.expect(run)
+    factors = train(weighting, steps + 1)
+    assert (factors[:steps, :3] == 1.0).all()
+    assert (factors[steps, :3] != 1.0).all()
+
+
+@pytest.mark.parametrize("at", [5, 20, 30, 39, 60])
+@pytest.mark.parametrize("rising", [None, 2])
+def test_resumed_it_goes_on_bit_for_bit(at, rising):
+    whole, first, second = engine(), engine(), engine()
+    train(whole, 70, rising=rising)
+    train(first, at, rising=rising)
+    second.load_state_dict(first.state_dict())
+    train(second, 70 - at, first=at, rising=rising)
+    assert second.snapshot() == whole.snapshot()
+
+
+def test_a_state_from_before_there_was_a_guard_goes_on_with_full_trust():
+    trained, resumed = engine(guard=False), engine()
+    train(trained, 10)
+    state = {
+        k: v
+        for k, v in trained.state_dict().items()
+        if k not in ("trust", "held", "guarded", "first_log", "mean_log", "mean_steps")
+    }
+    resumed.load_state_dict(state)
+    assert torch.equal(train(resumed, 30, first=10), train(trained, 30, first=10))
+
+
+def test_who_sets_the_weights_means_them():
+    weighting = engine()
+    train(weighting, 3)
+    weighting.weights = {"a": 4.0}
+    before = weighting.log_var
+    values = losses_at(3).requires_grad_()
+    weighting(dict(zip(KINDS, values, strict=True))).backward()
+    assert values.grad[0] / values.grad[2] == pytest.approx(2.0 / weighting.weights["c"], rel=1e-4)
+    weighting.step()
+    torch.testing.assert_close(weighting.log_var, before, rtol=0.0, atol=0.011)  # it learns from there
+
+
+def test_frozen_in_the_plain_sum_it_stays_there_and_goes_on_when_unfrozen():
+    weighting = engine()
+    train(weighting, 5)
+    weighting.freeze()
+    assert (train(weighting, 60, first=5)[:, :3] == 1.0).all()
+    weighting.unfreeze()
+    assert (train(weighting, 60, first=65)[-1, :3] != 1.0).all()
+
+
+def test_missing_and_broken_losses_tell_nothing_and_a_late_task_is_looked_at_from_its_first():
+    weighting = engine()
+    for step in range(60):
+        losses = dict(zip(KINDS, losses_at(step).requires_grad_(), strict=True))
+        if step % 2:
+            losses["a"] = losses["a"] * math.nan if step % 4 == 1 else losses["a"] * 0.0
+        if step < 25:
+            del losses["b"]
+        elif step < 45:
+            losses["b"] = losses["b"] * 0.0 + 1e-6 * (1.0 + 10.0 * (step - 25))
+        total = weighting(losses)
+        assert math.isfinite(total.item())
+        total.backward()
+        weighting.step()
+    assert [task.held for task in weighting.snapshot().tasks.values()] == [False, True, False, False]
+
+
+def test_held_tasks_are_told_of():
+    weighting = engine()
+    train(weighting, 45, rising=2)
+    with pytest.warns(UserWarning, match=r"Task 'c' keeps the factor of the plain sum: its loss rose.*guard=False"):
+        weighting.check()
+
+
+def test_a_graph_has_the_same_factors():
+    eager, compiled = engine(steps=2), engine(steps=2)
+    call = torch.compile(lambda v: compiled(dict(zip(KINDS, v, strict=True))), fullgraph=True, backend="aot_eager")
+    for step in range(8):
+        grads = []
+        for weighting, weigh in ((eager, lambda v: eager(dict(zip(KINDS, v, strict=True)))), (compiled, call)):
+            values = losses_at(step, rising=1).requires_grad_()
+            weigh(values).backward()
+            weighting.step()
+            grads.append(values.grad)
+        torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("options", [{"scale": None}, {"guard": False}, {"strategy": "fixed"}])
+def test_without_a_guard_the_weights_are_those_of_the_strategy_from_the_first_step(options):
+    weighting = engine(**options) if "strategy" not in options else UncertaintyWeighting(KINDS, **options)
+    (factors,) = train(weighting, 1)
+    assert factors.tolist() == pytest.approx(weighting._factor.tolist())
