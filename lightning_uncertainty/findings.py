@@ -101,8 +101,8 @@ class Finding(_Texts, Enum):
         "{last:.3g}).",
         "That may be a matter of units. But if the one loss was small because nothing had been learned, its weight now "
         "keeps the network there: leave `guard` on, or give that task a fixed weight, `tasks={{{task!r}: 1.0}}`.",
-        f"The factors of two learned tasks are over {APART:,.0f} apart at the end, and the median loss of the one below "
-        f"is over {FLAT:.0%} of its first.",
+        f"The factors of two learned tasks are over {APART:,.0f} apart at the end, and the median loss of the lower is "
+        f"over {FLAT:.0%} of its first.",
     )
     HELD = (
         "held at the plain sum",
