@@ -106,10 +106,10 @@ class Finding(_Texts, Enum):
     )
     HELD = (
         "held at the plain sum",
-        "Task {task!r} keeps the factor of the plain sum: its loss rose to over 3 times its first one, which was small "
+        "Task {task!r} keeps the factor of the plain sum: its loss rose to over 3 times what it was at first, small "
         "because nothing had been learned yet.",
         "That is right for a constraint, a regulariser or a term of a bound. `guard=False` lets it learn its weight.",
-        "In the first steps, the running mean of its loss was over 3 times its first loss.",
+        "In the first steps, the running mean of its loss rose to over 3 times its lowest, or its first.",
     )
     CUT = (
         "cut in fp16",

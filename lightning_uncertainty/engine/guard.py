@@ -28,11 +28,12 @@ class Guard:
     next ``n`` steps the factors ``f_k`` of the strategy take over, as ``f_k^t`` in the scale that is asked for, where
     the trust ``t`` rises from 0 to 1.
 
-    A task whose running mean rises in that time over three times its first loss is *held*: it keeps the factor 1 of the
-    plain sum (``t = 0``), beside the learned factors of the others. Its first loss was small because nothing had been
-    learned yet, which is no scale: the residual of a differential equation under a net that is nearly constant, the
-    divergence term of a variational bound, a term that keeps views of one thing together. A weight that follows such a
-    loss keeps it small for ever, and the net with it at its start.
+    A task whose running mean rises to over three times its lowest in the steps of the plain sum, or over three times
+    its first loss in those after them, is *held*: it keeps the factor 1 of the plain sum (``t = 0``), beside learned
+    factors of the others. Its loss was small because nothing had been learned yet, which is no scale: the residual of a
+    differential equation under a net that is nearly constant, the divergence term of a variational bound, a term that
+    keeps views of one thing together. A weight that follows such a loss keeps it small for ever, and the net with it at
+    its start.
 
     Args:
         state: The state of the engine, which it changes.
@@ -66,8 +67,13 @@ class Guard:
         state.first_log = torch.where(seen & state.mean_steps.eq(0), log_loss, state.first_log)
         state.mean_steps += seen
         state.mean_log = torch.lerp(state.mean_log, log_loss, 1.0 / state.mean_steps.clamp(min=1, max=_SMOOTH))
+        if self._passed <= self.steps:
+            state.lowest_log = torch.where(seen, torch.fmin(state.lowest_log, state.mean_log), state.lowest_log)
+            low = state.lowest_log
+        else:  # a weight that rises may now push a healthy loss above its lowest
+            low = state.first_log
         on_the_way = state.trust < 1.0  # unless somebody has set the weights
-        state.held |= on_the_way & self._learned & (state.mean_log > state.first_log + math.log(_RISEN))
+        state.held |= on_the_way & self._learned & (state.mean_log > low + math.log(_RISEN))
         following = seen & on_the_way
         if self._passed >= self.steps:
             state.trust = torch.where(state.held, 0.0, state.trust + 1.0 / self.steps).clamp(max=1.0)

@@ -107,6 +107,7 @@ class EngineState(TaskTensors):
             :class:`~lightning_uncertainty.engine.guard.Guard`.
         held: bool: True if the task stays at the factor of the plain sum.
         first_log: The logarithm of the first loss.
+        lowest_log: The lowest average of its logarithm in the steps of the plain sum.
         mean_log: The logarithm of the loss, averaged over some steps.
         mean_steps: The number of steps in that average.
         guarded: The number of steps that the guard has seen; the same for all tasks.
@@ -127,6 +128,7 @@ class EngineState(TaskTensors):
     trust: Tensor = field(metadata={"negative": False, "missing": 1.0})
     held: Tensor = field(metadata={"missing": 0.0})
     first_log: Tensor = field(metadata={"missing": 0.0, "shown": False})
+    lowest_log: Tensor = field(metadata={"missing": 0.0, "may_be_nan": True, "shown": False})
     mean_log: Tensor = field(metadata={"missing": 0.0, "shown": False})
     mean_steps: Tensor = field(metadata={"negative": False, "missing": 0.0, "shown": False})
     guarded: Tensor = field(metadata={"negative": False, "missing": 1e9, "shown": False})
@@ -134,7 +136,7 @@ class EngineState(TaskTensors):
     @classmethod
     def of(cls, size: int) -> EngineState:
         """Return the state of ``size`` tasks before the first step."""
-        first = {"raw_loss": math.nan, "trust": 1.0}
+        first = {"raw_loss": math.nan, "trust": 1.0, "lowest_log": math.inf}
         kinds = {"nonfinite": torch.long, "absent": torch.long, "dropped": torch.long, "dead": torch.long}
         kinds |= {"cut": torch.bool, "held": torch.bool, "mean_steps": torch.long, "guarded": torch.long}
         names = (each.name for each in fields(cls))

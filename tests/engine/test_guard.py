@@ -13,8 +13,8 @@ KINDS = {"a": "gaussian", "b": "laplace", "c": "softmax", "aux": 0.25}
 def losses_at(step, rising=None):
     noise = torch.rand(4, generator=torch.Generator().manual_seed(step)) + 0.5
     values = noise * torch.tensor([300.0, 2.0, 0.01, 1.0]) * 0.99**step
-    if rising is not None:
-        values[rising] = 1e-4 * min(1.0 + 20.0 * step, 1000.0)
+    if rising is not None:  # at first it falls
+        values[rising] = 1e-4 * (max(1.0 - 0.2 * step, 0.3) if step < 8 else min(1.0 + 0.2 * step, 10.0))
     return values
 
 
@@ -42,7 +42,7 @@ class Oracle:
     kinds = ((1.0, 0.5), (0.5, 1.0), (1.0, 1.0))  # rate and coefficient
 
     def __init__(self, n):
-        self.n, self.s, self.held, self.mean, self.first = n, None, [False] * 3, None, None
+        self.n, self.s, self.held, self.mean, self.first, self.lowest = n, None, [False] * 3, None, None, None
 
     def factors(self, step, losses):
         """Return the factors of a step: those from what came before it."""
@@ -60,13 +60,14 @@ class Oracle:
     def learn(self, step, losses):
         logs = [math.log(loss) for loss in losses]
         if self.mean is None:
-            self.mean, self.first = logs, logs
+            self.mean, self.first, self.lowest = logs, logs, logs
         part = 1.0 / min(step + 1, 10)
         self.mean = [mean + (log - mean) * part for mean, log in zip(self.mean, logs, strict=True)]
-        self.held = [
-            held or mean > first + math.log(3.0)
-            for held, mean, first in zip(self.held, self.mean, self.first, strict=True)
-        ]
+        if step < self.n:
+            self.lowest = [min(pair) for pair in zip(self.lowest, self.mean, strict=True)]
+        low = self.lowest if step < self.n else self.first
+        risen = [mean > base + math.log(3.0) for mean, base in zip(self.mean, low, strict=True)]
+        self.held = [one or other for one, other in zip(self.held, risen, strict=True)]
         means = [math.exp(mean) for mean in self.mean]
         self.s = [math.log(means[0]), 2.0 * math.log(means[1]), math.log(2.0 * means[2])]
 
@@ -133,7 +134,7 @@ def test_a_state_from_before_there_was_a_guard_goes_on_with_full_trust():
     state = {
         k: v
         for k, v in trained.state_dict().items()
-        if k not in ("trust", "held", "guarded", "first_log", "mean_log", "mean_steps")
+        if k not in ("trust", "held", "guarded", "first_log", "lowest_log", "mean_log", "mean_steps")
     }
     resumed.load_state_dict(state)
     assert torch.equal(train(resumed, 30, first=10), train(trained, 30, first=10))

@@ -17,6 +17,7 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_uncertainty import CrossEntropy
+from lightning_uncertainty import UncertaintyWeighting as Guarded
 from tests.models import batches, trainer
 from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.workers.ranks import TASKS, TIMEOUT, Tasks, fit, rank
@@ -130,6 +131,27 @@ def masks_of_each_rank():
         single.step()
     losses = ([task.raw_loss for task in each.snapshot().tasks.values()] for each in (mine, single))
     return {"s": mine.log_vars, "alone": single.log_vars, **dict(zip(("losses", "losses alone"), losses, strict=True))}
+
+
+def guard_of_each_rank():
+    """The defaults over 60 steps, and a task that rises on rank 1 only; and one process that has the means."""
+    dist.init_process_group("gloo")
+    alone = dist.new_group([0]), dist.new_group([1])
+    tasks = {"a": "gaussian", "b": "gaussian", "c": "laplace"}
+    mine, single = Guarded(tasks), Guarded(tasks, process_group=alone[rank()])
+    found = {"factors": [], "alone": []}
+    for weighting in (mine, single):
+        weighting.expect(200)
+    for step in range(60):
+        values = torch.rand(2, 3, generator=torch.Generator().manual_seed(step)) + torch.tensor([10.0, 0.0, 1.0])
+        values[:, 1] = torch.tensor([1e-3, 1e-3 * (1.0 + step)])
+        for name, weighting, losses in (("factors", mine, values[rank()]), ("alone", single, values.mean(0))):
+            losses = losses.clone().requires_grad_()
+            weighting(losses).backward()
+            weighting.step()
+            found[name].append(losses.grad.tolist())
+    state = {key: value.tolist() for key, value in mine.state_dict().items() if isinstance(value, torch.Tensor)}
+    return {**found, "state": state, "held": state["held"]}
 
 
 def samples_of_some_ranks(where, value, calls):
