@@ -8,14 +8,17 @@ import lightning_uncertainty as package
 __all__ = ["UncertaintyCallback", "UncertaintyWeighting"]
 
 
-PAPER = {"scale": None, "lr": 0.01}
+def article(options):
+    """Return options with those of the article for what is left out."""
+    learned = options.get("strategy", "uncertainty") == "uncertainty"
+    return {"scale": None, **({"lr": 0.01} if learned else {}), **options}
 
 
 class UncertaintyWeighting(package.UncertaintyWeighting):
     def __init__(self, tasks, **options):
-        super().__init__(tasks, **{**PAPER, **options})
+        super().__init__(tasks, **article(options))
 
 
 class UncertaintyCallback(package.UncertaintyCallback):
     def __init__(self, tasks=None, **options):
-        super().__init__(tasks, **{**PAPER, **options})
+        super().__init__(tasks, **article(options))

@@ -20,22 +20,22 @@ class Factors(NamedTuple):
     Attributes:
         factor: The factors before the losses.
         offset: The terms that are added to the total.
-        expected: The losses that go with these factors, NaN for tasks whose factor is given or not known yet; None for
-            one over the factor.
+        pull: The factors times the losses that go with them; 0 for tasks whose factor is given, or not known yet; None
+            for 1.
         start: The factors that the tasks started with; None for 1.
     """
 
     factor: Tensor
     offset: Tensor
-    expected: Tensor | None = None
+    pull: Tensor | None = None
     start: Tensor | None = None
 
 
 class Scale:
     r"""The importance ``a_k`` of the tasks, and the common factor ``C`` of those that learn.
 
-    With factors ``f_k`` and the losses ``m_k`` that the strategy expects (for learned uncertainty those whose optimum
-    is the present ``s_k``; the first loss, where ``s`` has not started), over the learned tasks that have come so far:
+    With factors ``f_k`` and the losses ``m_k`` that go with them (for learned uncertainty those whose optimum is the
+    present ``s_k``), over the learned tasks that have come so far:
 
     ===============  =======================================================  ====================================
     ``"sum"``        ``C = sum a_k m_k / sum a_k f_k m_k``                    the total is as large as the plain sum
@@ -67,7 +67,7 @@ class Scale:
         self.importance = torch.tensor(values, dtype=torch.float32)
         self.plain = kind is None and all(value == 1.0 for value in values)
         self.learned = torch.tensor([task.likelihood.learned for task in tasks.values()])
-        self._one = torch.ones((), dtype=torch.float32)
+        self._one, self._none = torch.ones((), dtype=torch.float32), torch.zeros_like(self.importance)
 
     def apply(self, now: Factors, trust: Tensor) -> tuple[Tensor, Tensor]:
         """Return factors and offsets with importance and scale in them.
@@ -82,20 +82,19 @@ class Scale:
             return now.factor, now.offset
         if self.kind is None:
             return now.factor * self.importance, now.offset * self.importance
-        expected = 1.0 / now.factor if now.expected is None else now.expected
-        known = torch.isfinite(expected)
+        pull = torch.ones_like(now.factor) if now.pull is None else now.pull
+        known = pull > 0.0
         factor = torch.where(known, now.factor**trust, now.factor)
-        known &= trust > 0.0  # else it has the factor 1 of the plain sum
-        common = torch.where(known, self._common(now.start, factor, expected, known), self._one)
-        # A regulariser that is not finite lets its task sit out.
-        return factor * common * self.importance, now.offset * 0.0
+        known = known & (trust > 0.0)  # else it has the factor 1 of the plain sum
+        common = torch.where(known, self._common(now, pull, factor, known), self._one)
+        return factor * common * self.importance, self._none
 
-    def _common(self, start: Tensor | None, factor: Tensor, expected: Tensor, known: Tensor) -> Tensor:
+    def _common(self, now: Factors, pull: Tensor, factor: Tensor, known: Tensor) -> Tensor:
         """Return ``C``; 1 as long as it is not known."""
         if self._reference is not None:
             return torch.where(known, 1.0 / factor, 1.0)[self._reference]
         if self.kind == "geometric":
-            logs = torch.log((1.0 if start is None else start) / factor)
+            logs = torch.log((1.0 if now.start is None else now.start) / factor)
             return torch.exp(torch.where(known, logs, 0.0).sum() / known.sum().clamp(min=1))
-        plain = torch.where(known, self.importance * expected, 0.0)
-        return (plain.sum() / (plain * factor).sum()).nan_to_num(1.0)
+        plain = self.importance * known * pull / now.factor
+        return (plain.sum() / plain.dot(factor)).nan_to_num(1.0)

@@ -128,8 +128,8 @@ class Uncertainty(Strategy):
         self.init, self.bounds = check_init(init), check_bounds(bounds)
         self.regularizer = get_regularizer(regularizer)
         self.min_log_ratio = math.log(ratio) if ratio else -math.inf
-        self.lr: float | Literal["auto"] = lr
-        self.adam = MaskedAdam(lr=_LR if lr == "auto" else lr, betas=betas, eps=eps)
+        self.follows_length = isinstance(lr, str) and lr == "auto"
+        self.adam = MaskedAdam(lr=_LR if self.follows_length else lr, betas=betas, eps=eps)  # type: ignore[arg-type]
 
     def bind(self, tasks: Sequence[Task]) -> None:
         bounds = [task.bounds or self.bounds for task in tasks]
@@ -149,7 +149,7 @@ class Uncertainty(Strategy):
         self.restored()
 
     def expect(self, steps: float) -> None:
-        if self.lr == "auto":
+        if self.follows_length:
             self.adam.use(max(_LR, min(_LARGEST_LR, _WAY / max(steps, 1))))
 
     # ------------------------------------------------------------------------------------------------ what follows
@@ -165,6 +165,8 @@ class Uncertainty(Strategy):
         self.lower = torch.maximum(self.floor, self.state.start + self.min_log_ratio)
         self._movable = self.state.started & self.likelihoods.learned
         self._pending = ~self.state.started
+        self._first_factor = self.likelihoods.factor(self.state.start)
+        self._pull = self._pull_at(self._push, self.state.started)
 
     def _derive(self) -> None:
         """Derive factors and offsets; new tensors, for graphs that hold the old ones."""
@@ -173,6 +175,7 @@ class Uncertainty(Strategy):
             self.offset = self._push * self.log_var
         else:
             self.offset, self._push = self._offset_at(self.log_var), self._push_at(self.log_var)
+            self._pull = self._pull_at(self._push, self.state.started)
 
     def _offset_at(self, log_var: Tensor) -> Tensor:
         return self.likelihoods.regularized * self.regularizer.value(log_var)
@@ -181,20 +184,18 @@ class Uncertainty(Strategy):
         """Return the derivatives of the regularisers."""
         return self.likelihoods.regularized * self.regularizer.derivative(log_var)
 
-    def _expected(self, factor: Tensor, push: Tensor) -> Tensor:
-        """Return the losses whose optimum has these factors, NaN for fixed tasks.
-
-        An exact softmax has factor 1 whatever its loss is; 1 nat is then as good as any.
-        """
-        rate = self.likelihoods.rate
-        loss = torch.where(rate > 0.0, push / (rate * factor), 1.0)
-        return torch.where(self.likelihoods.learned, loss, torch.nan)
-
     @property
     def now(self) -> Factors:
         """The factors in force, and what their common scale follows from."""
-        expected = torch.where(self._pending, torch.nan, self._expected(self.factor, self._push))
-        return Factors(self.factor, self.offset, expected, self.likelihoods.factor(self.state.start))
+        return Factors(self.factor, self.offset, self._pull, self._first_factor)
+
+    def _pull_at(self, push: Tensor, started: Tensor) -> Tensor:
+        """Return the factors times the losses whose optimum has them, ``R' / r``; 0 where ``s`` has not started.
+
+        An exact softmax has factor 1 whatever its loss is; half a nat is then as good as any.
+        """
+        pull = torch.where(self.likelihoods.rate > 0.0, push / self.likelihoods.rate, 0.5)
+        return torch.where(started & self.likelihoods.learned, pull, self._zero)
 
     def _optimum(self, raw_loss: Tensor) -> Tensor:
         return self.likelihoods.optimum(raw_loss, self.regularizer).clamp(self.floor, self.ceiling)
@@ -216,7 +217,8 @@ class Uncertainty(Strategy):
             self._first.copy_(first)
         fresh = self._pending & torch.isfinite(first)
         at_first = self.likelihoods.factor(first)
-        fresh_ones = at_first, self._offset_at(first), self._expected(at_first, self._push_at(first)), at_first
+        pull = self._pull_at(self._push_at(first), fresh)
+        fresh_ones = at_first, self._offset_at(first), pull, at_first
         in_force: Any = self.now
         return Factors(*(torch.where(fresh, new, old) for new, old in zip(fresh_ones, in_force, strict=True)))
 

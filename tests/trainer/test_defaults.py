@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_uncertainty import UncertaintyCallback
-from tests.models import Weighed, batches, fit
+from tests.models import Weighed, batches, fit, trainer
 from tests.workers import loop_ranks
 from tests.workers.processes import run_ranks
 
@@ -74,7 +74,8 @@ def test_max_steps_tells_the_length_of_an_endless_set(tmp_path):
                 yield from batches(20)
 
     data = torch.utils.data.DataLoader(Endless(), batch_size=None)
-    module, _ = fit(tmp_path, Recording(), data=data, callback=UncertaintyCallback(), max_steps=210, max_epochs=-1)
+    module = Recording()
+    trainer(tmp_path, UncertaintyCallback(), max_steps=210, max_epochs=-1).fit(module, data)
     assert (torch.stack(module.factors)[:21] == 1.0).all()
     assert (torch.stack(module.factors)[21] != 1.0).all()
 
