@@ -203,3 +203,31 @@ def test_without_a_guard_the_weights_are_those_of_the_strategy_from_the_first_st
     weighting = engine(**options) if "strategy" not in options else UncertaintyWeighting(KINDS, **options)
     (factors,) = train(weighting, 1)
     assert factors.tolist() == pytest.approx(weighting._factor.tolist())
+
+
+@pytest.mark.parametrize(("run", "lr"), [(None, 0.01), (math.inf, 0.01), (1000, 0.01), (200, 0.05), (50, 0.1), (1, 0.1)])
+def test_lr_auto_follows_the_length_of_a_short_run(run, lr):
+    weighting = UncertaintyWeighting({"a": "gaussian"})
+    if run is not None:
+        weighting.expect(run)
+    assert weighting.strategy.adam.lr == pytest.approx(lr)
+
+
+def test_a_given_lr_stays():
+    weighting = UncertaintyWeighting({"a": "gaussian"}, lr=0.02)
+    weighting.expect(50)
+    assert weighting.strategy.adam.lr == 0.02
+
+
+@pytest.mark.parametrize("steps", [100, 200, 500])
+def test_sigma_arrives_in_a_short_fit(steps):
+    """Sales in natural units: the loss falls from 1210^2 to 113^2, exponentially in the first half of the fit."""
+    weighting = UncertaintyWeighting({"sales": "gaussian", "other": "softmax"})
+    weighting.expect(steps)
+    for step in range(steps):
+        noise = 1.0 + 0.2 * torch.rand(2, generator=torch.Generator().manual_seed(step))
+        fallen = (113.0 / 1210.0) ** min(1.0, 2.0 * step / steps)
+        losses = noise * torch.tensor([(1210.0 * fallen) ** 2, 0.5])
+        weighting(losses.requires_grad_()).backward()
+        weighting.step()
+    assert weighting.sigmas["sales"] == pytest.approx(113.0 * 1.1**0.5, rel=0.2)
