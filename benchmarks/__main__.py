@@ -1,6 +1,6 @@
 """``python -m benchmarks``: prints the tables and writes RESULTS.md next to this file.
 
-``--device cuda`` runs tables 1 to 4, 7 and 8 on a GPU, and writes RESULTS-cuda.md.
+``--device cuda`` runs tables 1 to 4 and 7 to 9 on a GPU, and writes RESULTS-cuda.md.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from benchmarks.compiled import compile_section
 from benchmarks.memory import memory_section
 from benchmarks.scale import scale_section
 from benchmarks.tables import Section
+from benchmarks.targets import targets_section
 from benchmarks.training import reads_section, training_section
 from benchmarks.weighing import step_section, weighing_section
 
@@ -62,6 +63,7 @@ def sections_for(device: str) -> dict[int, Callable[[], Section]]:
         4: lambda: reads_section(device),
         7: lambda: compile_section(device),
         8: lambda: scale_section(device),
+        9: lambda: targets_section(device),
     }
     if device == "cpu":
         everywhere |= {5: communication_section, 6: memory_section}

@@ -205,7 +205,9 @@ def test_without_a_guard_the_weights_are_those_of_the_strategy_from_the_first_st
     assert factors.tolist() == pytest.approx(weighting._factor.tolist())
 
 
-@pytest.mark.parametrize(("run", "lr"), [(None, 0.01), (math.inf, 0.01), (1000, 0.01), (200, 0.05), (50, 0.1), (1, 0.1)])
+@pytest.mark.parametrize(
+    ("run", "lr"), [(None, 0.01), (math.inf, 0.01), (1000, 0.01), (200, 0.05), (50, 0.1), (1, 0.1)]
+)
 def test_lr_auto_follows_the_length_of_a_short_run(run, lr):
     weighting = UncertaintyWeighting({"a": "gaussian"})
     if run is not None:
