@@ -381,7 +381,9 @@ class UncertaintyWeighting(NamedValues, Portable):
         """
         saved = read_state(state)
         strategy = saved.strategy if saved.strategy in STRATEGIES else "fixed"  # one's own is known by its name only
-        weighting = cls(tasks or saved.specs, strategy=strategy, regularizer=saved.regularizer)
+        specs = parse_tasks(tasks or saved.specs)
+        scale = saved.scale if saved.scale not in saved.tasks or saved.scale in [t.name for t in specs] else "auto"
+        weighting = cls(specs, strategy=strategy, regularizer=saved.regularizer, scale=scale)
         weighting.load_state_dict(state)
         weighting._foreign = state if strategy != saved.strategy else None
         return weighting

@@ -86,7 +86,9 @@ class Portable(Schedule):
             return dict(self._foreign)
         kinds = short_forms(self.tasks), self.strategy.name, self.regularizer.name
         tensors = {**self._state.tensors(), **self.strategy.state.tensors()}
-        return SavedState(*kinds, self.steps, self._frozen, tensors, own_likelihoods(self.tasks)).written()
+        return SavedState(
+            *kinds, self.steps, self._frozen, tensors, own_likelihoods(self.tasks), self._scale.kind
+        ).written()
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -205,6 +205,7 @@ class SavedState:
         frozen: True if learning was frozen by hand.
         tensors: The tensors by field, each with one entry per task.
         likelihoods: The likelihoods of one's own, by task.
+        scale: The scale of the total.
     """
 
     tasks: dict[str, str | float]
@@ -214,6 +215,7 @@ class SavedState:
     frozen: bool
     tensors: dict[str, Tensor]
     likelihoods: Mapping[str, Likelihood] = field(default_factory=dict)
+    scale: str | None = "auto"
 
     @property
     def specs(self) -> dict[str, str | float | Likelihood]:
@@ -232,6 +234,7 @@ class SavedState:
             },
             "strategy": self.strategy,
             "regularizer": self.regularizer,
+            "scale": self.scale,
             "steps": self.steps,
             "frozen": self.frozen,
             **{key: tensor.detach().to("cpu", copy=True) for key, tensor in self.tensors.items()},
@@ -320,13 +323,15 @@ def read_state(
     for key, value in (("strategy", saved_by), ("regularizer", state["regularizer"])):
         if not isinstance(value, str):
             raise _error(f"its {key} is {value!r}")
+    if not isinstance(scale := state.get("scale", "auto"), str | None):
+        raise _error(f"its scale is {scale!r}")
     tensors = {key: _read_tensor(key, state.get(key), names, rule) for key, rule in rules.items()}
     tasks = dict(zip(names, likelihoods, strict=True))
     try:
         own = {name: Likelihood(**constants) for name, constants in state.get("own_likelihoods", {}).items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise _error(f"its own_likelihoods are damaged: {error}") from None
-    return SavedState(tasks, saved_by, state["regularizer"], state["steps"], state["frozen"], tensors, own)
+    return SavedState(tasks, saved_by, state["regularizer"], state["steps"], state["frozen"], tensors, own, scale)
 
 
 def check_fields(engine: TaskTensors, strategy: TaskTensors) -> None:

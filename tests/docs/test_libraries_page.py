@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.paper import UncertaintyWeighting
+from lightning_uncertainty import UncertaintyWeighting
 from tests.trainer import test_losses_from
 from tests.workers.processes import ROOT
 

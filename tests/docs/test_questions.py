@@ -7,8 +7,7 @@ import re
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyWarning
-from tests.paper import UncertaintyWeighting
+from lightning_uncertainty import UncertaintyWarning, UncertaintyWeighting
 from tests.workers.processes import ROOT
 
 PAGE = (ROOT / "docs" / "questions.md").read_text()

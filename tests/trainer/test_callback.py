@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
+import lightning_uncertainty as package
 from lightning_uncertainty import CrossEntropy, UncertaintyMixin, UncertaintyWarning
 from lightning_uncertainty.strategies import Uncertainty
 from lightning_uncertainty.weighting import WeightingOptions
@@ -26,10 +27,10 @@ def test_mixin_alone_gets_a_default_callback(tmp_path):
     runner = trainer(tmp_path)
     runner.fit(module, batches())
     assert module.uncertainty.steps == 48
-    assert sum(isinstance(callback, UncertaintyCallback) for callback in runner.callbacks) == 1
+    assert sum(isinstance(callback, package.UncertaintyCallback) for callback in runner.callbacks) == 1
     runner.fit_loop.max_epochs = 3
     runner.fit(module, batches())
-    assert sum(isinstance(callback, UncertaintyCallback) for callback in runner.callbacks) == 1
+    assert sum(isinstance(callback, package.UncertaintyCallback) for callback in runner.callbacks) == 1
 
 
 def test_mixin_keeps_the_callback_and_the_options_that_the_trainer_has(tmp_path):
@@ -412,7 +413,9 @@ def test_pipeline_stages_are_refused_unless_a_group_is_given(tmp_path):
 
 def test_type_checkers_know_every_option_of_the_engine():
     known = {name: hint.__forward_arg__ for name, hint in WeightingOptions.__annotations__.items()}
-    parameters = [p for kind in (UncertaintyWeighting, Uncertainty) for p in signature(kind).parameters.values()]
+    parameters = [
+        p for kind in (package.UncertaintyWeighting, Uncertainty) for p in signature(kind).parameters.values()
+    ]
     assert known == {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 

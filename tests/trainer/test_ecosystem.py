@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 
+import lightning_uncertainty as defaults
 from lightning_uncertainty import Task, UncertaintyMixin
 from tests.models import TASKS, Plain, Recorded, Returned, Validated, Weighed, batches, fit, learned_from, load, trainer
 from tests.paper import UncertaintyCallback, UncertaintyWeighting
@@ -193,10 +194,10 @@ def find_batch_size(runner, module):
 @pytest.mark.parametrize("with_callback", [True, False], ids=["callback", "mixin alone"])
 @pytest.mark.parametrize("find", [find_lr, find_batch_size])
 def test_after_a_search_s_is_what_it_was(tmp_path, find, with_callback):
-    callbacks = [UncertaintyCallback()] if with_callback else []
+    callbacks = [defaults.UncertaintyCallback()] if with_callback else []
     module = Sized()
     find(trainer(tmp_path, *callbacks), module)
-    assert_same_state(module.uncertainty.state_dict(), UncertaintyWeighting(TASKS).state_dict())
+    assert_same_state(module.uncertainty.state_dict(), defaults.UncertaintyWeighting(TASKS).state_dict())
     runner = trainer(tmp_path, *callbacks, max_epochs=1)
     runner.fit(module)
     before = module.uncertainty.state_dict()
@@ -514,9 +515,11 @@ def test_both_packages_train_the_same(tmp_path, package):
         return module
 
     checkpoint = package.pytorch.callbacks.ModelCheckpoint if package is L else pl.callbacks.ModelCheckpoint
-    whole = train(UncertaintyCallback(), checkpoint(tmp_path, filename="{step}", every_n_train_steps=7, save_top_k=-1))
+    whole = train(
+        defaults.UncertaintyCallback(), checkpoint(tmp_path, filename="{step}", every_n_train_steps=7, save_top_k=-1)
+    )
     assert_same_run(whole, train(ckpt_path=tmp_path / "step=7.ckpt"))  # the mixin alone: a callback of its own
-    assert_same_run(whole, fit(tmp_path)[0])
+    assert_same_run(whole, fit(tmp_path, callback=defaults.UncertaintyCallback())[0])
     assert Net.load_from_checkpoint(tmp_path / "step=7.ckpt").uncertainty.steps == 7
 
 

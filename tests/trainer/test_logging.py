@@ -24,6 +24,7 @@ KEYS = {
     "uncertainty/share/b",
     "uncertainty/relative_loss",
     "uncertainty/loss_sum",
+    "uncertainty/trust",
 }
 
 
@@ -187,6 +188,7 @@ def test_of_many_tasks_loggers_get_the_quantiles_under_keys_that_stay(tmp_path):
         assert {key for key in keys if key.startswith("uncertainty/")} == expected | {
             "uncertainty/relative_loss",
             "uncertainty/loss_sum",
+            "uncertainty/trust",
         }
     assert {f"weight/{word}" for word in words} == {key for key in runner.progress_bar_metrics if "weight" in key}
     assert callback.history.tasks == ("none", *names)

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
+import lightning_uncertainty as defaults
 from lightning_uncertainty import GradientView, UncertaintyMixin, compare
 from lightning_uncertainty.trainer.watched_calls import NoLossesError
 from tests.models import TASKS, Plain, Weighed, batches, fit, trainer
@@ -622,5 +623,5 @@ def test_a_configuration_names_path_and_function(tmp_path, by, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "fit", *given])
     kind = Library if by == "a file" else library(sum_of_heads(lambda self: self.heads))
     module = LightningCLI(kind, Data, save_config_callback=None).model
-    weighed, _ = fit(tmp_path)
+    weighed, _ = fit(tmp_path, callback=defaults.UncertaintyCallback())
     assert difference(module.net.state_dict(), weighed.net.state_dict()) is None

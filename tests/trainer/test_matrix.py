@@ -271,10 +271,10 @@ CHANGES = {
 def test_the_others_go_on_exactly_when_a_task_is_added_or_removed(tmp_path, change, precision):
     before, after, message = CHANGES[change]
     case = Case()
-    whole = run(tmp_path, Weighed(case), precision)
-    run(tmp_path, before(case), precision, pause_for(case, tmp_path))
+    whole = run(tmp_path, Weighed(case), precision, UncertaintyCallback())
+    run(tmp_path, before(case), precision, UncertaintyCallback(), pause_for(case, tmp_path))
     with pytest.warns(UncertaintyWarning, match=message):
-        rest = run(tmp_path, after(case), precision, ckpt_path=tmp_path / "pause.ckpt")
+        rest = run(tmp_path, after(case), precision, UncertaintyCallback(), ckpt_path=tmp_path / "pause.ckpt")
     assert difference(users_side(whole), users_side(rest)) is None
     for name in ("a", "b"):
         assert difference(by_task(whole)[name], by_task(rest)[name]) is None
@@ -294,11 +294,11 @@ def test_between_two_optimizer_steps_the_losses_are_dropped_as_the_gradients_are
             return self.weigh(losses)
 
     case = Case(lambda net: torch.optim.SGD(net.parameters(), lr=0.0), {"accumulate_grad_batches": 3})
-    run(tmp_path, Still(case), precision, Pause(tmp_path / "pause.ckpt", batch=1))
+    run(tmp_path, Still(case), precision, UncertaintyCallback(), Pause(tmp_path / "pause.ckpt", batch=1))
     expected = UncertaintyWeighting(Still.tasks)
     expected.load_state_dict(next(iter(ours(load(tmp_path / "pause.ckpt")).values())))
     module = Still(case)
-    rest = run(tmp_path, module, precision, ckpt_path=tmp_path / "pause.ckpt")
+    rest = run(tmp_path, module, precision, UncertaintyCallback(), ckpt_path=tmp_path / "pause.ckpt")
     assert len(module.seen) == 4
     for window in (module.seen[:1], module.seen[1:]):
         for losses in window:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+import lightning_uncertainty as package
 from lightning_uncertainty import Task, UncertaintyMixin
 from lightning_uncertainty.likelihoods import LAPLACE
 from tests.models import TASKS, Plain, Weighed, batches, fit, trainer
-from tests.paper import UncertaintyCallback, UncertaintyWeighting
+from tests.paper import UncertaintyCallback
 
 OWN = {
     "module": lambda: nn.Linear(2, 2),
@@ -129,7 +130,7 @@ def test_a_module_may_keep_its_own_names_beside_those_of_the_mixin(tmp_path):
         _ = module.uncertainty
     fit(tmp_path, module, max_epochs=1)
     assert isinstance(module._uncertainty, nn.Linear)
-    assert isinstance(module.uncertainty, UncertaintyWeighting)
+    assert isinstance(module.uncertainty, package.UncertaintyWeighting)
 
 
 # ---------------------------------------------------------------------------------------------------- probing

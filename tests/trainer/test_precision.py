@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from torch.nn import functional as F
 
+import lightning_uncertainty as defaults
 from lightning_uncertainty import CrossEntropy, UncertaintyWarning
 from tests.docs.compatibility import PRECISIONS, Case, precision_options
 from tests.models import batches, trainer
@@ -82,7 +83,7 @@ def test_an_engine_made_under_the_default_dtype_of_the_trainer_is_fp32(tmp_path,
     class Own(Weighed):
         def __init__(self, case):
             super().__init__(case)
-            self.uncertainty = UncertaintyWeighting(self.tasks)
+            self.uncertainty = defaults.UncertaintyWeighting(self.tasks)
 
     usual = Weighed(sgd(0.05))
     with trainer(tmp_path, **precision_options(precision)).init_module():

@@ -122,7 +122,7 @@ def poisoned(folder, step):
 
             module.losses = losses
             faults = [Fault("infinite", 1, step)] if kind == "infinite input" else []
-            fit(folder, module, *faults, max_epochs=1)
+            fit(folder, module, *([UncertaintyCallback()] if weighed else []), *faults, max_epochs=1)
             results[kind, weighed] = {
                 "raw": module.raw,
                 "engine": module.uncertainty.state_dict() if weighed else None,
