@@ -88,7 +88,8 @@ def _check(level: LabelNoise, steps: int, seed: int) -> list[NoiseResult]:
         torch.manual_seed(seed)
         decoder = _Decoder()
     squared = {"instance squared": "gaussian", "depth squared": "gaussian"}
-    weighting = UncertaintyWeighting({"semantic": "softmax", "instance": "laplace", "depth": "laplace", **squared})
+    tasks = {"semantic": "softmax", "instance": "laplace", "depth": "laplace", **squared}
+    weighting = UncertaintyWeighting(tasks, scale=None)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):

@@ -103,7 +103,7 @@ neighbours on all sides: the grid of factors of {factor:g} around equal weights 
 def _controls(results: Results) -> str:
     return f"""## Ratios, sum, and learning rate
 
-Learned weights change their ratios, and while the losses fall also their sum. Adam does not see a constant factor, but
+Learned weights change their ratios, and while the losses fall also their sum. Adam hardly sees a constant factor, but
 a sum that grows makes its steps larger. The same trainings with the sum of the others:
 
 {rows_table(control_rows(results)).markdown()}

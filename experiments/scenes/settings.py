@@ -16,6 +16,7 @@ from experiments.scenes.data.label_noise import LabelNoise
 from experiments.scenes.data.street import CLASS_NAMES
 from experiments.scenes.model.scene_model import SceneModel
 from lightning_uncertainty.cross_entropy import CrossEntropy
+from lightning_uncertainty.trainer.callback import UncertaintyCallback
 
 __all__ = ["CHECKPOINT", "FULL", "QUICK", "ScaledModel", "Settings", "make_data", "make_model", "trainer_options"]
 
@@ -106,13 +107,17 @@ def make_data(settings: Settings) -> ScenesDataModule:
 
 
 def trainer_options(steps: int, folder: Path) -> dict[str, Any]:
-    """Return the options of a Trainer for so many steps, which keeps some 300 points of the weights' path."""
+    """Return the options of a Trainer for so many steps, which keeps some 300 points of the weights' path.
+
+    The total is that of the article, from the first step.
+    """
     return {
         "accelerator": "cpu",  # the numbers are the same everywhere
         "max_steps": steps,
         "log_every_n_steps": max(steps // 300, 1),
         "limit_val_batches": 0,  # nothing is chosen while it trains
         "callbacks": [
-            ModelCheckpoint((folder / CHECKPOINT).parent, filename="network", every_n_train_steps=steps, save_top_k=1)
+            UncertaintyCallback(scale=None, lr=0.01),
+            ModelCheckpoint((folder / CHECKPOINT).parent, filename="network", every_n_train_steps=steps, save_top_k=1),
         ],
     }
