@@ -165,7 +165,7 @@ class Finding(_Texts, Enum):
         "still moving",
         "Sigma of task {task!r} still {direction} at the end: by {change:.0%} "
         f"in the last {LAST_PART:.0%} of steps.",
-        "Train longer, or raise the learning rate of the weights: `lr=0.02`.",
+        "Train longer, or raise `lr`, the learning rate of the weights.",
         f"Sigma changed by over {MOVED:.0%} from the last point before the last {LAST_PART:.0%} of the steps to the "
         f"end, in one direction but for {1 - STRAIGHT:.0%} of its way.",
     )

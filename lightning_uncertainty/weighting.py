@@ -55,14 +55,15 @@ class WeightingOptions(UncertaintyOptions, total=False):
 class UncertaintyWeighting(NamedValues, Portable):
     r"""Weights losses, by default by learned homoscedastic uncertainty.
 
-    For losses ``L_k`` and log-variances ``s_k = log sigma_k^2`` it returns
+    For losses ``L_k`` and log-variances ``s_k = log sigma_k^2`` the total of the article is
 
     .. math:: \sum_k c_k e^{-r_k s_k} L_k + R(s_k)
 
     [Kendall, Gal, Cipolla, CVPR 2018, equations (3) to (7)], where ``c`` and ``r`` follow from the likelihood of each
     task. :class:`~lightning_uncertainty.strategies.Uncertainty` learns ``s`` from the mean of all losses since the last
-    :meth:`step`, over micro-batches and ranks. The network gets the gradient of the formula with ``s`` held constant.
-    A loss counts once backward has gone through its total, and is forgotten if its gradients are zeroed before use.
+    :meth:`step`, over micro-batches and ranks. The network gets the gradient of the formula with ``s`` held constant,
+    by default times a common number (``scale``), and after steps of the plain sum (``guard``). A loss counts once
+    backward has gone through its total, and is forgotten if its gradients are zeroed before use.
 
     It is no ``nn.Module``: nothing of it is in ``parameters()``, so weight decay, gradient clipping, schedulers,
     precision plugins and sharding strategies cannot touch it. Its state is fp32 whatever the precision of the model.
@@ -75,15 +76,15 @@ class UncertaintyWeighting(NamedValues, Portable):
         strategy: The rule that gives each task its factor: ``"uncertainty"``, ``"fixed"``, or a
             :class:`~lightning_uncertainty.strategies.Strategy`.
         warmup_steps: The number of steps before the strategy learns.
-        warmup: The weights until then: ``"initial"`` (those of the initial ``s``) or ``"equal"`` (all 1, the plain sum;
-            with ``init="auto"``, ``s`` then starts from the losses at the end of the warm-up).
+        warmup: The weights until then: ``"initial"`` (those of the initial ``s``; with a guard, all 1) or ``"equal"``
+            (all 1, the plain sum; with ``init="auto"``, ``s`` then starts from the losses at the end of the warm-up).
         freeze_after: The number of steps after which the weights stay as they are; None for never.
         scale: The common factor of the learned tasks, which no ``s`` sees: with ``"sum"`` the total is as large as the
             plain sum of the losses, with ``"geometric"`` the product of the factors stays what it was at the start, the
             name of a task makes the factor of that task 1; each without the regularisers, which have no gradient. None
             is the formula above, and ``"auto"`` is ``"sum"`` for learned uncertainty and None for other strategies.
         guard: True begins with the plain sum, moves to the weights of the strategy within 400 steps (or a fifth of the
-            run), and holds tasks at the plain sum whose first loss was small because nothing was learned yet: see
+            run), and holds tasks at the plain sum whose loss was small because nothing was learned yet: see
             :class:`~lightning_uncertainty.engine.guard.Guard`. It needs a scale.
         likelihood: The likelihood of tasks that are named only: one for all, or by name for some.
         nonfinite: ``"skip"`` lets a task with a NaN or infinite loss sit out, counts it and warns once; ``"raise"``

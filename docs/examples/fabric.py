@@ -16,6 +16,7 @@ def main(path, steps=30, devices=2):
     model = torch.nn.Linear(4, 2)
     model, optimizer = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=0.05))
     weighting = UncertaintyWeighting({"price": "laplace", "size": "gaussian"}).to(fabric.device)
+    weighting.expect(steps)  # the first tenth trains the plain sum
     weighting.follow(optimizer)  # where it steps, the ranks exchange a few numbers per task
     data = torch.Generator().manual_seed(fabric.global_rank)  # other data on each rank
     for _ in range(steps):

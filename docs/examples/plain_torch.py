@@ -14,6 +14,7 @@ def main(steps=30):
     model = DistributedDataParallel(torch.nn.Linear(4, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     weighting = UncertaintyWeighting({"price": "laplace", "size": "gaussian"})
+    weighting.expect(steps)  # the first tenth trains the plain sum
     weighting.follow(optimizer)  # where it steps, the ranks exchange a few numbers per task
     data = torch.Generator().manual_seed(dist.get_rank())  # other data on each rank
     for _ in range(steps):

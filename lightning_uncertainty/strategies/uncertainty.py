@@ -98,7 +98,8 @@ class Uncertainty(Strategy):
         betas: The decay rates of Adam.
         eps: The epsilon of Adam.
         init: ``"auto"`` starts each ``s`` at the closed-form optimum of the first loss of its task, averaged over
-            ranks; a number is that ``s`` for all tasks.
+            ranks, or of the running mean of its losses, while a guard trains the plain sum; a number is that ``s`` for
+            all tasks.
         regularizer: The function ``R``: ``"log_sigma"`` (``s / 2``), ``"sigma"`` (equation (7) as printed) or
             ``"log1p_var"`` (Liebel and Koerner).
         bounds: The lowest and the highest ``s``.

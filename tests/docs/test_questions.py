@@ -7,7 +7,9 @@ import re
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyWarning, UncertaintyWeighting
+import lightning_uncertainty as package
+from lightning_uncertainty import UncertaintyWarning
+from tests.paper import UncertaintyWeighting
 from tests.workers.processes import ROOT
 
 PAGE = (ROOT / "docs" / "questions.md").read_text()
@@ -15,6 +17,12 @@ PAGE = (ROOT / "docs" / "questions.md").read_text()
 # By question: where it is shown. "code": by what the page itself runs; a function here; or a test elsewhere.
 SHOWN = {
     "Why is my loss negative?": ["code", "test_the_term_at_the_best_s_changes_its_sign_where_the_page_says"],
+    "How large is the total?": [
+        "code",
+        "engine/test_scale.py::test_sum_starts_at_the_plain_sum_and_goes_on_with_the_losses_that_s_expects",
+        "engine/test_scale.py::test_geometric_keeps_the_product_of_the_factors_as_the_formula_says",
+        "engine/test_scale.py::test_a_reference_task_has_the_factor_of_its_importance",
+    ],
     "The loss falls and falls, and nothing gets better": [
         "test_a_task_near_zero_lowers_the_total_by_half_its_logarithm"
     ],
@@ -46,6 +54,7 @@ SHOWN = {
         "test_weighting.py::test_a_loss_that_goes_to_zero_stops_at_the_relative_bound_and_is_reported",
     ],
     "Which initial value?": [
+        "engine/test_guard.py::test_sigma_is_there_from_the_first_step_and_follows_the_losses",
         "test_weighting.py::test_it_starts_at_the_optimum_of_the_first_losses",
         "test_weighting.py::test_equal_warmup_is_the_plain_sum_and_then_starts_from_the_losses_of_that_time",
     ],
@@ -54,11 +63,24 @@ SHOWN = {
     "Why do the weights not sum to 1?": [
         "test_weighting.py::test_snapshot_is_made_of_plain_floats_and_shares_sum_to_one"
     ],
-    "Can one weight be fixed?": ["test_weighting.py::test_fixed_tasks_take_no_part"],
+    "Can one weight be fixed?": ["code", "test_weighting.py::test_fixed_tasks_take_no_part"],
+    "One task matters more than another": [
+        "code",
+        "engine/test_importance.py::test_importance_does_not_move_s",
+        "engine/test_importance.py::test_an_importance_of_zero_leaves_the_network_alone_and_goes_on_learning",
+        "engine/test_importance.py::test_a_call_weighs_the_learned_mean_by_its_importance_unless_samples_are_counted",
+        "test_what_is_passed_says_which_mean_is_learned",
+    ],
     "How many tasks, and at what cost?": [
         "benchmarks/test_costs.py::test_operations_of_a_step",
         "reporting/test_history.py::test_a_callbacks_state_stays_under_a_megabyte",
         "test_each_task_has_the_same_share_however_many_there_are",
+    ],
+    "What happens in the first steps?": [
+        "engine/test_guard.py::test_the_factors_are_those_of_the_rule_in_float64",
+        "engine/test_guard.py::test_a_short_run_has_fewer_steps_of_the_plain_sum",
+        "engine/test_guard.py::test_who_sets_the_weights_means_them",
+        "test_a_warm_up_is_more_steps_of_the_plain_sum",
     ],
     "Does my optimizer, weight decay or clipping touch sigma?": [
         "trainer/test_callback.py::test_weight_decay_clipping_and_schedules_of_the_user_do_not_reach_s",
@@ -200,6 +222,45 @@ def test_without_a_step_nothing_is_learned_and_70_steps_double_a_weight():
     assert weighting.weights == {"task": 1.0}
     weighting, _ = learned({"task": ("gaussian", 0.01)}, steps=70, init=0.0)
     assert weighting.weights["task"] == pytest.approx(2.0, rel=0.05)
+
+
+def test_what_is_passed_says_which_mean_is_learned():
+    """Two micro-batches of 3 labels and 1, of mean 4 and 8; over calls the mean is 6."""
+    errors = torch.tensor([[3.0], [4.0], [5.0], [0.0]]), torch.tensor([[8.0], [0.0], [0.0], [0.0]])
+    masks = torch.tensor([[True], [True], [True], [False]]), torch.tensor([[True], [False], [False], [False]])
+    means = {}
+    for name, options in {
+        "nothing": [{}, {}],
+        "mask": [{"mask": mask} for mask in masks],
+        "mask and importance": [{"mask": mask, "importance": 2.0 + i} for i, mask in enumerate(masks)],
+        "mask and samples": [{"mask": mask, "samples": 1} for mask in masks],
+        "importance": [{"importance": 1}, {"importance": 3}],
+        "samples and importance": [{"samples": 1, "importance": 3}, {"samples": 1, "importance": 1}],
+    }.items():
+        weighting, pulls = package.UncertaintyWeighting(["gap"]), []
+        for matrix, mask, given in zip(errors, masks, options, strict=True):
+            losses = matrix.clone() if "mask" in given else matrix[mask].mean().reshape(1)
+            losses.requires_grad_()
+            weighting(losses, **given).backward()
+            pulls.append(losses.grad.sum().item())
+        assert pulls == pytest.approx([each.get("importance", 1.0) for each in options])  # of a plain sum
+        weighting.step()
+        means[name] = weighting.snapshot().tasks["gap"].raw_loss
+    over_calls = dict.fromkeys(["nothing", "mask and samples", "samples and importance"], 6.0)
+    over_labels = dict.fromkeys(["mask", "mask and importance"], 5.0)
+    assert means == pytest.approx({**over_calls, **over_labels, "importance": 7.0})
+
+
+@pytest.mark.parametrize("warmup", ["initial", "equal"])
+def test_a_warm_up_is_more_steps_of_the_plain_sum(warmup):
+    weighting, factors = package.UncertaintyWeighting(["a", "b"], warmup_steps=7, warmup=warmup), []
+    weighting.expect(50)
+    for _ in range(14):
+        losses = torch.tensor([100.0, 0.01], requires_grad=True)
+        weighting(losses).backward()
+        weighting.step()
+        factors.append(losses.grad.tolist() == [1.0, 1.0])
+    assert factors == [True] * 12 + [False] * 2
 
 
 def test_each_task_has_the_same_share_however_many_there_are():
