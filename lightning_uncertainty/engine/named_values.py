@@ -73,7 +73,8 @@ class NamedValues:
         For an exact softmax, which has no such factor, it is that of its approximation, equation (6).
 
         >>> from lightning_uncertainty import UncertaintyWeighting
-        >>> UncertaintyWeighting(UncertaintyWeighting({"depth": "gaussian"}, init=0.0).fixed_weights()).weights
+        >>> weighting = UncertaintyWeighting({"depth": "gaussian"}, init=0.0, scale=None)
+        >>> UncertaintyWeighting(weighting.fixed_weights()).weights
         {'depth': 0.5}
         """
         tasks = self.snapshot().tasks.items()
