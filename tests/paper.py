@@ -11,7 +11,7 @@ __all__ = ["UncertaintyCallback", "UncertaintyWeighting"]
 def article(options):
     """Return options with those of the article for what is left out."""
     learned = options.get("strategy", "uncertainty") == "uncertainty"
-    return {"scale": None, **({"lr": 0.01} if learned else {}), **options}
+    return {"scale": None, **({"lr": 0.01, "betas": (0.9, 0.999)} if learned else {}), **options}
 
 
 class UncertaintyWeighting(package.UncertaintyWeighting):

@@ -95,7 +95,7 @@ class Uncertainty(Strategy):
     Args:
         lr: The step size of Adam on ``s``; constant. ``"auto"`` is 0.01, and more in a run that is known to have fewer
             than 1,000 steps, so that ``s`` can move by 10 in it; at most 0.1.
-        betas: The decay rates of Adam.
+        betas: The decay rates of Adam. The second is 0.99, so that a single outlier does not slow ``s`` down for long.
         eps: The epsilon of Adam.
         init: ``"auto"`` starts each ``s`` at the closed-form optimum of the first loss of its task, averaged over
             ranks, or of the running mean of its losses, while a guard trains the plain sum; a number is that ``s`` for
@@ -118,7 +118,7 @@ class Uncertainty(Strategy):
         self,
         *,
         lr: float | Literal["auto"] = "auto",
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
         init: float | Literal["auto"] = "auto",
         regularizer: str | Regularizer = "log_sigma",
