@@ -28,6 +28,7 @@ CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 TASKS = {"a": "gaussian", "b": "laplace"}
 STEPS = 40
+ARTICLE: Any = {"scale": None, "lr": 0.01}  # what does not depend on how long a run is known to be
 
 
 class NeedsGpuError(Exception):
@@ -78,7 +79,7 @@ def train(module: Any = None, *callbacks: Callback, **options: Any) -> Net:
             "enable_model_summary": False,
             "default_root_dir": folder,
         }
-        ours = UncertaintyCallback(summary=False, report=False)
+        ours = UncertaintyCallback(summary=False, report=False, **ARTICLE)
         L.Trainer(callbacks=[ours, *callbacks], **{**defaults, **options}).fit(module, data())
     return getattr(module, "_orig_mod", module)
 
@@ -176,7 +177,7 @@ def overflow(name: str) -> str:
 
 def grad_scaler() -> str:
     """A plain loop with autocast and a GradScaler."""
-    model, weighting = Net().to(DEVICE), UncertaintyWeighting(TASKS).to(DEVICE)
+    model, weighting = Net().to(DEVICE), UncertaintyWeighting(TASKS, **ARTICLE).to(DEVICE)
     optimizer = model.configure_optimizers()
     scaler = torch.amp.GradScaler(DEVICE.type, init_scale=2.0**10)
     for batch in data():
@@ -226,7 +227,7 @@ def no_synchronisation_in_the_engine() -> str:
     """From the very first call, which finds no ``s``."""
     if not CUDA:
         raise NeedsGpuError
-    model, weighting = Net().to(DEVICE), UncertaintyWeighting(TASKS).to(DEVICE)
+    model, weighting = Net().to(DEVICE), UncertaintyWeighting(TASKS, **ARTICLE).to(DEVICE)
     batches = [[tensor.to(DEVICE) for tensor in batch] for batch in data()]
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -249,7 +250,7 @@ def inductor() -> str:
 
 def cost() -> str:
     """Microseconds of a call and a step, beside the plain sum."""
-    model, weighting = Net().to(DEVICE), UncertaintyWeighting(TASKS).to(DEVICE)
+    model, weighting = Net().to(DEVICE), UncertaintyWeighting(TASKS, **ARTICLE).to(DEVICE)
     batch = [tensor.to(DEVICE) for tensor in next(iter(data()))]
 
     def once(total: Callable[[dict[str, torch.Tensor]], torch.Tensor], step: Callable[[], None]) -> float:
