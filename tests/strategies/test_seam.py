@@ -89,7 +89,7 @@ def test_a_state_of_another_strategy_loads_with_a_word_and_keeps_what_is_common(
 
 
 def test_a_strategy_of_ones_own_settings_is_the_named_one_with_these_options():
-    named = UncertaintyWeighting(TASKS, lr=0.1, init=0.0, regularizer="sigma")
+    named = UncertaintyWeighting(TASKS, lr=0.1, betas=(0.9, 0.99), init=0.0, regularizer="sigma")
     made = UncertaintyWeighting(TASKS, strategy=Uncertainty(lr=0.1, init=0.0, regularizer="sigma"))
     for weighting in (named, made):
         train(weighting, steps=5, a=2.0, b=3.0, c=4.0)
