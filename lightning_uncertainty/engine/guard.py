@@ -18,7 +18,9 @@ __all__ = ["Guard"]
 
 _STEPS, _PART = 200, 0.1  # of the plain sum: so many, and at most this part of a run
 _SMOOTH = 10  # steps over which losses are averaged
-_RISEN = 3.0  # times the first loss
+_LONGER = 50  # steps over which their noise is averaged
+_RISEN = 3.0  # times the lowest or the first loss
+_NOISE = 3.0  # times the mean distance of two losses in a row: what noise alone does not reach in some hundred steps
 
 
 class Guard:
@@ -29,11 +31,11 @@ class Guard:
     the trust ``t`` rises from 0 to 1.
 
     A task whose running mean rises to over three times its lowest in the steps of the plain sum, or over three times
-    its first loss in those after them, is *held*: it keeps the factor 1 of the plain sum (``t = 0``), beside learned
-    factors of the others. Its loss was small because nothing had been learned yet, which is no scale: the residual of a
-    differential equation under a net that is nearly constant, the divergence term of a variational bound, a term that
-    keeps views of one thing together. A weight that follows such a loss keeps it small for ever, and the net with it at
-    its start.
+    its first loss in those after them, and further than its noise from step to step explains, is *held*: it keeps the
+    factor 1 of the plain sum (``t = 0``), beside learned factors of the others. Its loss was small because nothing had
+    been learned yet, which is no scale: the residual of a differential equation under a net that is nearly constant,
+    the divergence term of a variational bound, a term that keeps views of one thing together. A weight that follows
+    such a loss keeps it small for ever, and the net with it at its start.
 
     Args:
         state: The state of the engine, which it changes.
@@ -45,26 +47,37 @@ class Guard:
 
     def __init__(self, state: EngineState, learned: Tensor) -> None:
         self._state, self._learned = state, learned.clone()
-        self.steps, self._passed = _STEPS, 0
+        self.steps, self._passed, self._over = _STEPS, 0, False
         state.trust.zero_()
 
     def fit(self, run: float) -> None:
         """Use at most a tenth of a run of so many steps for the plain sum."""
-        self.steps = max(1, int(min(_STEPS, _PART * run)))
+        self.steps, self._over = max(1, int(min(_STEPS, _PART * run))), False
 
     def restored(self) -> None:
         """Go on from a loaded state; costs a transfer to the host."""
-        self._passed = int(self._state.guarded[0])
+        self._passed, self._over = int(self._state.guarded.max()), False
+        self._state.guarded.fill_(self._passed)  # also that of a task that is new
 
     def step(self, means: WindowMeans, present: Tensor, strategy: Strategy) -> Tensor:
         """Look at a step, and go on; return the tasks of ``present`` that have not followed the running means."""
+        state, seen = self._state, means.present & (means.raw_loss > 0.0)
+        if self._over:
+            return present
         if self._passed >= 2 * self.steps - 1:
+            self._over = True
+            state.trust = torch.where(state.held, 0.0, torch.ones_like(state.trust))
             return present
         self._passed += 1
-        state, seen = self._state, means.present & (means.raw_loss > 0.0)
         state.guarded += 1
         log_loss = torch.where(seen, torch.log(means.raw_loss), state.mean_log)
         state.first_log = torch.where(seen & state.mean_steps.eq(0), log_loss, state.first_log)
+        before = torch.where(state.mean_steps > 0, state.last_log, log_loss)
+        part = 1.0 / state.mean_steps.clamp(min=1, max=_LONGER)
+        state.spread_log = torch.where(
+            seen, torch.lerp(state.spread_log, (log_loss - before).abs(), part), state.spread_log
+        )
+        state.last_log = log_loss
         state.mean_steps += seen
         state.mean_log = torch.lerp(state.mean_log, log_loss, 1.0 / state.mean_steps.clamp(min=1, max=_SMOOTH))
         if self._passed <= self.steps:
@@ -73,7 +86,8 @@ class Guard:
         else:  # a weight that rises may now push a healthy loss above its lowest
             low = state.first_log
         on_the_way = state.trust < 1.0  # unless somebody has set the weights
-        state.held |= on_the_way & self._learned & (state.mean_log > low + math.log(_RISEN))
+        risen = state.mean_log - low - _NOISE * state.spread_log
+        state.held |= on_the_way & self._learned & (risen > math.log(_RISEN))
         following = seen & on_the_way
         if self._passed >= self.steps:
             state.trust = torch.where(state.held, 0.0, state.trust + 1.0 / self.steps).clamp(max=1.0)

@@ -60,6 +60,8 @@ def _fitting(mask: Any, errors: Tensor) -> Tensor:
             "`mask=mask.bool()`."
         )
     try:
+        if mask.dim() != errors.dim():  # (rows,) would pass for (tasks,)
+            raise RuntimeError
         return mask.expand_as(errors)
     except RuntimeError:
         raise ValueError(

@@ -30,7 +30,11 @@ class NamedValues:
     @torch.inference_mode(False)
     def _assign(self, log_vars: Mapping[str, float]) -> None:
         self.strategy.assign(log_vars)
-        self._state.trust.fill_(1.0)  # who sets weights means them
+        # Who sets weights means them, beside those that are there already. A task without a loss so far stays guarded.
+        state, started = self._state, self.strategy.state.tensors()["started"]
+        chosen = torch.tensor([name in log_vars for name in self.tasks], device=started.device)
+        state.held.masked_fill_(chosen, False)
+        state.trust.masked_fill_(started & ~state.held, 1.0)
         self._choose()
 
     @property

@@ -110,6 +110,9 @@ class Portable(Schedule):
         self.origin, self._foreign = "loaded", None
         if self._guard is not None:
             self._guard.restored()
+        else:  # nobody would go on from there
+            self._state.trust.fill_(1.0)
+            self._state.held.fill_(False)
         self.discard()
         self._choose()
 

@@ -20,8 +20,8 @@ class Factors(NamedTuple):
     Attributes:
         factor: The factors before the losses.
         offset: The terms that are added to the total.
-        pull: The factors times the losses that go with them; 0 for tasks whose factor is given, or not known yet; None
-            for 1.
+        pull: The factors times the losses that go with them; 0 for tasks whose factor is not known yet, NaN for those
+            whose factor is given; None for 1.
         start: The factors that the tasks started with; None for 1.
     """
 
@@ -84,7 +84,7 @@ class Scale:
             return now.factor * self.importance, now.offset * self.importance
         pull = torch.ones_like(now.factor) if now.pull is None else now.pull
         known = pull > 0.0
-        factor = torch.where(known, now.factor**trust, now.factor)
+        factor = torch.where(known, now.factor**trust, torch.where(pull.isnan(), now.factor, self._one))
         known = known & (trust > 0.0)  # else it has the factor 1 of the plain sum
         common = torch.where(known, self._common(now, pull, factor, known), self._one)
         return factor * common * self.importance, self._none
@@ -96,5 +96,5 @@ class Scale:
         if self.kind == "geometric":
             logs = torch.log((1.0 if now.start is None else now.start) / factor)
             return torch.exp(torch.where(known, logs, 0.0).sum() / known.sum().clamp(min=1))
-        plain = self.importance * known * pull / now.factor
+        plain = torch.where(known, self.importance * pull / now.factor, 0.0)
         return (plain.sum() / plain.dot(factor)).nan_to_num(1.0)

@@ -109,6 +109,8 @@ class EngineState(TaskTensors):
         first_log: The logarithm of the first loss.
         lowest_log: The lowest average of its logarithm in the steps of the plain sum.
         mean_log: The logarithm of the loss, averaged over some steps.
+        last_log: The logarithm of the last loss.
+        spread_log: The mean distance of two such logarithms in a row.
         mean_steps: The number of steps in that average.
         guarded: The number of steps that the guard has seen; the same for all tasks.
     """
@@ -130,6 +132,8 @@ class EngineState(TaskTensors):
     first_log: Tensor = field(metadata={"missing": 0.0, "shown": False})
     lowest_log: Tensor = field(metadata={"missing": 0.0, "may_be_nan": True, "shown": False})
     mean_log: Tensor = field(metadata={"missing": 0.0, "shown": False})
+    last_log: Tensor = field(metadata={"missing": 0.0, "shown": False})
+    spread_log: Tensor = field(metadata={"missing": 0.0, "negative": False, "shown": False})
     mean_steps: Tensor = field(metadata={"negative": False, "missing": 0.0, "shown": False})
     guarded: Tensor = field(metadata={"negative": False, "missing": 1e9, "shown": False})
 

@@ -67,7 +67,7 @@ class Fixed(Strategy):
     @property
     def now(self) -> Factors:
         """The given factors, which no scale changes."""
-        return Factors(self.factor, self.offset, pull=torch.zeros_like(self.factor))
+        return Factors(self.factor, self.offset, pull=torch.full_like(self.factor, torch.nan))
 
     def restored(self) -> Tensor:
         """Take over saved factors where none is given now."""

@@ -191,12 +191,12 @@ class Uncertainty(Strategy):
         return Factors(self.factor, self.offset, self._pull, self._first_factor)
 
     def _pull_at(self, push: Tensor, started: Tensor) -> Tensor:
-        """Return the factors times the losses whose optimum has them, ``R' / r``; 0 where ``s`` has not started.
+        """Return the factors times the losses whose optimum has them, ``R' / r``; 0 without ``s``, NaN for fixed tasks.
 
         An exact softmax has factor 1 whatever its loss is; half a nat is then as good as any.
         """
         pull = torch.where(self.likelihoods.rate > 0.0, push / self.likelihoods.rate, 0.5)
-        return torch.where(started & self.likelihoods.learned, pull, self._zero)
+        return torch.where(self.likelihoods.learned, torch.where(started, pull, self._zero), torch.nan)
 
     def _optimum(self, raw_loss: Tensor) -> Tensor:
         return self.likelihoods.optimum(raw_loss, self.regularizer).clamp(self.floor, self.ceiling)

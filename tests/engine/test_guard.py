@@ -14,7 +14,7 @@ def losses_at(step, rising=None):
     noise = torch.rand(4, generator=torch.Generator().manual_seed(step)) + 0.5
     values = noise * torch.tensor([300.0, 2.0, 0.01, 1.0]) * 0.99**step
     if rising is not None:  # at first it falls
-        values[rising] = 1e-4 * (max(1.0 - 0.2 * step, 0.3) if step < 8 else min(1.0 + 0.2 * step, 10.0))
+        values[rising] = 1e-4 * (max(1.0 - 0.2 * step, 0.3) if step < 8 else min(1.0 + 3.0 * (step - 7), 100.0))
     return values
 
 
@@ -42,6 +42,7 @@ class Oracle:
     kinds = ((1.0, 0.5), (0.5, 1.0), (1.0, 1.0))  # rate and coefficient
 
     def __init__(self, n):
+        self.last, self.spread = None, [0.0] * 3
         self.n, self.s, self.held, self.mean, self.first, self.lowest = n, None, [False] * 3, None, None, None
 
     def factors(self, step, losses):
@@ -61,12 +62,15 @@ class Oracle:
         logs = [math.log(loss) for loss in losses]
         if self.mean is None:
             self.mean, self.first, self.lowest = logs, logs, logs
-        part = 1.0 / min(step + 1, 10)
+        last, part = self.last or logs, 1.0 / min(max(step, 1), 50)
+        self.spread = [a + (abs(x - y) - a) * part for a, x, y in zip(self.spread, logs, last, strict=True)]
+        self.last, part = logs, 1.0 / min(step + 1, 10)
         self.mean = [mean + (log - mean) * part for mean, log in zip(self.mean, logs, strict=True)]
         if step < self.n:
             self.lowest = [min(pair) for pair in zip(self.lowest, self.mean, strict=True)]
         low = self.lowest if step < self.n else self.first
-        risen = [mean > base + math.log(3.0) for mean, base in zip(self.mean, low, strict=True)]
+        limits = [base + 3.0 * spread + math.log(3.0) for base, spread in zip(low, self.spread, strict=True)]
+        risen = [mean > limit for mean, limit in zip(self.mean, limits, strict=True)]
         self.held = [one or other for one, other in zip(self.held, risen, strict=True)]
         means = [math.exp(mean) for mean in self.mean]
         self.s = [math.log(means[0]), 2.0 * math.log(means[1]), math.log(2.0 * means[2])]
@@ -134,7 +138,18 @@ def test_a_state_from_before_there_was_a_guard_goes_on_with_full_trust():
     state = {
         k: v
         for k, v in trained.state_dict().items()
-        if k not in ("trust", "held", "guarded", "first_log", "lowest_log", "mean_log", "mean_steps")
+        if k
+        not in (
+            "trust",
+            "held",
+            "guarded",
+            "first_log",
+            "lowest_log",
+            "last_log",
+            "spread_log",
+            "mean_log",
+            "mean_steps",
+        )
     }
     resumed.load_state_dict(state)
     assert torch.equal(train(resumed, 30, first=10), train(trained, 30, first=10))
@@ -233,3 +248,66 @@ def test_sigma_arrives_in_a_short_fit(steps):
         weighting(losses.requires_grad_()).backward()
         weighting.step()
     assert weighting.sigmas["sales"] == pytest.approx(113.0 * 1.1**0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 16])
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_alone_holds_nothing(rows, seed):
+    """Means of few squared errors, which are far apart from step to step."""
+    weighting, generator = UncertaintyWeighting(["a", "b", "c"]), torch.Generator().manual_seed(seed)
+    weighting.expect(2000)
+    for _ in range(400):
+        losses = torch.randn(rows, 3, generator=generator).square().mean(0) * torch.tensor([1.0, 1e3, 1e-3])
+        weighting(losses.requires_grad_()).backward()
+        weighting.step()
+    assert [task.held for task in weighting.snapshot().tasks.values()] == [False] * 3
+
+
+def go_on(weighting, steps, values):
+    for _ in range(steps):
+        weighting(torch.tensor(values, requires_grad=True)).backward()
+        weighting.step()
+    return [task.trust for task in weighting.snapshot().tasks.values()]
+
+
+def test_a_second_run_that_is_shorter_ends_the_guard():
+    first, second = UncertaintyWeighting(["a", "b"]), UncertaintyWeighting(["a", "b"])
+    first.expect(2000)
+    assert go_on(first, 150, [2.0, 50.0]) == [0.0, 0.0]
+    second.load_state_dict(first.state_dict())
+    second.expect(400)
+    assert go_on(second, 3, [2.0, 50.0]) == [1.0, 1.0]
+
+
+def test_resumed_without_a_guard_the_weights_are_the_learned_ones():
+    first, second = UncertaintyWeighting(["a", "b"]), UncertaintyWeighting(["a", "b"], guard=False)
+    go_on(first, 250, [2.0, 50.0])
+    second.load_state_dict(first.state_dict())
+    assert go_on(second, 1, [2.0, 50.0]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["c", "a", "b"]])
+def test_a_task_that_is_new_at_a_resume_is_weighed_too(names):
+    first, second = UncertaintyWeighting(["a", "b"]), UncertaintyWeighting(names)
+    go_on(first, 600, [2.0, 50.0])
+    with pytest.warns(UserWarning, match="Task 'c' is not in the checkpoint"):
+        second.load_state_dict(first.state_dict())
+    assert go_on(second, 3, [2.0, 50.0, 7.0]) == [1.0, 1.0, 1.0]
+
+
+def test_to_set_one_task_leaves_the_guard_to_those_that_have_not_come():
+    weighting = UncertaintyWeighting(["data", "residual"])
+    weighting.log_vars = {"data": -0.7}
+    assert go_on(weighting, 2, [0.5, 4e-5]) == [1.0, 0.0]
+    values = torch.tensor([0.5, 4e-5], requires_grad=True)
+    weighting(values).backward()
+    assert values.grad[1] == 1.0
+
+
+def test_a_task_without_s_counts_as_in_the_plain_sum():
+    weighting = UncertaintyWeighting({"mse": "gaussian", "nll": "gaussian", "aux": 0.25})
+    values = torch.tensor([2.0, -0.3, 1.0], requires_grad=True)
+    total = weighting(values)
+    total.backward()
+    assert total.item() == pytest.approx(1.95)
+    assert values.grad.tolist() == [1.0, 1.0, 0.25]

@@ -191,6 +191,7 @@ def test_micro_batches_with_uneven_masks_learn_the_mean_over_labels(batch):
     ("losses", "mask", "error", "words"),
     [
         (torch.ones(4, 3), torch.ones(4, 3), TypeError, r"mask must be a bool tensor.*`mask=mask.bool\(\)`"),
+        (torch.ones(3, 3), torch.ones(3).bool(), ValueError, r"mask has shape \(3,\)"),
         (torch.ones(4, 3), [[True]], TypeError, "mask must be a bool tensor.*type list"),
         (torch.ones(4, 3), torch.ones(2, 3).bool(), ValueError, r"mask has shape \(2, 3\).*\(4, 3\)"),
         (torch.ones(3), torch.ones(3).bool(), ValueError, "mask for losses of which the mean was taken"),
