@@ -61,14 +61,15 @@ class Guard:
 
     def step(self, means: WindowMeans, present: Tensor, strategy: Strategy) -> Tensor:
         """Look at a step, and go on; return the tasks of ``present`` that have not followed the running means."""
-        state, seen = self._state, means.present & (means.raw_loss > 0.0)
         if self._over:
             return present
+        state = self._state
         if self._passed >= 2 * self.steps - 1:
             self._over = True
             state.trust = torch.where(state.held, 0.0, torch.ones_like(state.trust))
             return present
         self._passed += 1
+        seen = means.present & (means.raw_loss > 0.0)
         state.guarded += 1
         log_loss = torch.where(seen, torch.log(means.raw_loss), state.mean_log)
         state.first_log = torch.where(seen & state.mean_steps.eq(0), log_loss, state.first_log)

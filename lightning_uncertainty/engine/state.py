@@ -106,11 +106,8 @@ class EngineState(TaskTensors):
         trust: The part of the way from the plain sum to the learned weights, see
             :class:`~lightning_uncertainty.engine.guard.Guard`.
         held: bool: True if the task stays at the factor of the plain sum.
-        first_log: The logarithm of the first loss.
-        lowest_log: The lowest average of its logarithm in the steps of the plain sum.
-        mean_log: The logarithm of the loss, averaged over some steps.
-        last_log: The logarithm of the last loss.
-        spread_log: The mean distance of two such logarithms in a row.
+        first_log, last_log, mean_log, lowest_log, spread_log: The logarithms of the first and the last loss, the average
+            over some steps, the lowest of it in the plain sum, and the mean distance of two in a row.
         mean_steps: The number of steps in that average.
         guarded: The number of steps that the guard has seen; the same for all tasks.
     """
@@ -181,7 +178,6 @@ def newest(means: WindowMeans, before: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # ---------------------------------------------------------------------------------------------------- the saved form
-
 VERSION = 1
 
 
