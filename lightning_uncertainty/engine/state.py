@@ -106,8 +106,8 @@ class EngineState(TaskTensors):
         trust: The part of the way from the plain sum to the learned weights, see
             :class:`~lightning_uncertainty.engine.guard.Guard`.
         held: bool: True if the task stays at the factor of the plain sum.
-        first_log, last_log, mean_log, lowest_log, spread_log: The logarithms of the first and the last loss, the average
-            over some steps, the lowest of it in the plain sum, and the mean distance of two in a row.
+        first_log, last_log, mean_log, lowest_log, spread_log: The logarithms of the first and of the last loss, their
+            average over some steps, its lowest value in the plain sum, and the mean distance of two in a row.
         mean_steps: The number of steps in that average.
         guarded: The number of steps that the guard has seen; the same for all tasks.
     """
