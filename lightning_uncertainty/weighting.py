@@ -193,6 +193,7 @@ class UncertaintyWeighting(NamedValues, Portable):
         """
         recording = self.training and torch.is_grad_enabled()
         by_name = not isinstance(losses, Tensor)
+        empty = by_name and not losses
         if torch.compiler.is_compiling():
             self._compiled_keys.note(tuple(losses) if by_name else (), recording)
         raw_loss, slope, given, half, counts = self._raw_losses.gather(losses, mask, self.strategy.log_var, recording)
@@ -219,12 +220,11 @@ class UncertaintyWeighting(NamedValues, Portable):
                 seen: Any = losses if by_name and mask is None else dict(zip(self.tasks, raw_loss, strict=True))
                 observer(seen, factor)
             call = Call(raw_loss.detach().to(torch.float32), marked, slope, given, counts)
-            empty = by_name and not losses
             total = total.requires_grad_().clone() if empty else total  # no leaf, so that `total += other` works
             return self.recorder.watch(total, call)
         self.relative.add(Call(raw_loss.detach().to(torch.float32), marked, None, given, counts))
         # A zero here would look like the best validation ever.
-        return total if by_name and not losses else torch.where(marked.isnan().all(), torch.nan, total)
+        return total if empty else torch.where(marked.isnan().all(), torch.nan, total)
 
     def _factors(self, raw_loss: Tensor, recording: bool, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return factors and offsets for this call."""
