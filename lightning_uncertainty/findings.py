@@ -83,8 +83,8 @@ class Finding(_Texts, Enum):
         "negative loss",
         "The loss of task {task!r} was negative (lowest mean of a step: {lowest:.3g}), which the {likelihood} "
         "likelihood does not allow for.",
-        "Its weight then only grows. If the loss is already a log-likelihood, give the task a fixed weight: "
-        "`tasks={{{task!r}: 1.0}}`.",
+        "Its weight then only grows. If the loss is already a negative log-likelihood in nats, say so: "
+        '`tasks={{{task!r}: "nll"}}`.',
         "A recorded raw loss is below 0, and the task is learned.",
         "fault",
     )

@@ -30,6 +30,7 @@ __all__ = [
     "BERNOULLI",
     "GAUSSIAN",
     "LAPLACE",
+    "NLL",
     "SOFTMAX",
     "SOFTMAX_EXACT",
     "Likelihood",
@@ -152,7 +153,15 @@ Nothing multiplies the loss and nothing is added to it: ``s`` acts on the logits
 derivative ``exp(-s) mean(z_y - E_p[z])``. Needs logits and targets, as :class:`~lightning_uncertainty.CrossEntropy`.
 """
 
-LIKELIHOODS = {kind.name: kind for kind in (GAUSSIAN, LAPLACE, SOFTMAX, SOFTMAX_EXACT, BERNOULLI)}
+NLL = Likelihood("nll", rate=0.0, precision_rate=0.0, regularized=False, learned=False)
+"""A loss that is a negative log-likelihood in nats already: ``L``, which may be negative.
+
+It adds up with the terms of learned tasks as it is: there is no ``s`` to learn, since the head of the network predicts
+the noise (:func:`~lightning_uncertainty.predictive.gaussian_nll`) and on training data no factor could be told from it.
+A scale of the total multiplies it as it does learned tasks.
+"""
+
+LIKELIHOODS = {kind.name: kind for kind in (GAUSSIAN, LAPLACE, SOFTMAX, SOFTMAX_EXACT, BERNOULLI, NLL)}
 
 
 def fixed(factor: float = 1.0) -> Likelihood:
@@ -205,7 +214,8 @@ _BY_LOSS = {
         "'softmax'": "ce crossentropy categoricalcrossentropy xent nll categorical multiclass classification",
         "'bernoulli'": "bce binarycrossentropy binary sigmoid logistic multilabel multilabelsoftmargin softmargin",
         "a number, its fixed weight, or 'softmax' to balance it": "dice iou giou focal ssim triplet tripletmargin",
-        "a number, its fixed weight, for example 1.0": "kl kld kldiv elbo gaussiannll poissonnll wasserstein",
+        "'nll'": "gaussiannll laplacenll poissonnll studenttnll betanll negativeloglikelihood noisycrossentropy",
+        "a number, its fixed weight, for example 1.0": "kl kld kldiv elbo wasserstein",
     }.items()
     for word in words.split()
 }

@@ -27,8 +27,9 @@ class Task(Setting):
             as it is, and loggers as ``lightning_uncertainty.tasks.metric_keys`` has it.
         likelihood: The likelihood: ``"gaussian"`` (mean squared error), ``"laplace"`` (mean absolute error),
             ``"softmax"`` (cross entropy), ``"softmax_exact"`` (:class:`~lightning_uncertainty.CrossEntropy`),
-            ``"bernoulli"`` (binary cross entropy), a :class:`~lightning_uncertainty.likelihoods.Likelihood`, or a
-            number for a fixed weight.
+            ``"bernoulli"`` (binary cross entropy), ``"nll"`` (a negative log-likelihood, such as
+            :func:`~lightning_uncertainty.predictive.gaussian_nll`), a
+            :class:`~lightning_uncertainty.likelihoods.Likelihood`, or a number for a fixed weight.
         init: The initial ``s = log sigma^2``; ``"auto"`` takes the closed-form optimum of the first losses; None leaves
             it to the engine.
         bounds: The lowest and the highest ``s``; None leaves them to the engine.

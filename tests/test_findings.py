@@ -40,8 +40,8 @@ def test_the_texts_have_their_numbers_and_the_remedy():
     (negative,) = found(lowest_loss=-2.0)
     assert str(negative) == (
         "The loss of task 'aux' was negative (lowest mean of a step: -2), which the laplace likelihood does not allow "
-        "for. Its weight then only grows. If the loss is already a log-likelihood, give the task a fixed weight: "
-        "`tasks={'aux': 1.0}`."
+        "for. Its weight then only grows. If the loss is already a negative log-likelihood in nats, say so: "
+        "`tasks={'aux': \"nll\"}`."
     )
     (bound,) = found(at_bound="lower")
     assert bound.verdict == "at its lower bound"

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_uncertainty import Task
+from lightning_uncertainty import Task, predictive
 from lightning_uncertainty.likelihoods import LAPLACE, Likelihood, fixed
 from lightning_uncertainty.tasks import metric_keys, parse_tasks
 
@@ -153,8 +153,15 @@ LOSSES = {
         "regression",
     ],
     "laplace": ["l1", "mae", "L1Loss", nn.L1Loss(), F.l1_loss, "huber", "smooth_l1", nn.HuberLoss(), F.smooth_l1_loss],
-    "softmax": ["ce", "cross_entropy", "nll", nn.CrossEntropyLoss(), F.nll_loss, "torch.nn.NLLLoss", "classification"],
+    "softmax": ["ce", "cross_entropy", "nll_loss", nn.CrossEntropyLoss(), F.nll_loss, nn.NLLLoss, "classification"],
     "bernoulli": ["bce", "bce_with_logits", nn.BCELoss(), F.binary_cross_entropy_with_logits, "binary", "multilabel"],
+    "nll": [
+        "gaussian_nll",
+        F.gaussian_nll_loss,
+        nn.GaussianNLLLoss(),
+        nn.PoissonNLLLoss,
+        predictive.noisy_cross_entropy,
+    ],
 }
 
 
@@ -164,7 +171,7 @@ def test_the_name_of_a_loss_is_answered_with_its_likelihood(right, loss):
         Task("depth", loss)
 
 
-@pytest.mark.parametrize("loss", ["kl", "gaussian_nll", nn.KLDivLoss(), "dice", "focal", nn.TripletMarginLoss, "IoU"])
+@pytest.mark.parametrize("loss", ["kl", "elbo", nn.KLDivLoss(), "dice", "focal", nn.TripletMarginLoss, "IoU"])
 def test_a_loss_without_a_likelihood_is_answered_with_a_number(loss):
     with pytest.raises(ValueError, match=r"Unknown likelihood .*write a number, its fixed weight, "):
         parse_tasks({"aux": loss})

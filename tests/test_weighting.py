@@ -490,9 +490,11 @@ def test_an_optimum_beyond_bounds_of_the_user_starts_at_the_bound_and_is_reporte
 
 
 def test_a_negative_loss_is_named_once():
-    weighting = UncertaintyWeighting({"nll": "gaussian"})
-    train(weighting, steps=3, nll=-2.0)
-    with pytest.warns(UncertaintyWarning, match=r"task 'nll' was negative .* gaussian .* fixed weight") as caught:
+    weighting = UncertaintyWeighting({"wind": "gaussian"})
+    train(weighting, steps=3, wind=-2.0)
+    with pytest.warns(
+        UncertaintyWarning, match=r"'wind' was negative .* gaussian .*`tasks={'wind': \"nll\"}`"
+    ) as caught:
         weighting.check()
     assert len(caught) == 1
     weighting.check()  # said once

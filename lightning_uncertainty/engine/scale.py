@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_uncertainty._arguments import suggest
+from lightning_uncertainty.likelihoods import NLL
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Factors", "Scale"]
@@ -44,7 +45,8 @@ class Scale:
     None             ``C = 1``                                                the total of the article
     ===============  =======================================================  ====================================
 
-    Ratios between learned tasks and the optimum of each ``s`` stay; fixed tasks keep the factor that they were given.
+    Ratios between learned tasks and the optimum of each ``s`` stay, also to tasks whose loss is a likelihood in nats
+    (``"nll"``), which ``C`` multiplies too; fixed tasks keep the factor that they were given.
 
     Args:
         kind: One of the above.
@@ -67,6 +69,7 @@ class Scale:
         self.importance = torch.tensor(values, dtype=torch.float32)
         self.plain = kind is None and all(value == 1.0 for value in values)
         self.learned = torch.tensor([task.likelihood.learned for task in tasks.values()])
+        self._in_nats = torch.tensor([task.likelihood == NLL for task in tasks.values()])
         self._one, self._none = torch.ones((), dtype=torch.float32), torch.zeros_like(self.importance)
 
     def apply(self, now: Factors, trust: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +89,7 @@ class Scale:
         known = pull > 0.0
         factor = torch.where(known, now.factor**trust, torch.where(pull.isnan(), now.factor, self._one))
         known = known & (trust > 0.0)  # else it has the factor 1 of the plain sum
-        common = torch.where(known, self._common(now, pull, factor, known), self._one)
+        common = torch.where(known | self._in_nats, self._common(now, pull, factor, known), self._one)
         return factor * common * self.importance, self._none
 
     def _common(self, now: Factors, pull: Tensor, factor: Tensor, known: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_uncertainty.engine.window import WindowMeans
-from lightning_uncertainty.likelihoods import LIKELIHOODS, Likelihood
+from lightning_uncertainty.likelihoods import LIKELIHOODS, NLL, Likelihood
 from lightning_uncertainty.tasks import Task
 
 __all__ = [
@@ -184,7 +184,7 @@ VERSION = 1
 def short_forms(tasks: Mapping[str, Task]) -> dict[str, str | float]:
     """Return what :func:`~lightning_uncertainty.tasks.parse_tasks` would make these tasks of."""
     kinds = {name: task.likelihood for name, task in tasks.items()}
-    return {name: kind.name if kind.learned else kind.coefficient for name, kind in kinds.items()}
+    return {name: kind.name if kind.learned or kind == NLL else kind.coefficient for name, kind in kinds.items()}
 
 
 def own_likelihoods(tasks: Mapping[str, Task]) -> dict[str, Likelihood]:

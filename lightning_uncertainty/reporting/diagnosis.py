@@ -52,7 +52,7 @@ def diagnose(history: History) -> list[Diagnosis]:
 
 def shares_at_the_end(history: History) -> dict[str, float]:
     """Return the mean share of each task at the end; nothing if a negative loss leaves no sum to have a part of."""
-    if any(_lowest(history, name) < 0.0 for name in history.tasks):
+    if any(min(_known(history, "raw_loss", name), default=0.0) < 0.0 for name in history.tasks):
         return {}
     ends = {name: _at_the_end(history, shares) for name, shares in history.shares().items()}
     return {name: statistics.fmean(values) for name, values in ends.items() if values}

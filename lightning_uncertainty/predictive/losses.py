@@ -1,0 +1,199 @@
+r"""Negative log-likelihoods of heads that predict the noise of each sample: heteroscedastic aleatoric uncertainty.
+
+They are in nats already, so their task is declared as ``"nll"``: its factor is 1, and it adds up with the learned terms
+of other tasks. They are computed in single precision at least, whatever the precision of the head.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_uncertainty._arguments import check_choice, check_number
+
+__all__ = ["Reduction", "gaussian_nll", "laplace_nll", "noisy_cross_entropy"]
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def gaussian_nll(
+    mean: Tensor,
+    log_var: Tensor,
+    target: Tensor,
+    beta: float = 0.5,
+    *,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return the Gaussian negative log-likelihood of a head that predicts a mean and a log-variance.
+
+    .. math:: \lfloor \sigma^{2\beta} \rfloor \left( \tfrac12 e^{-s} (y - \mu)^2 + \tfrac12 s \right)
+
+    with ``s = log sigma^2`` [Kendall and Gal, NeurIPS 2017, equations (5) and (8)], and a constant power of the
+    variance before it [Seitzer et al., ICLR 2022, equation (5)]. With ``beta=0`` it is the likelihood itself (less the
+    constant ``log(2 pi) / 2``), and samples that are predicted badly soon count little. With ``beta=1`` the mean gets
+    the gradient of half a squared error. Measure with ``beta=0``.
+
+    A noise of each sample that is known is its ``log_var``.
+
+    Args:
+        mean: The predicted means, in the unit of the target.
+        log_var: The predicted log-variances, of a shape that broadcasts with ``mean``.
+        target: The targets, of the shape of ``mean``.
+        beta: The power of the variance, 0 to 1.
+        mask: bool: True where there is a target; of the shape of ``target``.
+        reduction: ``"mean"`` (over the targets that are there; NaN without any, so that the task sits out), ``"sum"``
+            or ``"none"`` (0 where there is no target).
+
+    Raises:
+        ValueError: if the shapes do not fit, or ``beta`` or ``reduction`` is not valid.
+
+    >>> gaussian_nll(torch.tensor([0.0, 0.0]), torch.zeros(2), torch.tensor([1.0, 3.0]))
+    tensor(2.5000)
+    """
+    mean, log_var, target = _checked(mean, log_var, target, mask)
+    squares = torch.exp(-log_var) * (target - mean) ** 2
+    return _reduced(0.5 * (squares + log_var), _power(log_var, beta), mask, reduction)
+
+
+def laplace_nll(
+    mean: Tensor,
+    log_var: Tensor,
+    target: Tensor,
+    beta: float = 0.5,
+    *,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Return the Laplace negative log-likelihood of a head that predicts a location and ``log b^2``.
+
+    .. math:: \lfloor b^{\beta} \rfloor \left( e^{-s/2} |y - \mu| + \tfrac12 s \right), \qquad s = \log b^2,
+
+    less the constant ``log 2``. With ``beta=1`` the location gets the gradient of an absolute error.
+
+    Args:
+        mean: The predicted locations, in the unit of the target.
+        log_var: The predicted ``log b^2``, of a shape that broadcasts with ``mean``.
+        target: The targets, of the shape of ``mean``.
+        beta: The power of the scale, 0 to 1.
+        mask: bool: True where there is a target.
+        reduction: As in :func:`gaussian_nll`.
+
+    Raises:
+        ValueError: if the shapes do not fit, or ``beta`` or ``reduction`` is not valid.
+
+    >>> laplace_nll(torch.tensor([0.0, 0.0]), torch.zeros(2), torch.tensor([1.0, 3.0]))
+    tensor(2.)
+    """
+    mean, log_var, target = _checked(mean, log_var, target, mask)
+    distances = torch.exp(-0.5 * log_var) * (target - mean).abs()
+    return _reduced(distances + 0.5 * log_var, _power(0.5 * log_var, beta), mask, reduction)
+
+
+def noisy_cross_entropy(
+    logits: Tensor,
+    log_std: Tensor,
+    target: Tensor,
+    samples: int = 10,
+    *,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Return the cross entropy of logits with Gaussian noise, whose size a head predicts.
+
+    .. math:: -\log \frac1T \sum_t \mathrm{softmax}(z + e^{u} \epsilon_t)_y, \qquad \epsilon_t \sim N(0, I)
+
+    [Kendall and Gal, NeurIPS 2017, equation (12)], with ``T`` samples. Its expectation is above that of infinitely many
+    samples.
+
+    Args:
+        logits: The logits ``z``, of shape (N, C) or (N, C, d1, ...).
+        log_std: The logarithms ``u`` of the standard deviations, of a shape that broadcasts with ``logits``, for
+            example (N, 1).
+        target: Class indices, of shape (N,) or (N, d1, ...).
+        samples: The number ``T``.
+        mask: bool: True where there is a target, of the shape of ``target``.
+        reduction: As in :func:`gaussian_nll`.
+        generator: The source of the noise; by default that of torch.
+
+    Raises:
+        ValueError: if the shapes do not fit, or ``samples`` or ``reduction`` is not valid.
+
+    >>> logits, target = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+    >>> noisy_cross_entropy(logits, torch.full((1, 1), -20.0), target)  # next to no noise
+    tensor(0.1269)
+    """
+    count = int(check_number("The number of samples", samples, above=1.0))
+    if logits.dim() < 2 or target.shape != logits.shape[:1] + logits.shape[2:]:
+        raise ValueError(
+            f"Got logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}. Expected (N, C) "
+            "and (N,), or (N, C, d1, ...) and (N, d1, ...): class indices, and the classes in the second dimension."
+        )
+    _check_mask(mask, target)
+    logits, log_std = _lifted(logits), _lifted(log_std)
+    target = target if mask is None else target.where(mask, 0)
+    shape = (count, *logits.shape)
+    noise = torch.randn(shape, dtype=logits.dtype, device=logits.device, generator=generator)
+    noisy = logits + torch.exp(log_std) * noise
+    # One cross entropy over the samples and the batch, which are one dimension to it.
+    costs = F.cross_entropy(noisy.flatten(0, 1), target.repeat(count, *[1] * (target.dim() - 1)), reduction="none")
+    likelihood = torch.logsumexp(-costs.reshape(count, *target.shape), 0) - torch.log(torch.tensor(float(count)))
+    return _reduced(-likelihood, None, mask, reduction)
+
+
+def _lifted(tensor: Tensor) -> Tensor:
+    """Return a tensor in single precision at least: in half precision, an exponential soon overflows."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _checked(mean: Tensor, log_var: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the three in single precision at least, without targets that are not there."""
+    if target.shape != mean.shape:
+        raise ValueError(
+            f"The mean has shape {tuple(mean.shape)} and the target {tuple(target.shape)}. Expected the same shape, "
+            "since others would be broadcast: for example `mean.squeeze(-1)`."
+        )
+    pairs = zip(reversed(log_var.shape), reversed(mean.shape), strict=False)
+    if log_var.dim() > mean.dim() or not all(mine in (1, size) for mine, size in pairs):
+        raise ValueError(
+            f"The mean has shape {tuple(mean.shape)} and log_var {tuple(log_var.shape)}. Expected one log-variance for "
+            "each mean, or a shape that broadcasts to that of the means: for example `log_var.squeeze(-1)`."
+        )
+    _check_mask(mask, target)
+    mean, log_var, target = (_lifted(each) for each in (mean, log_var, target))
+    # What stands there instead, such as NaN, must not meet the gradient.
+    return mean, log_var, target if mask is None else target.where(mask, mean.detach())
+
+
+def _check_mask(mask: Tensor | None, target: Tensor) -> None:
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != target.shape):
+        raise ValueError(
+            f"Expected a mask of bools of the shape of the target, {tuple(target.shape)}, True where there is one; got "
+            f"{mask.dtype} of shape {tuple(mask.shape)}."
+        )
+
+
+def _power(log_scale: Tensor, beta: float) -> Tensor | None:
+    """Return the constant power of the noise that stands before the likelihood, None for 1."""
+    if not 0.0 <= beta <= 1.0:
+        raise ValueError(f"beta must be a number from 0 (the likelihood itself) to 1; got {beta!r}.")
+    return torch.exp(beta * log_scale.detach()) if beta else None
+
+
+def _reduced(costs: Tensor, power: Tensor | None, mask: Tensor | None, reduction: Reduction) -> Tensor:
+    check_choice("reduction", reduction, ("mean", "sum", "none"))
+    costs = costs if power is None else power * costs
+    if mask is not None:
+        costs = costs.where(mask, 0.0)
+    if reduction == "none":
+        return costs
+    if reduction == "sum":
+        return costs.sum()
+    if mask is None:
+        return costs.mean()
+    count = mask.sum()
+    return torch.where(count > 0, costs.sum() / count.clamp(min=1), torch.nan)  # 0 / 0 would make NaN of the gradient

@@ -1,0 +1,211 @@
+"""The losses of heads that predict their noise, against formulas written out by hand in float64."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lightning_uncertainty.predictive import gaussian_nll, laplace_nll, noisy_cross_entropy
+
+LOSSES = pytest.mark.parametrize("loss", [gaussian_nll, laplace_nll], ids=["gaussian", "laplace"])
+SHAPE = (3, 4)
+
+
+def sample(seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    mean, log_var, target = (torch.randn(SHAPE, generator=generator, dtype=torch.float64) for _ in range(3))
+    return mean.to(dtype).requires_grad_(), (2.0 * log_var).to(dtype).requires_grad_(), target.to(dtype)
+
+
+def by_hand(loss, mean, log_var, target, beta):
+    """Value and both gradients of each element; nothing here comes from the package, nor from autograd."""
+    mean, log_var, error = mean.detach(), log_var.detach(), (target - mean).detach()
+    if loss is gaussian_nll:
+        variance = log_var.exp()
+        power = variance**beta
+        value = error**2 / (2 * variance) + variance.log() / 2
+        slopes = -error / variance, (1 - error**2 / variance) / 2
+    else:
+        b = (log_var / 2).exp()
+        power = b**beta
+        value = error.abs() / b + b.log()
+        slopes = -error.sign() / b, (1 - error.abs() / b) / 2
+    return power * value, power * slopes[0], power * slopes[1]
+
+
+@LOSSES
+@pytest.mark.parametrize("beta", [0.0, 0.3, 0.5, 1.0])
+def test_values_and_gradients_are_those_of_the_formula(loss, beta):
+    mean, log_var, target = sample()
+    value, *slopes = by_hand(loss, mean, log_var, target, beta)
+    torch.testing.assert_close(loss(mean, log_var, target, beta, reduction="none"), value)
+    torch.testing.assert_close(loss(mean, log_var, target, beta, reduction="sum"), value.sum())
+    loss(mean, log_var, target, beta).backward()
+    for given, slope in zip((mean, log_var), slopes, strict=True):
+        torch.testing.assert_close(given.grad, slope / given.numel())
+
+
+@LOSSES
+def test_beta_of_0_is_the_density_of_torch_less_its_constant(loss):
+    mean, log_var, target = sample()
+    scale = (0.5 * log_var).exp()
+    family, constant = (torch.distributions.Normal, 0.5 * math.log(2 * math.pi))
+    if loss is laplace_nll:
+        family, constant = torch.distributions.Laplace, math.log(2)
+    expected = -family(mean, scale).log_prob(target) - constant
+    torch.testing.assert_close(loss(mean, log_var, target, beta=0.0, reduction="none"), expected)
+
+
+@LOSSES
+def test_beta_of_1_gives_the_mean_the_gradient_of_a_loss_without_variance(loss):
+    mean, log_var, target = sample()
+    (got,) = torch.autograd.grad(loss(mean, log_var, target, beta=1.0), mean)
+    plain = F.mse_loss(mean, target) / 2 if loss is gaussian_nll else F.l1_loss(mean, target)
+    torch.testing.assert_close(got, torch.autograd.grad(plain, mean)[0])
+
+
+@LOSSES
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_what_the_mask_leaves_out_has_neither_value_nor_gradient(loss, reduction):
+    mean, log_var, target = sample()
+    mask = torch.rand(SHAPE, generator=torch.Generator().manual_seed(1)) < 0.5
+    got = loss(mean, log_var, target.masked_fill(~mask, math.nan), mask=mask, reduction=reduction)
+    value, slope, _ = by_hand(loss, mean, log_var, target, 0.5)
+    expected = {"mean": value[mask].mean(), "sum": value[mask].sum(), "none": value.where(mask, 0.0)}[reduction]
+    torch.testing.assert_close(got, expected)
+    got.sum().backward()
+    count = mask.sum() if reduction == "mean" else 1
+    torch.testing.assert_close(mean.grad, slope.where(mask, 0.0) / count)
+    assert log_var.grad.isfinite().all()
+
+
+@LOSSES
+def test_without_any_target_the_loss_is_nan_and_its_gradient_is_0(loss):
+    mean, log_var, target = sample()
+    got = loss(mean, log_var, target, mask=torch.zeros(SHAPE, dtype=torch.bool))
+    assert got.isnan()
+    torch.where(got.isnan(), 0.0, got).backward()
+    assert mean.grad.eq(0.0).all()
+    assert log_var.grad.eq(0.0).all()
+
+
+@LOSSES
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_lifted_before_anything_is_computed(loss, dtype):
+    # In fp16 itself, exp(12) and the square of 300 would be infinite.
+    mean, log_var, target = (torch.tensor(x, dtype=dtype) for x in ([0.0, 1.0], [-12.0, 12.0], [300.0, 2.0]))
+    mean.requires_grad_(), log_var.requires_grad_()
+    got = loss(mean, log_var, target, beta=0.0, reduction="none")
+    value, *_ = by_hand(loss, mean.double(), log_var.double(), target.double(), 0.0)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), value, rtol=1e-5, atol=0.0)
+    loss(mean[1:], log_var[1:], target[1:]).backward()
+    assert mean.grad.isfinite().all()
+    assert log_var.grad.isfinite().all()
+
+
+def test_a_known_noise_of_each_observation_is_its_log_var():
+    """The best constant is then the mean with weights of 1 / sigma^2."""
+    target, sigma = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64), torch.tensor([0.1, 1.0, 3.0]).double()
+    weights = sigma**-2
+    best = ((weights * target).sum() / weights.sum()).expand(3).clone().requires_grad_()
+    gaussian_nll(best, 2 * sigma.log(), target, beta=0.0).backward()
+    assert best.grad.sum().item() == pytest.approx(0.0, abs=1e-12)
+
+
+@LOSSES
+def test_what_does_not_fit_is_refused(loss):
+    x = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"mean has shape \(3, 1\) and the target \(3,\)\. Expected the same"):
+        loss(x[:, None], x, x)
+    with pytest.raises(ValueError, match=r"log_var \(3, 1\)\. Expected one log-variance for each mean"):
+        loss(x, x[:, None], x)
+    with pytest.raises(ValueError, match=r"log_var \(2,\)\. Expected one log-variance for each mean"):
+        loss(x, x[:2], x)
+    with pytest.raises(ValueError, match=r"beta must be .* from 0 .* to 1; got 1.5"):
+        loss(x, x, x, beta=1.5)
+    with pytest.raises(ValueError, match="reduction must be one of 'mean', 'sum', 'none'; got 'max'"):
+        loss(x, x, x, reduction="max")
+    with pytest.raises(ValueError, match=r"mask of bools of the shape of the target, \(3,\)"):
+        loss(x, x, x, mask=x)
+
+
+# ---------------------------------------------------------------------------------------------------- classes
+
+
+def noisy_by_hand(logits, log_std, target, noise):
+    """Equation (12): the mean over samples of the softmax at the target."""
+    probability = torch.stack([torch.softmax(logits + log_std.exp() * each, 1) for each in noise]).mean(0)
+    return -probability.gather(1, target[:, None]).squeeze(1).log()
+
+
+def classes(shape=(5, 4)):
+    generator = torch.Generator().manual_seed(2)
+    logits = (3.0 * torch.randn(shape, generator=generator, dtype=torch.float64)).requires_grad_()
+    log_std = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    return logits, log_std, torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (2, 4, 3, 2)])
+def test_noisy_logits_give_value_and_gradients_of_equation_12(shape):
+    logits, log_std, target = classes(shape)
+    noise = torch.randn((7, *shape), dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    got = noisy_cross_entropy(logits, log_std, target, samples=7, generator=torch.Generator().manual_seed(3))
+    expected = noisy_by_hand(logits, log_std, target, noise).mean()
+    torch.testing.assert_close(got, expected)
+    for mine, theirs in zip(
+        torch.autograd.grad(got, (logits, log_std)), torch.autograd.grad(expected, (logits, log_std)), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_without_noise_it_is_the_cross_entropy():
+    logits, log_std, target = classes()
+    got = noisy_cross_entropy(logits, log_std - 50.0, target, reduction="none")
+    torch.testing.assert_close(got, F.cross_entropy(logits, target, reduction="none"))
+
+
+def test_many_samples_give_the_integral_over_the_noise():
+    """For two classes the difference of the logits is Gaussian: one integral, done here on a grid."""
+    grid = torch.linspace(-8.0, 8.0, 20_001, dtype=torch.float64)
+    density = torch.exp(-grid.square() / 2) / math.sqrt(2 * math.pi)
+    integral = torch.trapezoid(torch.sigmoid(1.0 + math.sqrt(2.0) * 2.0 * grid) * density, grid)
+    logits = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    got = noisy_cross_entropy(
+        logits,
+        torch.tensor([[math.log(2.0)]], dtype=torch.float64),
+        torch.tensor([0]),
+        samples=200_000,
+        generator=torch.Generator().manual_seed(4),
+    )
+    assert got.item() == pytest.approx(-math.log(integral), abs=0.005)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_noisy_logits_in_half_precision_stay_finite(dtype):
+    logits = torch.tensor([[60000.0, -60000.0], [1.0, 0.0]], dtype=dtype, requires_grad=True)
+    log_std = torch.tensor([[0.0], [20.0]], dtype=dtype, requires_grad=True)  # exp(20) is beyond fp16
+    got = noisy_cross_entropy(logits, log_std, torch.tensor([1, 0]))
+    got.backward()
+    assert got.dtype == torch.float32
+    assert got.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+def test_classes_that_are_masked_out_take_no_part():
+    logits, log_std, target = classes()
+    mask = torch.tensor([True, False, True, True, False])
+    noise = torch.randn((10, *logits.shape), dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    got = noisy_cross_entropy(
+        logits, log_std, target.where(mask, -100), mask=mask, generator=torch.Generator().manual_seed(5)
+    )
+    torch.testing.assert_close(got, noisy_by_hand(logits, log_std, target, noise)[mask].mean())
+
+
+def test_classes_of_a_wrong_shape_or_without_samples_are_refused():
+    logits, log_std, target = classes()
+    with pytest.raises(ValueError, match=r"logits of shape \(5, 4\) and a target of shape \(5, 1\)"):
+        noisy_cross_entropy(logits, log_std, target[:, None])
+    with pytest.raises(ValueError, match="The number of samples must be a finite number of at least 1"):
+        noisy_cross_entropy(logits, log_std, target, samples=0)
