@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from lightning_uncertainty.snapshot import Snapshot
 
-__all__ = ["Diagnosis", "Finding", "Severity", "counted_calls", "findings_of"]
+__all__ = ["Diagnosis", "Finding", "Severity", "counted", "findings_of"]
 
 LAST_PART = 0.1  # of the steps: what "at the end" means
 FEWEST_STEPS, FEWEST_POINTS = 200, 10  # below, sigma has no time to arrive, and nobody could tell
@@ -87,6 +87,14 @@ class Finding(_Texts, Enum):
         '`tasks={{{task!r}: "nll"}}`.',
         "A recorded raw loss is below 0, and the task is learned.",
         "fault",
+    )
+    SAT_OUT = (
+        "sat out {steps}",
+        "The loss of task {task!r} was zero or negative in {steps}, and it sat them out: strategy={strategy!r} needs "
+        "positive losses.",
+        "Give a log-likelihood a fixed weight, `tasks={{{task!r}: 1.0}}`, or use another strategy. A loss that reaches "
+        "0 has nothing left to learn.",
+        "The strategy takes the logarithm or the inverse of losses, and the mean loss of a step was not above 0.",
     )
     NO_CROSS_ENTROPY = (
         "no mean cross entropy?",
@@ -243,9 +251,11 @@ def findings_of(snapshot: Snapshot) -> Iterator[Diagnosis]:
         yield Finding.DEAD.about(None, steps=dead)
     for name, task in snapshot.tasks.items():
         if task.nonfinite and not dead:
-            yield Finding.NONFINITE.about(name, calls=counted_calls(task.nonfinite))
+            yield Finding.NONFINITE.about(name, calls=counted(task.nonfinite, "call"))
         if task.lowest_loss < 0.0 and task.sigma is not None and task.likelihood != "softmax_exact":
             yield Finding.NEGATIVE_LOSS.about(name, lowest=task.lowest_loss, likelihood=task.likelihood)
+        if task.sat_out:
+            yield Finding.SAT_OUT.about(name, steps=counted(task.sat_out, "step"), strategy=snapshot.strategy)
         if task.cut:
             yield Finding.CUT.about(name)
         if task.held:
@@ -254,6 +264,6 @@ def findings_of(snapshot: Snapshot) -> Iterator[Diagnosis]:
             yield Finding.AT_BOUND.about(name, bound=task.at_bound, log_var=task.log_var)
 
 
-def counted_calls(number: int) -> str:
-    """Return a number of calls with its noun."""
-    return f"{number} call{'s' if number > 1 else ''}"
+def counted(number: int, noun: str) -> str:
+    """Return a number of things with its noun."""
+    return f"{number} {noun}{'s' if number > 1 else ''}"

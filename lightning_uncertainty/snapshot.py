@@ -42,6 +42,7 @@ class TaskSnapshot(Setting):
         trust: The part of the way from the plain sum to the weight of the strategy.
         held: True if the task stays at the factor of the plain sum.
         cut: True if the factor was beyond the range of an fp16 loss and was cut there.
+        sat_out: The number of steps that it sat out because the strategy cannot use a loss of zero or below.
         unit: The unit of the target, as given to :class:`~lightning_uncertainty.Task`; for a regression also of sigma.
         classes: The number of classes of a classification; 0 where it is unknown.
         more: Further quantities that a strategy or a subclass of the engine keeps of each task.
@@ -65,6 +66,7 @@ class TaskSnapshot(Setting):
     trust: float = 1.0
     held: bool = False
     cut: bool = False
+    sat_out: int = 0
     unit: str = ""
     classes: int = 0
     more: Mapping[str, float] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class TaskSnapshot(Setting):
             trust=row.pop("trust"),
             held=bool(row.pop("held")),
             cut=bool(row.pop("cut")),
+            sat_out=int(row.pop("sat_out", 0)),
             unit=task.unit,
             classes=2 if task.likelihood.name == "bernoulli" else int(task.classes or classes),
             more=row,
@@ -120,10 +123,12 @@ class Snapshot(Setting):
     Attributes:
         step: The number of optimizer steps so far.
         tasks: The snapshot of each task, by name.
+        strategy: The name of the strategy.
     """
 
     step: int
     tasks: Mapping[str, TaskSnapshot]
+    strategy: str = "uncertainty"
 
     @property
     def loss(self) -> float:

@@ -26,7 +26,7 @@ from lightning_uncertainty.engine.window import Call, WindowMeans, mean_over_ran
 from lightning_uncertainty.findings import findings_of
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
-from lightning_uncertainty.strategies import STRATEGIES, Fixed, Strategy, Uncertainty, check_options, get_strategy
+from lightning_uncertainty.strategies import STRATEGIES, Equal, Strategy, Uncertainty, check_options, get_strategy
 from lightning_uncertainty.strategies.uncertainty import UncertaintyOptions
 from lightning_uncertainty.tasks import Likelihoods, TaskSpecs, parse_tasks
 
@@ -73,8 +73,9 @@ class UncertaintyWeighting(NamedValues, Portable):
 
     Args:
         tasks: The tasks: ``{"depth": "laplace", "class": "softmax", "aux": 0.1}`` or a list of :class:`Task`.
-        strategy: The rule that gives each task its factor: ``"uncertainty"``, ``"fixed"``, or a
-            :class:`~lightning_uncertainty.strategies.Strategy`.
+        strategy: The rule that gives each task its factor: ``"uncertainty"``, ``"equal"``, ``"fixed"``, ``"initial"``,
+            ``"log_sum"``, ``"geometric_mean"``, ``"uw_so"``, ``"dwa"``, ``"random"``, or a
+            :class:`~lightning_uncertainty.strategies.Strategy` with settings of its own.
         warmup_steps: The number of steps before the strategy learns.
         warmup: The weights until then: ``"initial"`` (those of the initial ``s``; with a guard, all 1) or ``"equal"``
             (all 1, the plain sum; with ``init="auto"``, ``s`` then starts from the losses at the end of the warm-up).
@@ -131,7 +132,7 @@ class UncertaintyWeighting(NamedValues, Portable):
         check_options(options, strategy, WeightingOptions.__annotations__)
         self.strategy = Uncertainty(**options) if strategy == "uncertainty" else get_strategy(strategy)
         self.regularizer: Regularizer = getattr(self.strategy, "regularizer", get_regularizer("log_sigma"))
-        self._equal = Fixed()  # the strategy of a warm-up with equal weights
+        self._equal = Equal()  # the strategy of a warm-up with equal weights
         for each in (self.strategy, self._equal):
             each.bind(tuple(self.tasks.values()))
         self._foreign: Mapping[str, Any] | None = None  # the state of a strategy that only its own class can read
@@ -143,11 +144,13 @@ class UncertaintyWeighting(NamedValues, Portable):
         scale = self.strategy.default_scale if scale == "auto" else scale
         self._scale = Scale(scale, self.tasks)
         self._state = self._new_state(len(self.tasks))
-        self._guard = Guard(self._state, self._scale.learned) if guard and scale is not None else None
+        guarded = guard and scale is not None and self.strategy.guarded
+        self._guard = Guard(self._state, self._scale.learned) if guarded else None
         check_fields(self._state, self.strategy.state)
         self.relative = RelativeLoss(self._state, process_group)
         self.recorder = Recorder(len(self.tasks), process_group, self._learn, self._notices)
-        self._equal_now = torch.tensor(False)  # for graphs of torch.compile, in which a Python bool is a constant
+        # For graphs of torch.compile, in which a Python bool is a constant.
+        self._equal_now, self._frozen_now = torch.tensor(False), torch.tensor(False)
         self._choose()
         self._start, self.origin = self.state_dict(), "learned"  # "loaded": its network may follow; "outdated": is gone
 
@@ -228,21 +231,31 @@ class UncertaintyWeighting(NamedValues, Portable):
 
     def _factors(self, raw_loss: Tensor, recording: bool, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return factors and offsets for this call."""
+        single = raw_loss.to(torch.float32)
         if torch.compiler.is_compiling():  # a branch would be a guard that fails later on, and one graph costs nothing
-            chosen = self._scaled(Factors(*self.strategy.factors(raw_loss.to(torch.float32))))
-            if self.warmup == "initial":
-                return chosen
-            equal = self._scaled(self._equal.now)
-            return torch.where(self._equal_now, equal[0], chosen[0]), torch.where(self._equal_now, equal[1], chosen[1])
+            chosen = self._scaled(Factors(*self.strategy.factors(single)), single)
+            if self.strategy.live:
+                chosen = self._where(self._frozen_now, (self._factor, self._offset), chosen)
+            if self.warmup == "equal":
+                chosen = self._where(self._equal_now, self._scaled(self._equal.now), chosen)
+            return chosen
         strategy = self._in_force
-        if strategy.settled:
+        if strategy.settled or (strategy.live and self.frozen):
             return self._factor, self._offset
-        if recording and self._opening:
-            raw_loss = mean_over_ranks(raw_loss, counts, self.process_group)
-        return self._scaled(Factors(*strategy.factors(raw_loss.to(torch.float32))))
+        if recording and self._opening and not strategy.live:
+            single = mean_over_ranks(single, counts, self.process_group)
+        return self._scaled(Factors(*strategy.factors(single)), single)
 
-    def _scaled(self, now: Factors) -> tuple[Tensor, Tensor]:
-        return self._scale.apply(now, self._state.trust)
+    @staticmethod
+    def _where(now: Tensor, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return torch.where(now, one[0], other[0]), torch.where(now, one[1], other[1])
+
+    def _scaled(self, now: Factors, single: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``now`` with importance and scale, in a call with the losses ``single``."""
+        raw_loss = self._state.raw_loss  # the same in all calls of a step, and on all ranks
+        if single is not None and now.pull is None:
+            raw_loss = single if self.strategy.live else torch.where(raw_loss.isnan(), single, raw_loss)
+        return self._scale.apply(now, self._state.trust, raw_loss)
 
     # ------------------------------------------------------------------------------------------------ learning
 
@@ -298,6 +311,8 @@ class UncertaintyWeighting(NamedValues, Portable):
         self._factor, self._offset = self._scaled(self._in_force.now)
         if self.warmup == "equal":
             self._equal_now = torch.full_like(self._equal_now, self._warming_up_equal)
+        if self.strategy.live:
+            self._frozen_now = torch.full_like(self._frozen_now, self.frozen)
 
     def expect(self, steps: float) -> None:
         """Tell how many steps the run will have, for settings that follow from it. The callback does this."""
@@ -331,7 +346,7 @@ class UncertaintyWeighting(NamedValues, Portable):
     def _look_for_trouble(self) -> None:
         """Warn without waiting for the device: a loop that reads nothing should hear of trouble too."""
         state, columns = self._state, self.strategy.columns()
-        bounds = [columns[name] for name in ("at_lower", "at_upper") if name in columns]
+        bounds = [columns[name] > 0 for name in ("at_lower", "at_upper", "sat_out") if name in columns]
         if self._trouble.poll(
             torch.cat([state.nonfinite > 0, state.dead > 0, state.lowest_loss < 0.0, state.cut, *bounds])
         ):
@@ -359,11 +374,12 @@ class UncertaintyWeighting(NamedValues, Portable):
         now = {"factor": self._factor, "offset": self._offset}
         columns = {"log_var": self.strategy.log_var, "precision": self.strategy.factor, **self.strategy.columns()}
         rows = rows_later({**self._state.columns(), **columns, **now}, self.tasks)
-        learned, steps, tasks, classes = self.strategy.learned, self.steps, self.tasks, self._raw_losses.classes
+        strategy, steps, tasks, classes = self.strategy, self.steps, self.tasks, self._raw_losses.classes
 
         def read() -> Snapshot:
             numbers = {name: {"classes": classes.get(name, 0), **row} for name, row in rows().items()}
-            return Snapshot(steps, {n: TaskSnapshot.of(tasks[n], learned[n], row) for n, row in numbers.items()})
+            of_tasks = {n: TaskSnapshot.of(tasks[n], strategy.learned[n], row) for n, row in numbers.items()}
+            return Snapshot(steps, of_tasks, strategy.name)
 
         return read
 

@@ -58,7 +58,6 @@ class Portable(Schedule):
     _scale: Scale
     _guard: Guard | None
     _notices: Notices
-    _choose: Callable[[], None]
     _start: Mapping[str, Any]
     _foreign: Mapping[str, Any] | None
 

@@ -22,7 +22,7 @@ class Factors(NamedTuple):
         factor: The factors before the losses.
         offset: The terms that are added to the total.
         pull: The factors times the losses that go with them; 0 for tasks whose factor is not known yet, NaN for those
-            whose factor is given; None for 1.
+            whose factor is given. None for a rule that does not say which losses these are.
         start: The factors that the tasks started with; None for 1.
     """
 
@@ -36,7 +36,8 @@ class Scale:
     r"""The importance ``a_k`` of the tasks, and the common factor ``C`` of those that learn.
 
     With factors ``f_k`` and the losses ``m_k`` that go with them (for learned uncertainty those whose optimum is the
-    present ``s_k``), over the learned tasks that have come so far:
+    present ``s_k``, for other strategies those of the last step, or of the call itself if the factors follow from it),
+    over the learned tasks that have come so far:
 
     ===============  =======================================================  ====================================
     ``"sum"``        ``C = sum a_k m_k / sum a_k f_k m_k``                    the total is as large as the plain sum
@@ -72,7 +73,7 @@ class Scale:
         self._in_nats = torch.tensor([task.likelihood == NLL for task in tasks.values()])
         self._one, self._none = torch.ones((), dtype=torch.float32), torch.zeros_like(self.importance)
 
-    def apply(self, now: Factors, trust: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(self, now: Factors, trust: Tensor, raw_loss: Tensor) -> tuple[Tensor, Tensor]:
         """Return factors and offsets with importance and scale in them.
 
         A scaled total has no regularisers: they have no gradient, and its value is then that of a plain sum.
@@ -80,24 +81,29 @@ class Scale:
         Args:
             now: What the strategy says.
             trust: The power of the factors in a scaled total, of shape (K,); 0 for those of the plain sum.
+            raw_loss: The losses that go with factors whose rule does not say, of shape (K,); NaN where unknown.
         """
         if self.plain:
             return now.factor, now.offset
         if self.kind is None:
             return now.factor * self.importance, now.offset * self.importance
-        pull = torch.ones_like(now.factor) if now.pull is None else now.pull
-        known = pull > 0.0
-        factor = torch.where(known, now.factor**trust, torch.where(pull.isnan(), now.factor, self._one))
-        known = known & (trust > 0.0)  # else it has the factor 1 of the plain sum
-        common = torch.where(known | self._in_nats, self._common(now, pull, factor, known), self._one)
+        if now.pull is None:  # a factor of 0 is that of a task that sits out
+            begun, others = self.learned & (now.factor > 0.0), now.factor
+            pull = torch.where(raw_loss > 0.0, now.factor * raw_loss, 0.0)
+        else:
+            begun, pull = now.pull > 0.0, now.pull
+            others = torch.where(pull.isnan(), now.factor, self._one)
+        factor = torch.where(begun, now.factor**trust, others)
+        begun = begun & (trust > 0.0)  # else it has the factor 1 of the plain sum
+        common = torch.where(begun | self._in_nats, self._common(now, pull, factor, begun, trust), self._one)
         return factor * common * self.importance, self._none
 
-    def _common(self, now: Factors, pull: Tensor, factor: Tensor, known: Tensor) -> Tensor:
+    def _common(self, now: Factors, pull: Tensor, factor: Tensor, begun: Tensor, trust: Tensor) -> Tensor:
         """Return ``C``; 1 as long as it is not known."""
         if self._reference is not None:
-            return torch.where(known, 1.0 / factor, 1.0)[self._reference]
+            return torch.where(begun, 1.0 / factor, 1.0)[self._reference]
         if self.kind == "geometric":
-            logs = torch.log((1.0 if now.start is None else now.start) / factor)
-            return torch.exp(torch.where(known, logs, 0.0).sum() / known.sum().clamp(min=1))
-        plain = torch.where(known, self.importance * pull / now.factor, 0.0)
+            logs = -torch.log(factor) if now.start is None else trust * torch.log(now.start) - torch.log(factor)
+            return torch.exp(torch.where(begun, logs, 0.0).sum() / begun.sum().clamp(min=1))
+        plain = torch.where(begun, self.importance * pull / now.factor, 0.0)
         return (plain.sum() / plain.dot(factor)).nan_to_num(1.0)

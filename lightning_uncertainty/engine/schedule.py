@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -25,6 +26,8 @@ class Schedule:
         warmup: The weights until then: ``"initial"`` or ``"equal"``.
         freeze_after: The number of steps after which the weights stay as they are; None for never.
     """
+
+    _choose: Callable[[], None]
 
     def __init__(self, warmup_steps: int, warmup: Literal["initial", "equal"], freeze_after: int | None) -> None:
         check_choice("warmup", warmup, ("initial", "equal"))
@@ -83,7 +86,9 @@ class Schedule:
     def freeze(self) -> None:
         """Keep the weights as they are from now on. A task that has no ``s`` yet still starts from its first loss."""
         self._frozen = True
+        self._choose()
 
     def unfreeze(self) -> None:
         """Undo :meth:`freeze`."""
         self._frozen = False
+        self._choose()

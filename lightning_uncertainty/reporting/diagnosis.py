@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import chain, pairwise
 
 from lightning_uncertainty import findings
-from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, counted_calls
+from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, counted
 from lightning_uncertainty.reporting.history import History
 
 __all__ = ["diagnose", "shares_at_the_end"]
@@ -61,7 +61,9 @@ def shares_at_the_end(history: History) -> dict[str, float]:
 def _of_losses(history: History, name: str) -> Iterator[Diagnosis]:
     fact, losses = history.facts[name], _known(history, "raw_loss", name)
     if fact.nonfinite:
-        yield Finding.NONFINITE.about(name, calls=counted_calls(fact.nonfinite))
+        yield Finding.NONFINITE.about(name, calls=counted(fact.nonfinite, "call"))
+    if fact.sat_out:
+        yield Finding.SAT_OUT.about(name, steps=counted(fact.sat_out, "step"), strategy=history.strategy)
     if (lowest := _lowest(history, name)) < 0.0:
         yield Finding.NEGATIVE_LOSS.about(name, lowest=lowest, likelihood=fact.likelihood)
     classifies = fact.likelihood in ("softmax", "softmax_exact", "bernoulli")

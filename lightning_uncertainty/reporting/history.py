@@ -40,6 +40,7 @@ class TaskFacts:
         dead: Number of steps in which losses came, and none of any task was finite.
         classes: Number of classes; 0 where it is unknown, or there are none.
         held: True if it stays at the factor of the plain sum.
+        sat_out: Number of steps that it sat out because the strategy needs positive losses.
     """
 
     likelihood: str
@@ -52,6 +53,7 @@ class TaskFacts:
     dead: int = 0
     classes: int = 0
     held: bool = False
+    sat_out: int = 0
 
 
 _FACTS = [each.name for each in fields(TaskFacts)]
@@ -72,6 +74,7 @@ class History:
     so that a history that went through a checkpoint equals one that did not.
 
     Attributes:
+        strategy: Name of the strategy.
         capacity: Number of points from which on they are thinned.
         facts: The facts about each task, by name.
         newest: Step of the newest snapshot that was added, -1 before the first.
@@ -86,6 +89,7 @@ class History:
     capacity = 1000
 
     def __init__(self) -> None:
+        self.strategy = "uncertainty"
         self.facts: dict[str, TaskFacts] = {}
         self.newest = -1
         self._points: list[_Point] = []
@@ -126,6 +130,7 @@ class History:
         return twin
 
     def _take(self, snapshot: Snapshot) -> _Point:
+        self.strategy = snapshot.strategy
         self.facts = {name: _facts(task) for name, task in snapshot.tasks.items()}
         return _Point(snapshot.step, snapshot.total, {name: _cells(task) for name, task in snapshot.tasks.items()})
 
@@ -182,6 +187,7 @@ class History:
         )
         return {
             "version": VERSION,
+            "strategy": self.strategy,
             "tasks": list(self.facts),
             "facts": {name: [getattr(fact, name) for fact in self.facts.values()] for name in _FACTS},
             "stride": self._stride,
@@ -204,10 +210,14 @@ class History:
         try:
             if state["version"] != VERSION:
                 raise ValueError(f"version {state['version']!r}, and this package reads {VERSION}")
+            history.strategy = str(state.get("strategy", history.strategy))
             names, steps, stride = state["tasks"], state["steps"].tolist(), int(state["stride"])
             if stride < 1 or steps != sorted(set(steps)):
                 raise ValueError("its steps are out of order")
-            saved = {**dict.fromkeys(("dropped", "dead", "classes", "held"), [0] * len(names)), **state["facts"]}
+            saved = {
+                **dict.fromkeys(("dropped", "dead", "classes", "held", "sat_out"), [0] * len(names)),
+                **state["facts"],
+            }
             facts = zip(*(saved[name] for name in _FACTS), strict=True)
             history.facts = {name: TaskFacts(*fact) for name, fact in zip(names, facts, strict=True)}
             values = state["values"].reshape(len(steps), len(_COLUMNS), len(names)).transpose(1, 2).tolist()
@@ -222,7 +232,7 @@ class History:
 
 def _facts(task: TaskSnapshot) -> TaskFacts:
     bound = task.at_bound if task.started else None
-    counts = task.nonfinite, task.absent, bound or "", task.dropped, task.dead, task.classes, task.held
+    counts = task.nonfinite, task.absent, bound or "", task.dropped, task.dead, task.classes, task.held, task.sat_out
     return TaskFacts(task.likelihood, task.unit, task.sigma is not None, *counts)
 
 

@@ -9,12 +9,34 @@ from typing import Any
 
 from lightning_uncertainty._arguments import lookup, suggest
 from lightning_uncertainty.strategies.base import Strategy
-from lightning_uncertainty.strategies.fixed import Fixed
+from lightning_uncertainty.strategies.dwa import DWA
+from lightning_uncertainty.strategies.fixed import Equal, Fixed
+from lightning_uncertainty.strategies.geometric_mean import GeometricMean
+from lightning_uncertainty.strategies.initial import Initial
+from lightning_uncertainty.strategies.log_sum import LogSum
+from lightning_uncertainty.strategies.random import Random
 from lightning_uncertainty.strategies.uncertainty import Uncertainty
+from lightning_uncertainty.strategies.uw_so import UWSO
 
-__all__ = ["STRATEGIES", "Fixed", "Strategy", "Uncertainty", "check_options", "get_strategy"]
+__all__ = [
+    "DWA",
+    "STRATEGIES",
+    "UWSO",
+    "Equal",
+    "Fixed",
+    "GeometricMean",
+    "Initial",
+    "LogSum",
+    "Random",
+    "Strategy",
+    "Uncertainty",
+    "check_options",
+    "get_strategy",
+]
 
-STRATEGIES: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (Uncertainty, Fixed)}
+_ALL = (Uncertainty, Equal, Fixed, Initial, LogSum, GeometricMean, UWSO, DWA, Random)
+
+STRATEGIES: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in _ALL}
 """The strategies that ``strategy="..."`` knows, by their short form."""
 
 

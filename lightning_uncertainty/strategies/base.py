@@ -43,6 +43,9 @@ class Strategy(Setting, ABC):
         offset: The terms that are added to the total, fp32, of shape (K,).
         settled: True if :meth:`factors` returns :attr:`factor` and :attr:`offset` whatever the losses are, so that the
             engine need not ask.
+        live: True if :meth:`factors` follows the losses of each call. These are then those of the rank, and once
+            frozen, :attr:`factor` stays in force.
+        guarded: True if a :class:`~lightning_uncertainty.engine.guard.Guard` may begin with the plain sum.
         default_scale: The ``scale`` of the total unless one is asked for.
         learned: A bool by task, in their order: True if the rule learns a sigma for it.
     """
@@ -52,6 +55,8 @@ class Strategy(Setting, ABC):
     factor: Tensor
     offset: Tensor
     settled: bool = False
+    live: ClassVar[bool] = False
+    guarded: ClassVar[bool] = False
     default_scale: ClassVar[str | None] = None
     learned: Mapping[str, bool]
 
@@ -81,7 +86,7 @@ class Strategy(Setting, ABC):
 
         Args:
             raw_loss: The losses without a graph, of shape (K,); NaN where a task is absent. In the first window of a
-                run they are means over the ranks.
+                run they are means over the ranks, unless the rule is :attr:`live`.
         """
         return self.now
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from lightning_uncertainty._arguments import check_number, lookup
 from lightning_uncertainty.engine.scale import Factors
 from lightning_uncertainty.engine.state import TaskTensors
-from lightning_uncertainty.strategies.base import Strategy
+from lightning_uncertainty.strategies.weights import WeightRule
 from lightning_uncertainty.tasks import Task
 
-__all__ = ["Fixed"]
+__all__ = ["Equal", "Fixed"]
 
 
 @dataclass
@@ -28,7 +28,7 @@ class FixedState(TaskTensors):
     fixed_factor: Tensor = field(metadata={"negative": False, "shown": False})
 
 
-class Fixed(Strategy):
+class Fixed(WeightRule):
     """Given factors: the total is ``sum_k w_k L_k``.
 
     Args:
@@ -47,21 +47,21 @@ class Fixed(Strategy):
     state: FixedState
 
     def __init__(self, factors: Mapping[str, float] | None = None) -> None:
-        self.given = {
+        self.by_task = {
             name: check_number(f"The factor of task {name!r}", value, above=0.0)
             for name, value in (factors or {}).items()
         }
 
     def bind(self, tasks: Sequence[Task]) -> None:
-        given = {task.name: None if task.likelihood.learned else task.likelihood.coefficient for task in tasks}
-        for name, weight in self.given.items():
-            lookup("task", name, given)
-            given[name] = weight
-        self.learned = dict.fromkeys(given, False)
-        self._own = torch.tensor([weight is not None for weight in given.values()])
-        self._given = torch.tensor([1.0 if w is None else w for w in given.values()], dtype=torch.float32)
-        self.state = FixedState(self._given.clone())
-        self.offset = torch.zeros_like(self._given)
+        super().bind(tasks)
+        for name in self.by_task:
+            lookup("task", name, self.learned)
+        numbers = [
+            self.by_task.get(name, number) for name, number in zip(self.learned, self.given.tolist(), strict=True)
+        ]
+        self.given = torch.tensor(numbers, dtype=torch.float32)
+        self.free &= torch.tensor([name not in self.by_task for name in self.learned])
+        self.state = FixedState(self.given.clone())
         self.restored()
 
     @property
@@ -71,5 +71,19 @@ class Fixed(Strategy):
 
     def restored(self) -> Tensor:
         """Take over saved factors where none is given now."""
-        self.state.fixed_factor = self.factor = torch.where(self._own, self._given, self.state.fixed_factor)
+        self.state.fixed_factor = self.factor = torch.where(self.free, self.state.fixed_factor, self.given)
         return super().restored()
+
+
+class Equal(Fixed):
+    """The plain sum: the factor of each task is 1, but for those that are declared with a number.
+
+    >>> from lightning_uncertainty import UncertaintyWeighting
+    >>> UncertaintyWeighting({"depth": "laplace", "aux": 0.5}, strategy="equal").weights
+    {'depth': 1.0, 'aux': 0.5}
+    """
+
+    name = "equal"
+
+    def __init__(self) -> None:
+        super().__init__()

@@ -112,6 +112,7 @@ class Uncertainty(Strategy):
 
     name = "uncertainty"
     default_scale = "sum"
+    guarded = True
     state: UncertaintyState
 
     def __init__(

@@ -146,6 +146,12 @@ RUNS = {
     "nothing": (Healthy, {}, {}, {Finding.NOTHING}),
     "a loss that is NaN now and then": (NotFinite, {}, {}, {Finding.NONFINITE}),
     "a log-likelihood": (Negative, {}, {"noise": (0.2, 0.5)}, {Finding.NEGATIVE_LOSS}),
+    "a log-likelihood whose logarithm is to be taken": (
+        Negative,
+        {"strategy": "log_sum"},
+        {"noise": (0.2, 0.5)},
+        {Finding.SAT_OUT},
+    ),
     "a cross entropy that is summed": (Summed, {}, {}, {Finding.NO_CROSS_ENTROPY}),
     "a loss that goes to zero": (
         Settling,
