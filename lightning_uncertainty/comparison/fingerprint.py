@@ -12,7 +12,7 @@ import json
 import sys
 import sysconfig
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -66,8 +66,14 @@ def _own_file(module: object) -> Path | None:
     file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
     if not isinstance(file, str) or not file.endswith(".py"):
         return None
+    path = _own_path(file)
+    return path if path is not None and path.is_file() else None
+
+
+@cache  # of thousands of modules, twice in each run
+def _own_path(file: str) -> Path | None:
     path = Path(file).resolve()
-    if _INSTALLED & {*Path(file).parts, *path.parts} or not path.is_file():
+    if _INSTALLED & {*Path(file).parts, *path.parts}:
         return None
     return None if any(path.is_relative_to(place) for place in (_THIS_PACKAGE, *_STANDARD)) else path
 
