@@ -1,0 +1,1 @@
+"""The data sets, one file each; :mod:`experiments.evidence.problems` knows them by name."""
