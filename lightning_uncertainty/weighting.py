@@ -18,8 +18,9 @@ from lightning_uncertainty.engine.named_values import NamedValues
 from lightning_uncertainty.engine.portable import Portable
 from lightning_uncertainty.engine.recorder import Recorder
 from lightning_uncertainty.engine.relative_loss import RelativeLoss
+from lightning_uncertainty.engine.saved import check_fields, read_state
 from lightning_uncertainty.engine.scale import Factors, Scale
-from lightning_uncertainty.engine.state import EngineState, HostFlags, check_fields, read_state, rows_later
+from lightning_uncertainty.engine.state import EngineState, HostFlags, rows_later
 from lightning_uncertainty.engine.task_numbers import TaskNumbers, importances, sample_counts
 from lightning_uncertainty.engine.total import raise_if_refused, weighted_sum, within_half
 from lightning_uncertainty.engine.window import Call, WindowMeans, mean_over_ranks

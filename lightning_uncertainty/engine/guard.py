@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_uncertainty.engine.state import EngineState
+from lightning_uncertainty.engine.state import EngineState, HostFlags
 from lightning_uncertainty.engine.window import WindowMeans
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ class Guard:
     r"""Begins a training with the plain sum, and finds out which tasks are better left there.
 
     For ``n`` steps the total is the plain sum of the losses, and ``s`` is the optimum of their running mean. Over the
-    next ``n`` steps the factors ``f_k`` of the strategy take over, as ``f_k^t`` in the scale that is asked for, where
-    the trust ``t`` rises from 0 to 1.
+    next ``n`` steps the factors ``C f_k`` of the strategy, in the scale that is asked for, take over as ``(C f_k)^t``,
+    where the trust ``t`` rises from 0 to 1. The steps of a task are counted from its first loss above 0, so that one
+    that comes late goes the same way.
 
     A task whose running mean rises to over three times its lowest in the steps of the plain sum, or over three times
     its first loss in those after them, and further than its noise from step to step explains, is *held*: it keeps the
@@ -46,50 +47,51 @@ class Guard:
     """
 
     def __init__(self, state: EngineState, learned: Tensor) -> None:
-        self._state, self._learned = state, learned.clone()
-        self.steps, self._passed, self._over = _STEPS, 0, False
+        self._state, self._learned, self._given = state, learned.clone(), ~learned
+        self.steps = _STEPS
         state.trust.zero_()
+        self.look_again()
 
     def fit(self, run: float) -> None:
         """Use at most a tenth of a run of so many steps for the plain sum."""
-        self.steps, self._over = max(1, int(min(_STEPS, _PART * run))), False
+        self.steps = max(1, int(min(_STEPS, _PART * run)))
+        self.look_again()
 
-    def restored(self) -> None:
-        """Go on from a loaded state; costs a transfer to the host."""
-        self._passed, self._over = int(self._state.guarded.max()), False
-        self._state.guarded.fill_(self._passed)  # also that of a task that is new
+    def look_again(self) -> None:
+        """Find out anew whether all tasks have arrived: the state or the number of steps has changed."""
+        self._over, self._arrived = False, HostFlags()
 
     def step(self, means: WindowMeans, present: Tensor, strategy: Strategy) -> Tensor:
         """Look at a step, and go on; return the tasks of ``present`` that have not followed the running means."""
         if self._over:
             return present
         state = self._state
-        if self._passed >= 2 * self.steps - 1:
-            self._over = True
-            state.trust = torch.where(state.held, 0.0, torch.ones_like(state.trust))
-            return present
-        self._passed += 1
         seen = means.present & (means.raw_loss > 0.0)
-        state.guarded += 1
-        log_loss = torch.where(seen, torch.log(means.raw_loss), state.mean_log)
+        self._average(seen, means.raw_loss)
+        state.guarded += (state.guarded > 0) | seen | (means.present & self._given)
+        on_the_way = (state.trust < 1.0) & (state.guarded < 2 * self.steps)  # unless somebody has set the weights
+        plain = state.guarded <= self.steps
+        state.lowest_log = torch.where(seen & plain, torch.fmin(state.lowest_log, state.mean_log), state.lowest_log)
+        low = torch.where(plain, state.lowest_log, state.first_log)  # a rising weight may push a loss above its lowest
+        risen = state.mean_log - low - _NOISE * state.spread_log
+        state.held |= on_the_way & self._learned & (risen > math.log(_RISEN))
+        trust = torch.where(on_the_way & (state.guarded >= self.steps), state.trust + 1.0 / self.steps, state.trust)
+        arrived = state.guarded >= 2 * self.steps - 1
+        state.trust = torch.where(state.held, 0.0, torch.where(arrived, 1.0, trust))
+        following = seen & on_the_way
+        # Asked for without waiting: a step that is looked at in vain changes nothing.
+        self._over = self._arrived.poll((arrived | (state.trust >= 1.0) | self._given).all().reshape(1))
+        return present & (strategy.track(state.mean_log.exp(), following) | ~following)
+
+    def _average(self, seen: Tensor, raw_loss: Tensor) -> None:
+        """Update the averages of the logarithms of the losses that are ``seen``."""
+        state = self._state
+        log_loss = torch.where(seen, torch.log(raw_loss), state.mean_log)
         state.first_log = torch.where(seen & state.mean_steps.eq(0), log_loss, state.first_log)
         before = torch.where(state.mean_steps > 0, state.last_log, log_loss)
+        distance = (log_loss - before).abs()
         part = 1.0 / state.mean_steps.clamp(min=1, max=_LONGER)
-        state.spread_log = torch.where(
-            seen, torch.lerp(state.spread_log, (log_loss - before).abs(), part), state.spread_log
-        )
+        state.spread_log = torch.where(seen, torch.lerp(state.spread_log, distance, part), state.spread_log)
         state.last_log = log_loss
         state.mean_steps += seen
         state.mean_log = torch.lerp(state.mean_log, log_loss, 1.0 / state.mean_steps.clamp(min=1, max=_SMOOTH))
-        if self._passed <= self.steps:
-            state.lowest_log = torch.where(seen, torch.fmin(state.lowest_log, state.mean_log), state.lowest_log)
-            low = state.lowest_log
-        else:  # a weight that rises may now push a healthy loss above its lowest
-            low = state.first_log
-        on_the_way = state.trust < 1.0  # unless somebody has set the weights
-        risen = state.mean_log - low - _NOISE * state.spread_log
-        state.held |= on_the_way & self._learned & (risen > math.log(_RISEN))
-        following = seen & on_the_way
-        if self._passed >= self.steps:
-            state.trust = torch.where(state.held, 0.0, state.trust + 1.0 / self.steps).clamp(max=1.0)
-        return present & (strategy.track(state.mean_log.exp(), following) | ~following)

@@ -15,16 +15,10 @@ from lightning_uncertainty.engine.guard import Guard
 from lightning_uncertainty.engine.losses import RawLosses
 from lightning_uncertainty.engine.recorder import Recorder
 from lightning_uncertainty.engine.relative_loss import RelativeLoss
+from lightning_uncertainty.engine.saved import SavedState, read_state, short_forms, task_settings
 from lightning_uncertainty.engine.scale import Scale
 from lightning_uncertainty.engine.schedule import Schedule
-from lightning_uncertainty.engine.state import (
-    EngineState,
-    SavedState,
-    move_tensors,
-    own_likelihoods,
-    read_state,
-    short_forms,
-)
+from lightning_uncertainty.engine.state import EngineState, move_tensors
 from lightning_uncertainty.regularizers import Regularizer
 from lightning_uncertainty.tasks import Task
 
@@ -86,7 +80,7 @@ class Portable(Schedule):
         kinds = short_forms(self.tasks), self.strategy.name, self.regularizer.name
         tensors = {**self._state.tensors(), **self.strategy.state.tensors()}
         return SavedState(
-            *kinds, self.steps, self._frozen, tensors, own_likelihoods(self.tasks), self._scale.kind
+            *kinds, self.steps, self._frozen, tensors, task_settings(self.tasks), self._scale.kind
         ).written()
 
     @torch.inference_mode(False)
@@ -108,7 +102,7 @@ class Portable(Schedule):
         self.relative = RelativeLoss(self._state, self.process_group)
         self.origin, self._foreign = "loaded", None
         if self._guard is not None:
-            self._guard.restored()
+            self._guard.look_again()
         else:  # nobody would go on from there
             self._state.trust.fill_(1.0)
             self._state.held.fill_(False)

@@ -22,7 +22,8 @@ class Factors(NamedTuple):
         factor: The factors before the losses.
         offset: The terms that are added to the total.
         pull: The factors times the losses that go with them; 0 for tasks whose factor is not known yet, NaN for those
-            whose factor is given. None for a rule that does not say which losses these are.
+            whose factor is given, and next to nothing for those whose factor 1 is that of a learned one. None for a rule
+            that does not say which losses these are.
         start: The factors that the tasks started with; None for 1.
     """
 
@@ -47,7 +48,9 @@ class Scale:
     ===============  =======================================================  ====================================
 
     Ratios between learned tasks and the optimum of each ``s`` stay, also to tasks whose loss is a likelihood in nats
-    (``"nll"``), which ``C`` multiplies too; fixed tasks keep the factor that they were given.
+    (``"nll"``), which ``C`` multiplies too; fixed tasks keep the factor that they were given. On the way from the plain
+    sum the factor of a task is ``(C f_k)^t``, and each term of the sums over tasks counts ``t`` times: no factor jumps
+    when a task joins.
 
     Args:
         kind: One of the above.
@@ -69,9 +72,10 @@ class Scale:
         values = [task.importance for task in tasks.values()]
         self.importance = torch.tensor(values, dtype=torch.float32)
         self.plain = kind is None and all(value == 1.0 for value in values)
-        self.learned = torch.tensor([task.likelihood.learned for task in tasks.values()])
-        self._in_nats = torch.tensor([task.likelihood == NLL for task in tasks.values()])
-        self._one, self._none = torch.ones((), dtype=torch.float32), torch.zeros_like(self.importance)
+        kinds = [task.likelihood for task in tasks.values()]
+        self.learned = torch.tensor([kind.learned for kind in kinds])
+        self._weighed = torch.tensor([kind.learned or kind == NLL for kind in kinds])
+        self._none = torch.zeros_like(self.importance)
 
     def apply(self, now: Factors, trust: Tensor, raw_loss: Tensor) -> tuple[Tensor, Tensor]:
         """Return factors and offsets with importance and scale in them.
@@ -88,22 +92,21 @@ class Scale:
         if self.kind is None:
             return now.factor * self.importance, now.offset * self.importance
         if now.pull is None:  # a factor of 0 is that of a task that sits out
-            begun, others = self.learned & (now.factor > 0.0), now.factor
-            pull = torch.where(raw_loss > 0.0, now.factor * raw_loss, 0.0)
+            begun, pull = self._weighed & (now.factor > 0.0), torch.where(raw_loss > 0.0, now.factor * raw_loss, 0.0)
+            given = ~begun
         else:
             begun, pull = now.pull > 0.0, now.pull
-            others = torch.where(pull.isnan(), now.factor, self._one)
-        factor = torch.where(begun, now.factor**trust, others)
-        begun = begun & (trust > 0.0)  # else it has the factor 1 of the plain sum
-        common = torch.where(begun | self._in_nats, self._common(now, pull, factor, begun, trust), self._one)
-        return factor * common * self.importance, self._none
+            given = pull.isnan()
+        share = torch.where(begun, trust, self._none)  # of the way to the factors, and in what is summed over tasks
+        learned = (now.factor * self._common(now, pull, share)) ** share
+        return torch.where(given, now.factor, learned) * self.importance, self._none
 
-    def _common(self, now: Factors, pull: Tensor, factor: Tensor, begun: Tensor, trust: Tensor) -> Tensor:
-        """Return ``C``; 1 as long as it is not known."""
+    def _common(self, now: Factors, pull: Tensor, share: Tensor) -> Tensor:
+        """Return ``C``; of no meaning as long as no task has a share."""
         if self._reference is not None:
-            return torch.where(begun, 1.0 / factor, 1.0)[self._reference]
+            return torch.where(share > 0.0, 1.0 / now.factor, 1.0)[self._reference]
         if self.kind == "geometric":
-            logs = -torch.log(factor) if now.start is None else trust * torch.log(now.start) - torch.log(factor)
-            return torch.exp(torch.where(begun, logs, 0.0).sum() / begun.sum().clamp(min=1))
-        plain = torch.where(begun, self.importance * pull / now.factor, 0.0)
-        return (plain.sum() / plain.dot(factor)).nan_to_num(1.0)
+            logs = torch.log((1.0 if now.start is None else now.start) / now.factor)
+            return torch.exp(share.dot(torch.where(share > 0.0, logs, 0.0)) / share.sum())
+        parts = torch.where(share > 0.0, share * self.importance * pull, self._none)
+        return ((parts / now.factor).sum() / parts.sum()).nan_to_num(1.0)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_uncertainty._arguments import check_bounds, check_init, check_number, lookup
 from lightning_uncertainty.engine.scale import Factors
 from lightning_uncertainty.engine.state import HostFlags, TaskTensors, move_tensors
-from lightning_uncertainty.likelihoods import LikelihoodVector
+from lightning_uncertainty.likelihoods import NLL, LikelihoodVector
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.strategies.adam import MaskedAdam
 from lightning_uncertainty.strategies.base import Strategy
@@ -142,6 +142,8 @@ class Uncertainty(Strategy):
             [_MAX_GRADIENT, -_MAX_GRADIENT, 0.0], dtype=torch.float32
         )
         self._minus_rate = -self.likelihoods.rate
+        given = [1e-30 if task.likelihood == NLL else math.nan for task in tasks]
+        self._given_pull = torch.tensor(given, dtype=torch.float32)
         self._unknown = torch.full_like(self.floor, math.nan)
         inits = [_initial(task, self.init, limits) for task, limits in zip(tasks, bounds, strict=True)]
         self.state = UncertaintyState.of(inits)
@@ -197,7 +199,7 @@ class Uncertainty(Strategy):
         An exact softmax has factor 1 whatever its loss is; half a nat is then as good as any.
         """
         pull = torch.where(self.likelihoods.rate > 0.0, push / self.likelihoods.rate, 0.5)
-        return torch.where(self.likelihoods.learned, torch.where(started, pull, self._zero), torch.nan)
+        return torch.where(self.likelihoods.learned, torch.where(started, pull, self._zero), self._given_pull)
 
     def _optimum(self, raw_loss: Tensor) -> Tensor:
         return self.likelihoods.optimum(raw_loss, self.regularizer).clamp(self.floor, self.ceiling)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightning_uncertainty._arguments import listed, suggest
-from lightning_uncertainty.engine.state import read_state, short_forms
+from lightning_uncertainty.engine.saved import read_state, short_forms
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
 if TYPE_CHECKING:

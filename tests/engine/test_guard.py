@@ -54,9 +54,8 @@ class Oracle:
         rates = [self.kinds[k][0] for k in range(3)]
         full = [c * math.exp(-r * s) for (r, c), s in zip(self.kinds, self.s, strict=True)]
         expected = [0.5 / (r * f) for r, f in zip(rates, full, strict=True)]
-        factors = [f**trust for f in full]
-        common = sum(expected[k] for k in free) / sum(factors[k] * expected[k] for k in free)
-        return [common * factors[k] if k in free else 1.0 for k in range(3)]
+        common = sum(expected[k] for k in free) / sum(full[k] * expected[k] for k in free)
+        return [(common * full[k]) ** trust if k in free else 1.0 for k in range(3)]
 
     def learn(self, step, losses):
         logs = [math.log(loss) for loss in losses]
@@ -287,12 +286,36 @@ def test_resumed_without_a_guard_the_weights_are_the_learned_ones():
 
 
 @pytest.mark.parametrize("names", [["a", "b", "c"], ["c", "a", "b"]])
-def test_a_task_that_is_new_at_a_resume_is_weighed_too(names):
+def test_a_task_that_is_new_at_a_resume_goes_the_way_of_the_others(names):
     first, second = UncertaintyWeighting(["a", "b"]), UncertaintyWeighting(names)
     go_on(first, 600, [2.0, 50.0])
     with pytest.warns(UserWarning, match="Task 'c' is not in the checkpoint"):
         second.load_state_dict(first.state_dict())
-    assert go_on(second, 3, [2.0, 50.0, 7.0]) == [1.0, 1.0, 1.0]
+    losses = [7.0 if name == "c" else 50.0 for name in names]
+    assert go_on(second, 150, losses) == [0.0 if name == "c" else 1.0 for name in names]
+    assert go_on(second, 250, losses) == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["sum", "geometric", "a"])
+@pytest.mark.parametrize("hidden", ["absent", "zero"])
+def test_a_task_that_comes_late_is_guarded_from_its_first_loss(kind, hidden):
+    """Its loss is small as it comes: without a guard it would have a factor of thousands at once."""
+    names = ["a", "b", "late"]
+    weighting, factors, loss = UncertaintyWeighting(names, scale=kind), [], 1e-4
+    weighting.expect(200)  # n = 20
+    for step in range(160):
+        values = torch.tensor([4.0, 0.5, loss if step >= 100 else 0.0], requires_grad=True)
+        shown = names[:2] if hidden == "absent" and step < 100 else names
+        weighting(dict(zip(shown, values, strict=False))).backward()
+        weighting.step()
+        factors.append(values.grad)
+    factors = torch.stack(factors)
+    assert (factors[100:120, 2] == 1.0).all()
+    assert [task.trust for task in weighting.snapshot().tasks.values()] == [1.0, 1.0, 1.0]
+    changes = (factors[101:, :] / factors[100:-1, :]).log().abs().amax()
+    assert changes < 0.8  # 1e-4 against 4 is 10.6 in logarithms, in 20 steps
+    f = weighting._state.trust.new_tensor([1 / 8, 1.0, 1 / 2e-4])
+    torch.testing.assert_close(factors[-1, 2] / factors[-1, 1], f[2] / f[1], rtol=0.05, atol=0.0)
 
 
 def test_to_set_one_task_leaves_the_guard_to_those_that_have_not_come():
@@ -311,3 +334,17 @@ def test_a_task_without_s_counts_as_in_the_plain_sum():
     total.backward()
     assert total.item() == pytest.approx(1.95)
     assert values.grad.tolist() == [1.0, 1.0, 0.25]
+
+
+@pytest.mark.parametrize("values", [[4.0, 0.5, 0.7], [4.0, 0.5, -0.7]])
+def test_a_likelihood_in_nats_goes_the_way_of_the_others(values):
+    weighting = UncertaintyWeighting({"a": "gaussian", "b": "gaussian", "c": "nll"})
+    weighting.expect(200)  # n = 20
+    assert go_on(weighting, 20, values) == pytest.approx([0.05] * 3)
+    assert go_on(weighting, 30, values) == [1.0, 1.0, 1.0]
+    twin = UncertaintyWeighting(weighting.tasks)
+    twin.load_state_dict(weighting.state_dict())
+    leaf = torch.tensor(values, requires_grad=True)
+    twin(leaf).backward()
+    common = (4.0 + 0.5) / (0.5 + 0.5)  # the scale "sum" of the two with a sigma
+    assert leaf.grad.tolist() == pytest.approx([common / 8.0, common, common], rel=0.02)

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyWarning
+from lightning_uncertainty import Task, UncertaintyWarning
 from lightning_uncertainty.likelihoods import Likelihood
 from tests.paper import UncertaintyWeighting
 
@@ -112,6 +112,21 @@ def test_a_likelihood_of_ones_own_is_made_of_its_state_too():
     twin = UncertaintyWeighting.from_state_dict(weighting.state_dict())
     assert twin.tasks == weighting.tasks
     assert twin.weights == weighting.weights
+
+
+def test_all_settings_of_the_tasks_are_made_of_its_state(tmp_path):
+    tasks = [
+        Task("depth", "laplace", init=0.5, bounds=(-3.0, 3.0), unit="m", importance=4.0),
+        Task("kind", "softmax", classes=10),
+        Task("mu (D)", init="auto"),
+        Task("aux", 0.25, importance=0.5),
+    ]
+    weighting = UncertaintyWeighting(tasks)
+    torch.save(weighting.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert list(UncertaintyWeighting.from_state_dict(state).tasks.values()) == tasks
+    with pytest.raises(ValueError, match=r"its settings .* are damaged: Task 'depth' has no option 'colour'"):
+        UncertaintyWeighting.from_state_dict({**state, "settings": {"depth": {"colour": "red"}}})
 
 
 def test_another_regularizer_than_that_of_the_checkpoint_is_named(trained):
