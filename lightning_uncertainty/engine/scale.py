@@ -22,8 +22,8 @@ class Factors(NamedTuple):
         factor: The factors before the losses.
         offset: The terms that are added to the total.
         pull: The factors times the losses that go with them; 0 for tasks whose factor is not known yet, NaN for those
-            whose factor is given, and next to nothing for those whose factor 1 is that of a learned one. None for a rule
-            that does not say which losses these are.
+            whose factor is given, and next to nothing for those whose factor 1 is that of a learned one. None for
+            a rule that does not say which losses these are.
         start: The factors that the tasks started with; None for 1.
     """
 
