@@ -20,13 +20,13 @@ from lightning_uncertainty.engine.recorder import Recorder
 from lightning_uncertainty.engine.relative_loss import RelativeLoss
 from lightning_uncertainty.engine.saved import check_fields, read_state
 from lightning_uncertainty.engine.scale import Factors, Scale
-from lightning_uncertainty.engine.state import EngineState, HostFlags, rows_later
+from lightning_uncertainty.engine.state import EngineState, HostFlags
 from lightning_uncertainty.engine.task_numbers import TaskNumbers, importances, sample_counts
 from lightning_uncertainty.engine.total import raise_if_refused, weighted_sum, within_half
 from lightning_uncertainty.engine.window import Call, WindowMeans, mean_over_ranks
 from lightning_uncertainty.findings import findings_of
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
-from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
+from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.strategies import STRATEGIES, Equal, Strategy, Uncertainty, check_options, get_strategy
 from lightning_uncertainty.strategies.uncertainty import UncertaintyOptions
 from lightning_uncertainty.tasks import Likelihoods, TaskSpecs, parse_tasks
@@ -359,30 +359,6 @@ class UncertaintyWeighting(NamedValues, Portable):
     def device(self) -> torch.device:
         """The device on which the losses are expected."""
         return self.strategy.factor.device
-
-    @property
-    def log_var(self) -> Tensor:
-        """A copy of ``s``, fp32, of shape (K,), in the order of ``task_names``."""
-        return self.strategy.log_var.clone()
-
-    def snapshot(self) -> Snapshot:
-        """Return plain numbers of all tasks as they are now. Costs one transfer to the host."""
-        return self.snapshot_later()()
-
-    @torch.no_grad()
-    def snapshot_later(self) -> Callable[[], Snapshot]:
-        """Return a function that gives the snapshot of now: the transfer to the host waits until it is called."""
-        now = {"factor": self._factor, "offset": self._offset}
-        columns = {"log_var": self.strategy.log_var, "precision": self.strategy.factor, **self.strategy.columns()}
-        rows = rows_later({**self._state.columns(), **columns, **now}, self.tasks)
-        strategy, steps, tasks, classes = self.strategy, self.steps, self.tasks, self._raw_losses.classes
-
-        def read() -> Snapshot:
-            numbers = {name: {"classes": classes.get(name, 0), **row} for name, row in rows().items()}
-            of_tasks = {n: TaskSnapshot.of(tasks[n], strategy.learned[n], row) for n, row in numbers.items()}
-            return Snapshot(steps, of_tasks, strategy.name)
-
-        return read
 
     def __repr__(self) -> str:
         tasks = ", ".join(f"{name!r}: {task.likelihood.name!r}" for name, task in self.tasks.items())

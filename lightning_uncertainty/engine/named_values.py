@@ -7,25 +7,54 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from lightning_uncertainty.snapshot import Snapshot
+from lightning_uncertainty.engine.state import EngineState, rows_later
+from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 from lightning_uncertainty.tasks import Task
 
 if TYPE_CHECKING:
-    from lightning_uncertainty.engine.state import EngineState
+    from lightning_uncertainty.engine.losses import RawLosses
     from lightning_uncertainty.strategies import Strategy
 
 __all__ = ["NamedValues"]
 
 
 class NamedValues:
-    """The dicts by task name of :class:`~lightning_uncertainty.UncertaintyWeighting`. A read is one host transfer."""
+    """What people read of an :class:`~lightning_uncertainty.UncertaintyWeighting`; each costs a host transfer."""
 
     tasks: dict[str, Task]
     strategy: Strategy
-    snapshot: Callable[[], Snapshot]
+    steps: int
     _choose: Callable[[], None]
     _state: EngineState
+    _raw_losses: RawLosses
+    _factor: Tensor
+    _offset: Tensor
+
+    @property
+    def log_var(self) -> Tensor:
+        """A copy of ``s``, fp32, of shape (K,), in the order of ``task_names``."""
+        return self.strategy.log_var.clone()
+
+    def snapshot(self) -> Snapshot:
+        """Return plain numbers of all tasks as they are now. Costs one transfer to the host."""
+        return self.snapshot_later()()
+
+    @torch.no_grad()
+    def snapshot_later(self) -> Callable[[], Snapshot]:
+        """Return a function that gives the snapshot of now: the transfer to the host waits until it is called."""
+        now = {"factor": self._factor, "offset": self._offset}
+        columns = {"log_var": self.strategy.log_var, "precision": self.strategy.factor, **self.strategy.columns()}
+        rows = rows_later({**self._state.columns(), **columns, **now}, self.tasks)
+        strategy, steps, tasks, classes = self.strategy, self.steps, self.tasks, self._raw_losses.classes
+
+        def read() -> Snapshot:
+            numbers = {name: {"classes": classes.get(name, 0), **row} for name, row in rows().items()}
+            of_tasks = {n: TaskSnapshot.of(tasks[n], strategy.learned[n], row) for n, row in numbers.items()}
+            return Snapshot(steps, of_tasks, strategy.name)
+
+        return read
 
     @torch.inference_mode(False)
     def _assign(self, log_vars: Mapping[str, float]) -> None:
