@@ -27,6 +27,7 @@ class TableProblem:
 
     Attributes:
         title: Name for people.
+        units: True if the losses have different units or sizes, as they come.
         source: Module and function in :mod:`experiments.evidence.sets` that make the table of a seed.
         net: Class of the network, in the same module, by default :class:`TableNet`.
         seeds: Number of seeds; each has rows, a split and initial weights of its own.
@@ -39,6 +40,7 @@ class TableProblem:
 
     title: str
     source: str
+    units: bool = True
     net: str = ""
     seeds: int = 5
     tuning: int = 2
@@ -104,9 +106,9 @@ def _table(source: str, seed: int) -> Table:
 
 PROBLEMS = {
     "scenes": "experiments.evidence.sets.scenes:ScenesProblem",  # those that take longest go first
-    "yeast": TableProblem("yeast, 14 labels (control)", "yeast.genes", steps=250, width=64),
+    "yeast": TableProblem("yeast, 14 labels (control)", "yeast.genes", units=False, steps=250, width=64),
     "dollars": TableProblem("diamonds, in dollars", "diamonds.dollars"),
-    "diamonds": TableProblem("diamonds, standardised", "diamonds.standardised"),
+    "diamonds": TableProblem("diamonds, standardised", "diamonds.standardised", units=False),
     "flights": TableProblem("flights, in minutes", "flights.delays", width=64),
     "weather": TableProblem("sun and weather (TMY3)", "weather.weather"),
     "fluids": TableProblem("water (CoolProp), in SI units", "fluids.water"),

@@ -63,6 +63,7 @@ class ScenesProblem:
     """
 
     title: str = "street scenes"
+    units: bool = False
     seeds: int = 3
     tuning: int = 1
     steps: int = 240

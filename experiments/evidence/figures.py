@@ -1,0 +1,131 @@
+"""The figures: how close each arm comes to the best, what a training buys, and the gain on each set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.evidence.problems import load
+from experiments.evidence.results import ARMS, HAND, SINGLE, Results
+from experiments.evidence.statistics import bootstrap, profile
+from experiments.evidence.trainings import EQUAL
+from lightning_uncertainty._arguments import require
+from lightning_uncertainty.reporting.figures import COLOURS, GREY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["save_effort", "save_profile", "save_sets"]
+
+SHOWN = {
+    "uncertainty": COLOURS[0],
+    "article": COLOURS[5],
+    HAND: COLOURS[1],
+    "log_sum": COLOURS[2],
+    "geometric_mean": COLOURS[3],
+    "initial": COLOURS[4],
+    EQUAL: "#000000",
+}
+"""Arms that have a colour; the others are grey."""
+
+
+def save_profile(path: Path, results: Results) -> Path:
+    """Draw for each arm the part of the runs that come within so many points of the best arm of their set and seed."""
+    figure = _figure(8.5, 4.6)
+    axis = figure.subplots()
+    points = np.concatenate([[0.0], np.geomspace(0.1, 100.0, 200)])
+    gains = {
+        problem: {arm: each[arm] for arm in results.arms if arm != SINGLE} for problem, each in results.gains.items()
+    }
+    for arm in next(iter(gains.values())):
+        colour = SHOWN.get(arm)
+        width, label = (1.0, None) if colour is None else (2.0, _title(arm))
+        axis.plot(points, profile(gains, arm, list(points)), color=colour or GREY, linewidth=width, label=label)
+    axis.plot([], [], color=GREY, linewidth=1.0, label="others")
+    axis.set_xscale("symlog", linthresh=0.5)
+    axis.set_xticks([0, 1, 3, 10, 30, 100], ["0", "1", "3", "10", "30", "100"])
+    axis.set_ylim(0.0, 1.02)
+    axis.set_ylabel("part of the runs (each set counts alike)")
+    _tidy(axis, title="How close to the best", x="points of gain behind the best arm of the set and seed")
+    axis.legend(frameon=False, loc="lower right", fontsize=9)
+    return _saved(figure, path)
+
+
+def save_effort(path: Path, results: Results) -> Path:
+    """Draw the mean gain over the sets against the trainings that it costs, with the learning rates that were tried."""
+    figure = _figure(8.5, 4.6)
+    axis = figure.subplots()
+    searches = [results.search(problem) for problem in results.gains]
+    rates = fmean(results.cost_of_one(problem, HAND) for problem in results.gains) / len(searches[0])
+    curve = [fmean(each) for each in zip(*searches, strict=True)]
+    axis.plot(
+        rates * np.arange(1, len(curve) + 1),
+        curve,
+        "o-",
+        color=SHOWN[HAND],
+        label="best of n by hand (the first seeds)",
+    )
+    for arm in (each for each in results.arms if each != HAND):
+        cost = fmean(results.cost_of_one(problem, arm) for problem in results.gains)
+        found = results.interval(arm)
+        spread = [[found.mean - found.low], [found.high - found.mean]]
+        colour = SHOWN.get(arm, GREY)
+        axis.errorbar([cost], [found.mean], spread, fmt="s", color=colour, capsize=3, markersize=5)
+        if arm in SHOWN or arm == SINGLE:
+            axis.annotate(
+                _title(arm), (cost, found.mean), xytext=(7, 0), textcoords="offset points", fontsize=8, va="center"
+            )
+    axis.set_xscale("log")
+    axis.set_xticks([3, 5, 10, 20, 30], ["3", "5", "10", "20", "30"])
+    axis.minorticks_off()
+    axis.axhline(0.0, color=GREY, linewidth=0.8)
+    axis.set_ylabel("mean gain over equal weights [%]")
+    _tidy(axis, title="What a training buys", x="trainings for one seed, learning rates included (mean over the sets)")
+    axis.legend(frameon=False, loc="upper left", fontsize=9)
+    return _saved(figure, path)
+
+
+def save_sets(path: Path, results: Results) -> Path:
+    """Draw the gain of each arm over equal weights on each set: dots with intervals over the seeds."""
+    figure = _figure(12.0, 9.0)
+    names, arms = list(results.gains), [arm for arm in results.arms if arm != EQUAL]
+    axes = figure.subplots(3, 3, sharey=True).flat
+    for axis, name in zip(axes, names, strict=False):
+        for place, arm in enumerate(reversed(arms)):
+            found = bootstrap([results.gains[name][arm]])
+            colour = SHOWN.get(arm, GREY)
+            axis.plot([found.low, found.high], [place, place], color=colour, linewidth=1.5)
+            axis.plot([found.mean], [place], "o", color=colour, markersize=5)
+        axis.axvline(0.0, color="#000000", linewidth=0.8)
+        axis.set_yticks(range(len(arms)), [_title(arm) for arm in reversed(arms)], fontsize=8)
+        _tidy(axis, title=load(name).title, x="gain over equal weights [%]")
+    for axis in list(axes)[len(names) :]:
+        axis.set_visible(False)
+    return _saved(figure, path)
+
+
+def _title(arm: str) -> str:
+    return ARMS[arm].replace("*", "")
+
+
+def _figure(width: float, height: float) -> Figure:
+    require("evidence", "matplotlib")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _tidy(axis: Axes, *, title: str, x: str) -> None:
+    axis.set_title(title, fontsize=11)
+    axis.set_xlabel(x)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _saved(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=90)
+    return path
