@@ -200,7 +200,8 @@ class UncertaintyWeighting(NamedValues, Portable):
         empty = by_name and not losses
         if torch.compiler.is_compiling():
             self._compiled_keys.note(tuple(losses) if by_name else (), recording)
-        raw_loss, slope, given, half, counts = self._raw_losses.gather(losses, mask, self.strategy.log_var, recording)
+        gathered = self._raw_losses.gather(losses, mask, self.strategy.log_var, self._state.trust, recording)
+        raw_loss, slope, given, half, counts = gathered
         if samples is not None:
             counts = sample_counts(samples, losses if by_name else self.tasks, self.tasks, self.device)
         emphasis = None if importance is None else importances(importance, self.tasks, self.device)
@@ -234,7 +235,8 @@ class UncertaintyWeighting(NamedValues, Portable):
         """Return factors and offsets for this call."""
         single = raw_loss.to(torch.float32)
         if torch.compiler.is_compiling():  # a branch would be a guard that fails later on, and one graph costs nothing
-            chosen = self._scaled(Factors(*self.strategy.factors(single)), single)
+            always_settled = type(self.strategy).settled
+            chosen = self._scaled(Factors(*self.strategy.factors(single)), None if always_settled else single)
             if self.strategy.live:
                 chosen = self._where(self._frozen_now, (self._factor, self._offset), chosen)
             if self.warmup == "equal":
@@ -322,10 +324,22 @@ class UncertaintyWeighting(NamedValues, Portable):
             self._guard.fit(steps)
 
     def end_epoch(self) -> None:
-        """Tell the strategy that an epoch has ended. The callback does this."""
+        """Tell the strategy that an epoch has ended. The callback does this; ``dwa`` needs it in a loop of your own."""
+        self._state.epoch_ended.fill_(True)
         if self.learning:
             self.strategy.end_epoch()
             self._choose()
+
+    def begin_epoch(self) -> None:
+        """Begin an epoch, and end the last one where a resume has skipped its end. The callback does this."""
+        # Asked in this order, because a rule without epochs need not wait for the device.
+        if type(self.strategy).end_epoch is not Strategy.end_epoch and self._in_epoch():
+            self.end_epoch()
+        self._state.epoch_ended.fill_(False)
+        self.relative.begin_epoch()
+
+    def _in_epoch(self) -> bool:
+        return bool((self._state.epoch_steps >= 1.0).any() & ~self._state.epoch_ended.any())
 
     def discard(self) -> None:
         """Forget the losses since the last step, as gradients are forgotten by ``zero_grad()``."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_uncertainty import CrossEntropy
+from lightning_uncertainty import CrossEntropy, UncertaintyWeighting
 
 N, C = 6, 4
 
@@ -92,3 +92,17 @@ def test_logits_must_be_a_floating_point_tensor_with_classes(logits):
 def test_label_smoothing_must_be_a_fraction():
     with pytest.raises(ValueError, match="label_smoothing"):
         CrossEntropy(torch.randn(1, 2), torch.tensor([0]), label_smoothing=1.5)
+
+
+def test_in_steps_of_the_plain_sum_logits_are_not_tempered_and_s_still_learns():
+    """A guard begins with them: the network gets the gradient of the plain cross entropy, whatever s is."""
+    logits, target = torch.tensor([[2.0, -1.0, 0.5]], requires_grad=True), torch.tensor([1])
+    (plain,) = torch.autograd.grad(F.cross_entropy(logits, target), logits)
+    weighting = UncertaintyWeighting({"a": "softmax_exact", "b": "gaussian"}, init=1.0)
+    before = weighting.log_vars["a"]
+    total = weighting({"a": CrossEntropy(logits, target), "b": torch.tensor(4.0, requires_grad=True)})
+    assert total.item() == pytest.approx(F.cross_entropy(logits, target).item() + 4.0)
+    total.backward()
+    torch.testing.assert_close(logits.grad, plain)
+    weighting.step()
+    assert weighting.log_vars["a"] > before  # the logits are wrong, so they are to be flatter

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_uncertainty import CrossEntropy
+from lightning_uncertainty.strategies import STRATEGIES
 from tests.models import TASKS, Returned, Weighed, batches, fit
 from tests.paper import UncertaintyCallback, UncertaintyWeighting
 
@@ -147,6 +148,16 @@ def test_a_step_that_does_not_log_reads_nothing_and_one_that_logs_reads_once(tmp
             {"tolist": 0 if rest or step % 6 else 2 if step == 6 else 1, HOST_MEMORY: 2 * (not rest and step <= looks)}
         )
         assert found == +expected, batch
+
+
+@pytest.mark.filterwarnings("ignore:.*was NaN or infinite in .* calls")
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_strategy_reads_anything_on_a_step_that_does_not_log(tmp_path, reads, strategy):
+    watch, options = PerBatch(reads), {"log_every_n_steps": 50, "max_epochs": 1}
+    callback = UncertaintyCallback(TASKS, strategy=strategy)
+    with reads:
+        fit(tmp_path, Sparse(), callback=callback, callbacks=[watch], data=batches(24), **options)
+    assert {name for found in watch.counts for name in found} <= {HOST_MEMORY}
 
 
 def test_the_flag_is_read_from_host_memory_at_most_until_the_start(reads):

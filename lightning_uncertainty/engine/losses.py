@@ -52,8 +52,10 @@ class RawLosses:
         self._tempered = [task for task in tasks.values() if task.likelihood.tempered]
         self.zero, self.nan = torch.tensor([0.0, math.nan], dtype=torch.float32)
 
-    def gather(self, losses: Losses, mask: Masks | None, log_var: Tensor, recording: bool) -> Gathered:
+    def gather(self, losses: Losses, mask: Masks | None, log_var: Tensor, trust: Tensor, recording: bool) -> Gathered:
         """Return ``losses`` as vectors, checked; also for a graph if they are to be trained on (``recording``).
+
+        An exact softmax is tempered by ``s`` times its ``trust``, of shape (K,): not at all in the plain sum.
 
         Raises:
             TypeError, ValueError: if there is anything wrong with them.
@@ -75,7 +77,7 @@ class RawLosses:
         check_losses(losses, self._tasks, log_var.device)
         if recording:
             check_graph(losses, self._notices)
-        return self._gather_any(losses, log_var, means)
+        return self._gather_any(losses, log_var, trust, means)
 
     def _stack_ordinary(self, losses: Any, device: torch.device) -> Tensor | None:
         """Return the vector of the usual case, all tasks in fp32 with a graph; None for anything else."""
@@ -101,7 +103,11 @@ class RawLosses:
         return Gathered(means.raw_loss, None, means.given, half, means.counts)
 
     def _gather_any(
-        self, losses: Mapping[str, Tensor | CrossEntropy], log_var: Tensor, masked: Mapping[str, MaskedMeans]
+        self,
+        losses: Mapping[str, Tensor | CrossEntropy],
+        log_var: Tensor,
+        trust: Tensor,
+        masked: Mapping[str, MaskedMeans],
     ) -> Gathered:
         values: list[Tensor] = []
         slopes: dict[str, Tensor] = {}
@@ -110,10 +116,9 @@ class RawLosses:
             if isinstance(loss, CrossEntropy):
                 if not torch.compiler.is_compiling():
                     self.classes[name] = loss.logits.shape[1 if loss.logits.dim() > 1 else 0]
-                own_log_var = log_var[index] if task.likelihood.tempered else self.zero
                 if task.likelihood.tempered:
-                    slopes[name] = loss.slope(own_log_var).to(torch.float32)
-                loss = loss.loss(own_log_var)
+                    slopes[name] = loss.slope(log_var[index]).to(torch.float32)
+                loss = loss.loss(log_var[index] * trust[index] if task.likelihood.tempered else self.zero)
             values.append(plain(loss))
         raw_loss = torch.stack(values)
         # In half precision the total would be rounded; for a few K numbers single precision costs nothing.

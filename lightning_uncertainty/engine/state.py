@@ -93,6 +93,7 @@ class EngineState(TaskTensors):
         dead: The number of steps in which losses came, and none of any task was finite.
         epoch_loss: The sum of the mean losses of the steps of this epoch.
         epoch_steps: The number of these steps.
+        epoch_ended: bool: True if the strategy was told that the epoch has ended; the same for all tasks.
         base_loss: The loss of which the relative loss is a part; negative in the first epoch of a task, 0 before it.
         val_loss, val_base_loss: The same of validations: the mean loss of the last one, and the base of it.
         trust: The part of the way from the plain sum to the learned weights, see
@@ -113,6 +114,7 @@ class EngineState(TaskTensors):
     dead: Tensor = field(metadata={"negative": False, "missing": 0.0})
     epoch_loss: Tensor = field(metadata=_UNSHOWN)
     epoch_steps: Tensor = field(metadata={**_UNSHOWN, "negative": False})
+    epoch_ended: Tensor = field(metadata={"missing": 0.0, "shown": False})
     base_loss: Tensor = field(metadata=_UNSHOWN)
     val_loss: Tensor = field(metadata=_UNSHOWN)
     val_base_loss: Tensor = field(metadata=_UNSHOWN)
@@ -131,7 +133,8 @@ class EngineState(TaskTensors):
         """Return the state of ``size`` tasks before the first step."""
         first = {"raw_loss": math.nan, "trust": 1.0, "lowest_log": math.inf}
         kinds = {"nonfinite": torch.long, "absent": torch.long, "dropped": torch.long, "dead": torch.long}
-        kinds |= {"cut": torch.bool, "held": torch.bool, "mean_steps": torch.long, "guarded": torch.long}
+        kinds |= dict.fromkeys(("cut", "held", "epoch_ended"), torch.bool)
+        kinds |= {"mean_steps": torch.long, "guarded": torch.long}
         names = (each.name for each in fields(cls))
         return cls(**{n: torch.full((size,), first.get(n, 0), dtype=kinds.get(n, torch.float32)) for n in names})
 

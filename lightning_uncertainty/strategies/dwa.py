@@ -44,8 +44,7 @@ class DWA(WeightRule):
     ``r_k`` is 1 in the first two epochs. A task that is absent for a whole epoch keeps its ``r_k``, and one whose mean
     is not positive has 1.
 
-    A Trainer tells the end of an epoch. In a loop of your own, call ``weighting.end_epoch()``; without, all factors
-    stay 1.
+    A Trainer tells the end of an epoch. In a loop of your own, call ``weighting.end_epoch()``; else all factors stay 1.
 
     Args:
         temperature: The temperature ``T``; 2 in the paper.

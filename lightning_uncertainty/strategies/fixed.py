@@ -54,15 +54,15 @@ class Fixed(WeightRule):
 
     def bind(self, tasks: Sequence[Task]) -> None:
         super().bind(tasks)
-        for name in self.by_task:
-            lookup("task", name, self.learned)
-        numbers = [
-            self.by_task.get(name, number) for name, number in zip(self.learned, self.given.tolist(), strict=True)
-        ]
-        self.given = torch.tensor(numbers, dtype=torch.float32)
-        self.free &= torch.tensor([name not in self.by_task for name in self.learned])
         self.state = FixedState(self.given.clone())
         self.restored()
+
+    def given_factors(self, tasks: Sequence[Task]) -> dict[str, float | None]:
+        given = super().given_factors(tasks)
+        for name, factor in self.by_task.items():
+            lookup("task", name, given)
+            given[name] = factor
+        return given
 
     @property
     def now(self) -> Factors:

@@ -29,13 +29,17 @@ class WeightRule(Strategy):
 
     def bind(self, tasks: Sequence[Task]) -> None:
         """Start with the factor 1; a subclass sets its :attr:`state`, and derives :attr:`factor` from it."""
-        kinds = {task.name: task.likelihood for task in tasks}
-        self.learned = dict.fromkeys(kinds, False)
-        self.free = torch.tensor([kind.learned for kind in kinds.values()])
-        given = [1.0 if kind.learned else kind.coefficient for kind in kinds.values()]
-        self.given = self.factor = torch.tensor(given, dtype=torch.float32)
+        given = self.given_factors(tasks)
+        self.learned = dict.fromkeys(given, False)
+        self.free = torch.tensor([number is None for number in given.values()])
+        self.given = torch.tensor([1.0 if n is None else n for n in given.values()], dtype=torch.float32)
+        self.factor = self.given
         self.offset = torch.zeros_like(self.given)
         self.state = TaskTensors()
+
+    def given_factors(self, tasks: Sequence[Task]) -> dict[str, float | None]:
+        """Return the factors that are given, by task; None for those that the rule gives."""
+        return {task.name: None if task.likelihood.learned else task.likelihood.coefficient for task in tasks}
 
     def softmax(self, logits: Tensor, among: Tensor) -> Tensor:
         """Return the softmax of ``logits`` over the tasks ``among`` (bool), each of shape (K,); 0 for the others."""

@@ -212,7 +212,7 @@ class UncertaintyCallback(packages.CallbackBase):
         """Start recording losses."""
         self._batch_began_at = trainer.global_step
         if batch_idx == 0:  # and not when an epoch starts, which Lightning does not tell after every resume
-            self.weighting.relative.begin_epoch()
+            self.weighting.begin_epoch()
             module = attachment.module_at(pl_module, self)
             self.weighting.recorder.begin_epoch(packages.optimizers_of(trainer, module, self._notices))
         self.weighting.train()

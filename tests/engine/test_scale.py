@@ -158,3 +158,19 @@ def test_snapshots_show_the_factors_that_the_network_feels():
 def test_what_is_no_scale_is_refused(scale):
     with pytest.raises(ValueError, match=r"scale must be .* name of a learned task"):
         engine(scale)
+
+
+@pytest.mark.parametrize("scale", SCALES[1:])
+def test_no_factor_jumps_where_a_guard_lets_go_of_the_plain_sum(scale):
+    weighting = UncertaintyWeighting(KINDS, scale=scale)
+    weighting.expect(1000)  # 100 steps of the plain sum, and 100 on the way
+    values, found = torch.tensor([300.0, 2.0, 0.01, 1.0]), []
+    for _ in range(230):
+        losses = values.clone().requires_grad_()
+        weighting(losses).backward()
+        weighting.step()
+        found.append(losses.grad[:3].log())
+    steps = torch.stack(found).diff(dim=0).abs()
+    assert torch.stack(found)[0].tolist() == [0.0, 0.0, 0.0]
+    assert steps.max() < 0.15  # of a way of about 10 in 100 steps
+    assert torch.stack(found)[-1].abs().max() > 1.0

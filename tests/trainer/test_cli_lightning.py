@@ -156,3 +156,17 @@ def test_fit_with_ckpt_path_resumes_bit_for_bit(tmp_path, package):
     saved = torch.load(tmp_path / "step=6.ckpt", weights_only=True)["lightning_uncertainty"]
     assert saved["steps"] == 6
     assert difference(saved, rest.uncertainty.state_dict()) is not None
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "temperature"),
+    [
+        ("log_sum", "log_sum", None),
+        ({"class_path": "lightning_uncertainty.strategies.DWA", "init_args": {"temperature": 0.5}}, "dwa", 0.5),
+    ],
+    ids=["by name", "with settings"],
+)
+def test_yaml_has_a_strategy_by_name_or_as_an_object(tmp_path, written, name, temperature):
+    weighting = run(tmp_path, "lightning.pytorch", config(strategy=written))
+    assert (weighting.strategy.name, getattr(weighting.strategy, "temperature", None)) == (name, temperature)
+    assert weighting.steps == 4
