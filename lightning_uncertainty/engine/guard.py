@@ -66,10 +66,10 @@ class Guard:
         if self._over:
             return present
         state = self._state
-        seen = means.present & (means.raw_loss > 0.0)
+        on_the_way = (state.trust < 1.0) & (state.guarded < 2 * self.steps - 1)  # unless somebody has set the weights
+        seen = on_the_way & means.present & (means.raw_loss > 0.0)
         self._average(seen, means.raw_loss)
-        state.guarded += (state.guarded > 0) | seen | (means.present & self._given)
-        on_the_way = (state.trust < 1.0) & (state.guarded < 2 * self.steps)  # unless somebody has set the weights
+        state.guarded += on_the_way & ((state.guarded > 0) | seen | self._given)
         plain = state.guarded <= self.steps
         state.lowest_log = torch.where(seen & plain, torch.fmin(state.lowest_log, state.mean_log), state.lowest_log)
         low = torch.where(plain, state.lowest_log, state.first_log)  # a rising weight may push a loss above its lowest
@@ -78,10 +78,9 @@ class Guard:
         trust = torch.where(on_the_way & (state.guarded >= self.steps), state.trust + 1.0 / self.steps, state.trust)
         arrived = state.guarded >= 2 * self.steps - 1
         state.trust = torch.where(state.held, 0.0, torch.where(arrived, 1.0, trust))
-        following = seen & on_the_way
         # Asked for without waiting: a step that is looked at in vain changes nothing.
-        self._over = self._arrived.poll((arrived | (state.trust >= 1.0) | self._given).all().reshape(1))
-        return present & (strategy.track(state.mean_log.exp(), following) | ~following)
+        self._over = self._arrived.poll((arrived | (state.trust >= 1.0)).all().reshape(1))
+        return present & (strategy.track(state.mean_log.exp(), seen) | ~seen)
 
     def _average(self, seen: Tensor, raw_loss: Tensor) -> None:
         """Update the averages of the logarithms of the losses that are ``seen``."""
@@ -92,6 +91,6 @@ class Guard:
         distance = (log_loss - before).abs()
         part = 1.0 / state.mean_steps.clamp(min=1, max=_LONGER)
         state.spread_log = torch.where(seen, torch.lerp(state.spread_log, distance, part), state.spread_log)
-        state.last_log = log_loss
+        state.last_log = torch.where(seen, log_loss, state.last_log)
         state.mean_steps += seen
         state.mean_log = torch.lerp(state.mean_log, log_loss, 1.0 / state.mean_steps.clamp(min=1, max=_SMOOTH))
