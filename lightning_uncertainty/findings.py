@@ -25,6 +25,7 @@ APART = 1e4  # ratio of two factors
 FLAT = 0.98  # of the first loss
 GUESSED = 0.99  # of the cross entropy of a uniform guess
 MOSTLY = 0.5  # of the steps
+OPTIMISTIC = 1.25  # ratio of two sigmas, where 90 % intervals of the smaller one cover 81 %
 DOMINANT = 0.9  # share
 DROWNED = 0.05  # of an equal share
 ALIKE = 0.05  # ratio of weights, less 1
@@ -154,6 +155,14 @@ class Finding(_Texts, Enum):
         "The log-variance of task {task!r} is held by its {bound} bound (s = {log_var:.3g}).",
         "That is right for a loss that goes to zero; else set `min_variance_ratio` or `bounds`.",
         "A bound holds s at the last step.",
+    )
+    OVERFITS = (
+        "overfits",
+        "On held-out data, sigma of task {task!r} is {ratio:.3g} times the learned one ({held_out:.3g}, not "
+        "{learned:.3g}).",
+        "The network has fitted noise of its training data: stop earlier, regularise it, or train with more data. The "
+        "sigma of a prediction is that of the validation, `uncertainty.sigmas_val`.",
+        f"At the end, the sigma of the last validation is over {OPTIMISTIC:g} times the learned one.",
     )
     MOSTLY_ABSENT = (
         "mostly missing",

@@ -45,6 +45,7 @@ class TaskSnapshot(Setting):
         sat_out: The number of steps that it sat out because the strategy cannot use a loss of zero or below.
         unit: The unit of the target, as given to :class:`~lightning_uncertainty.Task`; for a regression also of sigma.
         classes: The number of classes of a classification; 0 where it is unknown.
+        val_log_var: The log-variance that the losses of the last validation have as their optimum; None where unknown.
         more: Further quantities that a strategy or a subclass of the engine keeps of each task.
     """
 
@@ -69,6 +70,7 @@ class TaskSnapshot(Setting):
     sat_out: int = 0
     unit: str = ""
     classes: int = 0
+    val_log_var: float | None = None
     more: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -79,7 +81,7 @@ class TaskSnapshot(Setting):
         """
         row = dict(numbers)  # written out, because a logging step makes one for each task
         lower, upper, log_var = row.pop("at_lower", 0.0), row.pop("at_upper", 0.0), row.pop("log_var")
-        classes = row.pop("classes", 0)
+        classes, held_out = row.pop("classes", 0), row.pop("val_log_var", math.nan)
         return cls(
             likelihood=task.likelihood.name,
             log_var=log_var,
@@ -102,8 +104,14 @@ class TaskSnapshot(Setting):
             sat_out=int(row.pop("sat_out", 0)),
             unit=task.unit,
             classes=2 if task.likelihood.name == "bernoulli" else int(task.classes or classes),
+            val_log_var=None if math.isnan(held_out) else held_out,
             more=row,
         )
+
+    @property
+    def sigma_val(self) -> float | None:
+        """The noise on held-out data, ``exp(val_log_var / 2)``, in the unit of sigma; None where unknown."""
+        return None if self.val_log_var is None else math.exp(0.5 * self.val_log_var)
 
     @property
     def seen(self) -> bool:
@@ -163,6 +171,11 @@ class Snapshot(Setting):
         """The part of each task in the weighted sum of losses; NaN for a task not seen yet."""
         total = _sum_of_known(task.weighted_loss for task in self.tasks.values())
         return {name: task.weighted_loss / total if total else math.nan for name, task in self.tasks.items()}
+
+    def held_out_metrics(self, prefix: str = "uncertainty") -> dict[str, float]:
+        """Return ``<prefix>/sigma_val/<task>`` for the tasks that a validation has told it of, as :meth:`metrics`."""
+        values = {name: task.sigma_val for name, task in self.tasks.items() if task.sigma_val is not None}
+        return by_key(f"{prefix}/sigma_val", values, self.tasks)
 
     def metrics(self, prefix: str = "uncertainty") -> dict[str, float]:
         """Return flat numbers for a logger, always with the same keys.

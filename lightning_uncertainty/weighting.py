@@ -13,12 +13,13 @@ from lightning_uncertainty._arguments import check_choice
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.engine.guard import Guard
+from lightning_uncertainty.engine.held_out import HeldOut
 from lightning_uncertainty.engine.losses import CompiledKeys, Losses, Masks, RawLosses
 from lightning_uncertainty.engine.named_values import NamedValues
 from lightning_uncertainty.engine.portable import Portable
 from lightning_uncertainty.engine.recorder import Recorder
 from lightning_uncertainty.engine.relative_loss import RelativeLoss
-from lightning_uncertainty.engine.saved import check_fields, read_state
+from lightning_uncertainty.engine.saved import check_fields
 from lightning_uncertainty.engine.scale import Factors, Scale
 from lightning_uncertainty.engine.state import EngineState, HostFlags
 from lightning_uncertainty.engine.task_numbers import TaskNumbers, importances, sample_counts
@@ -27,7 +28,7 @@ from lightning_uncertainty.engine.window import Call, WindowMeans, mean_over_ran
 from lightning_uncertainty.findings import findings_of
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.snapshot import Snapshot
-from lightning_uncertainty.strategies import STRATEGIES, Equal, Strategy, Uncertainty, check_options, get_strategy
+from lightning_uncertainty.strategies import Equal, Strategy, Uncertainty, check_options, get_strategy
 from lightning_uncertainty.strategies.uncertainty import UncertaintyOptions
 from lightning_uncertainty.tasks import Likelihoods, TaskSpecs, parse_tasks
 
@@ -148,7 +149,8 @@ class UncertaintyWeighting(NamedValues, Portable):
         guarded = guard and scale is not None and self.strategy.guarded
         self._guard = Guard(self._state, self._scale.learned) if guarded else None
         check_fields(self._state, self.strategy.state)
-        self.relative = RelativeLoss(self._state, process_group)
+        self.relative = RelativeLoss(self._state)
+        self.held_out = HeldOut(self._state, self.tasks.values(), self.regularizer, process_group)
         self.recorder = Recorder(len(self.tasks), process_group, self._learn, self._notices)
         # For graphs of torch.compile, in which a Python bool is a constant.
         self._equal_now, self._frozen_now = torch.tensor(False), torch.tensor(False)
@@ -227,7 +229,7 @@ class UncertaintyWeighting(NamedValues, Portable):
             call = Call(raw_loss.detach().to(torch.float32), marked, slope, given, counts)
             total = total.requires_grad_().clone() if empty else total  # no leaf, so that `total += other` works
             return self.recorder.watch(total, call)
-        self.relative.add(Call(raw_loss.detach().to(torch.float32), marked, None, given, counts))
+        self.held_out.add(Call(raw_loss.detach().to(torch.float32), marked, None, given, counts))
         # A zero here would look like the best validation ever.
         return total if empty else torch.where(marked.isnan().all(), torch.nan, total)
 
@@ -378,23 +380,6 @@ class UncertaintyWeighting(NamedValues, Portable):
         tasks = ", ".join(f"{name!r}: {task.likelihood.name!r}" for name, task in self.tasks.items())
         strategy = "" if self.strategy.name == "uncertainty" else f", strategy={self.strategy.name!r}"
         return f"{type(self).__name__}({{{tasks}}}{strategy}, steps={self.steps})"
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any], tasks: TaskSpecs | None = None) -> UncertaintyWeighting:
-        """Return an engine with the strategy, the regulariser and the values of ``state``, and else default options.
-        The tasks may have changed since; by default they are those of ``state``.
-
-        Raises:
-            ValueError: if ``state`` is not usable, or an older version saved it with a likelihood of one's own.
-        """
-        saved = read_state(state)
-        strategy = saved.strategy if saved.strategy in STRATEGIES else "fixed"  # one's own is known by its name only
-        specs = parse_tasks(tasks or saved.specs)
-        scale = saved.scale if saved.scale not in saved.tasks or saved.scale in [t.name for t in specs] else "auto"
-        weighting = cls(specs, strategy=strategy, regularizer=saved.regularizer, scale=scale)
-        weighting.load_state_dict(state)
-        weighting._foreign = state if strategy != saved.strategy else None
-        return weighting
 
 
 # At run time the options are untyped: jsonargparse then follows them to the signature of Uncertainty, which also has

@@ -14,6 +14,7 @@ from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
 from lightning_uncertainty.tasks import Task
 
 if TYPE_CHECKING:
+    from lightning_uncertainty.engine.held_out import HeldOut
     from lightning_uncertainty.engine.losses import RawLosses
     from lightning_uncertainty.strategies import Strategy
 
@@ -27,6 +28,7 @@ class NamedValues:
     strategy: Strategy
     steps: int
     _choose: Callable[[], None]
+    held_out: HeldOut
     _state: EngineState
     _raw_losses: RawLosses
     _factor: Tensor
@@ -46,6 +48,7 @@ class NamedValues:
         """Return a function that gives the snapshot of now: the transfer to the host waits until it is called."""
         now = {"factor": self._factor, "offset": self._offset}
         columns = {"log_var": self.strategy.log_var, "precision": self.strategy.factor, **self.strategy.columns()}
+        columns["val_log_var"] = self.held_out.log_var
         rows = rows_later({**self._state.columns(), **columns, **now}, self.tasks)
         strategy, steps, tasks, classes = self.strategy, self.steps, self.tasks, self._raw_losses.classes
 
@@ -89,6 +92,12 @@ class NamedValues:
     @sigmas.setter
     def sigmas(self, values: Mapping[str, float]) -> None:
         self._assign({name: 2.0 * _log("sigma", name, value) for name, value in values.items()})
+
+    @property
+    def sigmas_val(self) -> dict[str, float]:
+        """``sigma`` on held-out data by name, of the tasks that the last validation has told it of."""
+        tasks = self.snapshot().tasks.items()
+        return {name: task.sigma_val for name, task in tasks if task.sigma_val is not None}
 
     @property
     def weights(self) -> dict[str, float]:

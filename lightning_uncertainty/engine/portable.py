@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.engine.guard import Guard
+from lightning_uncertainty.engine.held_out import HeldOut
 from lightning_uncertainty.engine.losses import RawLosses
 from lightning_uncertainty.engine.recorder import Recorder
 from lightning_uncertainty.engine.relative_loss import RelativeLoss
@@ -20,7 +21,8 @@ from lightning_uncertainty.engine.scale import Scale
 from lightning_uncertainty.engine.schedule import Schedule
 from lightning_uncertainty.engine.state import EngineState, move_tensors
 from lightning_uncertainty.regularizers import Regularizer
-from lightning_uncertainty.tasks import Task
+from lightning_uncertainty.strategies import STRATEGIES
+from lightning_uncertainty.tasks import Task, TaskSpecs, parse_tasks
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,6 +38,7 @@ class Portable(Schedule):
     Attributes:
         origin: ``"learned"``; ``"loaded"``, when its network may follow; ``"outdated"``, when its network is gone.
         relative: What the relative loss depends on.
+        held_out: What the losses of validations tell.
     """
 
     tasks: dict[str, Task]
@@ -45,6 +48,7 @@ class Portable(Schedule):
     process_group: dist.ProcessGroup | None
     discard: Callable[[], None]
     relative: RelativeLoss
+    held_out: HeldOut
     origin: str
     _state: EngineState
     _equal: Strategy
@@ -59,7 +63,7 @@ class Portable(Schedule):
     def to(self, device: torch.device | str | int) -> Self:
         """Move to ``device``, as copies: nothing is shared with other processes afterwards. The dtypes stay."""
         target = torch.device(device)
-        for part in (self._state, self.strategy, self._equal, self.recorder.window):
+        for part in (self._state, self.strategy, self._equal, self.recorder.window, self.held_out):
             part.to(target)
         for holder in (self, self._raw_losses, self._scale, self._guard):
             move_tensors(holder, target)
@@ -99,7 +103,8 @@ class Portable(Schedule):
         moved = compress(self.tasks, self.strategy.restored().tolist())
         self._notices.warn_of_tasks(("projected", name, text.format(name)) for name in moved)
         self._set_steps(saved.steps, frozen=saved.frozen)
-        self.relative = RelativeLoss(self._state, self.process_group)
+        self.relative = RelativeLoss(self._state)
+        self.held_out.restored()
         self.origin, self._foreign = "loaded", None
         if self._guard is not None:
             self._guard.look_again()
@@ -112,3 +117,21 @@ class Portable(Schedule):
     def reset(self) -> None:
         """Start anew: no steps, no losses, the first ``s``, nothing set or frozen by hand. Tasks and options stay."""
         self.load_state_dict(self._start)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any], tasks: TaskSpecs | None = None) -> Self:
+        """Return an engine with the strategy, the regulariser and the values of ``state``, and else default options.
+        The tasks may have changed since; by default they are those of ``state``.
+
+        Raises:
+            ValueError: if ``state`` is not usable, or an older version saved it with a likelihood of one's own.
+        """
+        saved = read_state(state)
+        strategy = saved.strategy if saved.strategy in STRATEGIES else "fixed"  # one's own is known by its name only
+        specs = parse_tasks(tasks or saved.specs)
+        scale = saved.scale if saved.scale not in saved.tasks or saved.scale in [t.name for t in specs] else "auto"
+        make: Any = cls
+        weighting: Self = make(specs, strategy=strategy, regularizer=saved.regularizer, scale=scale)
+        weighting.load_state_dict(state)
+        weighting._foreign = state if strategy != saved.strategy else None
+        return weighting

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from lightning_uncertainty.engine.state import EngineState, HostFlags, newest
-from lightning_uncertainty.engine.window import Call, exchange
+from lightning_uncertainty.engine.state import EngineState, HostFlags
 
 __all__ = ["RelativeLoss"]
 
@@ -19,14 +17,11 @@ class RelativeLoss:
 
     Args:
         state: The state of the engine, which it changes.
-        group: The processes to average over.
     """
 
-    def __init__(self, state: EngineState, group: dist.ProcessGroup | None) -> None:
-        self._state, self._group = state, group
+    def __init__(self, state: EngineState) -> None:
+        self._state = state
         self._flag, self._all_joined = HostFlags(), False
-        self._validation: Tensor | None = None  # sums over the calls of a validation
-        self._weighed = False  # True if there was a call in this validation, or on any rank in an earlier one
 
     def step(self) -> None:
         """Let the tasks join whose first loss came in the last step. Once all have, there is nothing to do."""
@@ -53,31 +48,10 @@ class RelativeLoss:
         state.epoch_loss *= _CARRIED / state.epoch_steps.clamp(min=_CARRIED)
         state.epoch_steps.clamp_(max=_CARRIED)
 
-    @torch.inference_mode(False)  # for a validation step that leaves the inference mode for gradients
-    def begin_validation(self) -> None:
-        """Begin to sum up what is weighed."""
-        self._validation = self._state.raw_loss.new_zeros(6, len(self._state.raw_loss))
-
-    def add(self, call: Call) -> None:
-        """Count a call that is not trained on, if a validation has begun."""
-        if self._validation is not None:
-            self._validation[:5] += call.sums()
-            self._weighed = True
-
     @torch.inference_mode(False)
-    def end_validation(self) -> float | None:
-        """Return the relative loss of a validation, None if nothing was weighed on any rank.
-
-        Costs an all-reduce and a transfer to the host; nothing where no validation has weighed anything yet. In the
-        first that does, all ranks must.
-        """
-        sums, self._validation = self._validation, None
-        if sums is None or not self._weighed:
-            return None
-        (means,), state = exchange(sums.unsqueeze(0), self._group), self._state
-        if not means.used:
-            return None
-        state.val_loss, _ = newest(means, state.val_loss)
+    def of_validation(self) -> float:
+        """Return the relative loss of the validation that has just ended; costs a transfer to the host."""
+        state = self._state
         loss, base = state.val_loss, state.val_base_loss
         state.val_base_loss = torch.where(base == 0.0, self._linked(loss, base), base)
         return float(_geometric_mean(state.ratios(loss, state.val_base_loss)))

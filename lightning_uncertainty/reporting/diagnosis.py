@@ -21,7 +21,7 @@ _LOUDER = {  # a weight that explodes also moves or meets its bound: that is sai
 }
 _MOOT = {  # what is said of sigma and of the shares while the network is lost, such as to train longer
     *(Finding.NONFINITE, Finding.MOVING, Finding.AT_BOUND, Finding.DOMINATES, Finding.DROWNS, Finding.ALL_EQUAL),
-    *(Finding.MOSTLY_ABSENT, Finding.LEARNED_NOTHING, Finding.TOO_SHORT),
+    *(Finding.MOSTLY_ABSENT, Finding.LEARNED_NOTHING, Finding.OVERFITS, Finding.TOO_SHORT),
 }
 
 
@@ -96,6 +96,9 @@ def _of_sigma(history: History, name: str) -> Iterator[Diagnosis]:
     if change:
         direction = "rises" if change > 0.0 else "falls"
         yield Finding.MOVING.about(name, direction=direction, change=math.expm1(0.5 * abs(change)))
+    learned, held_out = (history.series(quantity, name)[-1] for quantity in ("sigma", "sigma_val"))
+    if held_out > findings.OPTIMISTIC * learned and not _is_too_short(history):
+        yield Finding.OVERFITS.about(name, ratio=held_out / learned, held_out=held_out, learned=learned)
     growth = _growth(history, name)
     if growth and (change or bound == "lower"):
         losses = _known(history, "raw_loss", name)

@@ -58,9 +58,20 @@ def plot_weights(axis: Axes, points: Points) -> Axes:
 
 
 def plot_sigmas(axis: Axes, points: Points) -> Axes:
-    """Plot sigma of every learned task over the steps, logarithmic. Arguments as in :func:`plot_weights`."""
+    """Plot sigma of every learned task over the steps, logarithmic; of few tasks also that on held-out data, dotted.
+
+    Arguments as in :func:`plot_weights`.
+    """
+    history = _checked(points)
     axis.set_ylabel(r"$\sigma$, in the unit of the target")
-    return _plot_quantity(axis, _checked(points), "sigma", lambda fact: fact.unit)
+    _plot_quantity(axis, history, "sigma", lambda fact: fact.unit)
+    lines = {line.get_label(): line for line in axis.get_lines()}
+    for name in history.tasks if len(history.tasks) <= FEW else ():
+        held_out = history.series("sigma_val", name)
+        if name in lines and not all(map(math.isnan, held_out)):
+            axis.plot(history.steps, held_out, color=lines[name].get_color(), linestyle=":", linewidth=1.4)
+            axis.set_ylabel(r"$\sigma$, in the unit of the target (dotted: on held-out data)")
+    return axis
 
 
 def plot_raw_losses(axis: Axes, points: Points) -> Axes:

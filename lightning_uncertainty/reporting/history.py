@@ -21,7 +21,8 @@ MOST_BYTES = 800_000  # of a saved history, so that with 300 tasks it stays unde
 FEWEST = 24  # points have room, for a diagnosis to tell from: 4 MB with 10,000 tasks
 DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)  # whatever was done to a file
 
-_COLUMNS = ("log_var", "precision", "factor", "raw_loss")  # of each task and point; the rest follows from these
+_OLD_COLUMNS = ("log_var", "precision", "factor", "raw_loss")  # of a state that does not name its columns
+_COLUMNS = (*_OLD_COLUMNS, "val_log_var")  # of each task and point; the rest follows from these
 _UNKNOWN = array("f", [math.nan] * len(_COLUMNS))
 
 
@@ -126,7 +127,7 @@ class History:
         """Return a copy with ``snapshot`` as its last point until the next one comes. This history stays as it is."""
         twin = copy.copy(self)  # what it holds is replaced, never changed in place
         point, points = twin._take(snapshot), self._points[: self._kept]
-        twin._points = points if points and points[-1].step >= point.step else [*points, point]
+        twin._points = [*(each for each in points if each.step < point.step), point]  # a validation may have ended
         return twin
 
     def _take(self, snapshot: Snapshot) -> _Point:
@@ -153,9 +154,9 @@ class History:
         return [point.total for point in self._points]
 
     def series(self, quantity: str, task: str) -> list[float]:
-        """Return ``log_var``, ``sigma``, ``precision``, ``factor``, ``raw_loss`` or ``share`` of a task at all points.
+        """Return ``log_var``, ``sigma``, ``sigma_val``, ``precision``, ``factor``, ``raw_loss`` or ``share`` of a task.
 
-        It is NaN where there is none.
+        There is a value for each point, NaN where there is none.
 
         Raises:
             ValueError: If the task or the quantity is unknown.
@@ -164,9 +165,11 @@ class History:
         if quantity == "sigma":
             learned = self.facts[task].learned
             return [math.exp(0.5 * s) if learned else math.nan for s in self.series("log_var", task)]
+        if quantity == "sigma_val":
+            return [math.exp(0.5 * s) for s in self.series("val_log_var", task)]
         if quantity == "share":
             return self.shares()[task]
-        check_choice("quantity", quantity, (*_COLUMNS, "sigma", "share"))
+        check_choice("quantity", quantity, (*_COLUMNS, "sigma", "sigma_val", "share"))
         column = _COLUMNS.index(quantity)
         return [point.values.get(task, _UNKNOWN)[column] for point in self._points]
 
@@ -194,6 +197,7 @@ class History:
             "seen": self._seen,
             "newest": self.newest,
             "kept": self._kept,
+            "columns": list(_COLUMNS),
             "steps": torch.tensor(self.steps, dtype=torch.long),
             "totals": torch.tensor(self.totals, dtype=torch.float64),
             "values": values.reshape(len(self), len(self.facts), len(_COLUMNS)).transpose(1, 2).contiguous(),
@@ -220,8 +224,12 @@ class History:
             }
             facts = zip(*(saved[name] for name in _FACTS), strict=True)
             history.facts = {name: TaskFacts(*fact) for name, fact in zip(names, facts, strict=True)}
-            values = state["values"].reshape(len(steps), len(_COLUMNS), len(names)).transpose(1, 2).tolist()
-            tables = ({name: array("f", cells) for name, cells in zip(names, row, strict=True)} for row in values)
+            columns = state.get("columns", _OLD_COLUMNS)
+            values = state["values"].reshape(len(steps), len(columns), len(names))
+            known = {column: values[:, place] for place, column in enumerate(columns)}
+            blank = torch.full((len(steps), len(names)), math.nan)
+            rows = torch.stack([known.get(column, blank) for column in _COLUMNS], dim=-1).tolist()
+            tables = ({name: array("f", cells) for name, cells in zip(names, row, strict=True)} for row in rows)
             history._points = [_Point(*point) for point in zip(steps, state["totals"].tolist(), tables, strict=True)]
             history._seen, history._stride, history.newest = int(state["seen"]), stride, int(state["newest"])
             history._kept = int(state["kept"])
@@ -237,7 +245,7 @@ def _facts(task: TaskSnapshot) -> TaskFacts:
 
 
 def _cells(task: TaskSnapshot) -> array[float]:
-    values = [getattr(task, column) for column in _COLUMNS]
+    values = [math.nan if (value := getattr(task, column)) is None else value for column in _COLUMNS]
     if not task.started:
         values[:2] = _UNKNOWN[:2]  # what stands there is a placeholder
     # Beyond the range of single precision, infinity: ``array`` would refuse.

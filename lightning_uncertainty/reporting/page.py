@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 from lightning_uncertainty.reporting import figures, gradients
@@ -54,7 +54,9 @@ def _run(history: History) -> Iterator[str]:
     yield "</ul><h2>Tasks</h2>"
     shown = summary.rows[:MOST_ON_PAGE]
     rows = ([*map(_text, row[:-1]), f'<span class="{worst}">{_text(row[-1])}</span>'] for worst, row in shown)
-    yield from _table("tasks", COLUMNS, chain(([*map(_text, row)] for row in summary.spread), rows))
+    used = [any(cells[place] for _, cells in summary.rows) for place in range(len(COLUMNS))]
+    every = chain(([*map(_text, row)] for row in summary.spread), rows)
+    yield from _table("tasks", [*compress(COLUMNS, used)], (compress(row, used) for row in every))
     if hidden := len(summary.rows) - len(shown):
         yield f"<p>... and {hidden:,} more tasks; the history has all of them.</p>"
     yield f'<p class="quiet">{_text(NOTE)}</p><h2>Over the steps</h2>'

@@ -18,10 +18,11 @@ from lightning_uncertainty.reporting.history import History, TaskFacts
 from lightning_uncertainty.reporting.tables import Table
 from lightning_uncertainty.snapshot import QUANTILES, spread
 
-COLUMNS = ("task", "likelihood", "raw loss", "sigma", "weight", "share", "missing", "NaN", "verdict")
+COLUMNS = ("task", "likelihood", "raw loss", "sigma", "sigma_val", "weight", "share", "missing", "NaN", "verdict")
 NOTE = (
     "Raw loss: first -> last. Sigma of a regression has the unit of its target (laplace: b, the mean absolute error); "
-    "of a classification sigma^2 is the temperature of the logits. Weight: sigma^-2 (laplace: 1/b). Share: of the "
+    "sigma^2 of a classification is twice its loss, and no temperature to predict with. Sigma_val: sigma on held-out "
+    "data. Weight: sigma^-2 (laplace: 1/b). Share: of the "
     "weighted loss, mean over the last 10% of the steps. Missing: steps in which the task took no part. NaN: calls "
     "with a loss that was not finite."
 )
@@ -81,7 +82,7 @@ def summarize(history: History) -> Summary:
         cells[-1] = ", ".join([cells[-1], *said.get(name, ())])
         ordered.append((name not in said, SEVERITIES.index(severity)))
     rows = [row for _, row in sorted(zip(ordered, rows, strict=True), key=lambda pair: pair[0])]
-    ends["sigma"] = _ends(history, "sigma")
+    ends |= {quantity: _ends(history, quantity) for quantity in ("sigma", "sigma_val")}
     return Summary(title, rows, list(_digest(found)), list(_spread(ends)))
 
 
@@ -178,6 +179,7 @@ def _cells(history: History, name: str, fact: TaskFacts, share: float) -> Iterat
     yield fact.likelihood
     yield f"{losses[0]:.3g} -> {losses[-1]:.3g} {loss_unit(fact)}".rstrip() if losses else "none"
     yield _number(history.series("sigma", name)[-1], fact.unit)
+    yield _number(history.series("sigma_val", name)[-1], fact.unit)
     yield _number(history.series("precision", name)[-1], weight_unit(fact))
     yield "" if math.isnan(share) else f"{share:.1%}"
     yield f"{fact.absent / max(history.steps[-1], 1):.0%}"

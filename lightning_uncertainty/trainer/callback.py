@@ -45,6 +45,8 @@ class UncertaintyCallback(packages.CallbackBase):
     ``/share/<task>``         the task's part of the weighted sum of losses, 0 to 1
     ``/relative_loss``        what to monitor: the geometric mean of the losses of the epoch, each as a part of that at
                               its start, see :attr:`~lightning_uncertainty.Snapshot.relative_loss`
+    ``/sigma_val/<task>``     ``sigma`` on held-out data: the optimum of the mean of the losses that validation_step
+                              passes to ``weigh``, over all its batches, loaders and ranks; logged at the end of each
     ``/val_relative_loss``    the same of the losses that validation_step passes to ``weigh``, as parts of those in the
                               first validation; logged at the end of each
     ``/loss_sum``             unweighted sum of the raw losses
@@ -252,14 +254,18 @@ class UncertaintyCallback(packages.CallbackBase):
         snapshot = self._publish(trainer)
         if self._trainer is not None:  # neither a sanity check nor `trainer.validate`
             self._report.save(trainer, snapshot)
-            self.weighting.relative.begin_validation()
+        if trainer.validating:  # no sanity check
+            self.weighting.held_out.begin()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the relative loss of a validation that weighed its losses, before others decide on it."""
-        if self._trainer is not None and (value := self.weighting.relative.end_validation()) is not None:
-            packages.publish(trainer, metrics := {f"{self.log_prefix}/val_relative_loss": value})
+        """Log what the losses that a validation weighed tell, before others decide on it."""
+        if self.weighting.held_out.end():
+            metrics = self.weighting.snapshot().held_out_metrics(self.log_prefix)
+            if self._trainer is not None:
+                metrics[f"{self.log_prefix}/val_relative_loss"] = self.weighting.relative.of_validation()
+            packages.publish(trainer, metrics)
             for logger in trainer.loggers:
-                logger.log_metrics(metrics=metrics, step=packages.logged_step(trainer))
+                logger.log_metrics(metrics=metrics, step=max(packages.logged_step(trainer), 0))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the strategy, publish the weights, write the history, and warn if nothing was learned from."""

@@ -103,7 +103,7 @@ def test_tasks_may_come_and_go():
 def test_unknown_tasks_and_quantities_are_named_with_those_that_are_known():
     with pytest.raises(ValueError, match=r"Unknown task 'z'. Known: 'a'"):
         grown(1).series("precision", "z")
-    with pytest.raises(ValueError, match=r"quantity must be one of 'log_var', .*'sigma', 'share'; got 'w'"):
+    with pytest.raises(ValueError, match=r"quantity must be one of 'log_var', .*'sigma_val', 'share'; got 'w'"):
         grown(1).series("w", "a")
 
 

@@ -68,3 +68,18 @@ def validate(folder):
     runner = trainer(folder, Phases(collectives), callback, values, strategy="ddp", devices=2, max_epochs=3)
     runner.fit(module, part(0, 6), part(6 + 3 * rank(), 9 + 3 * rank()))
     return {"val": values.val, "train": values.train, "seen": module.seen, "reduced": collectives.during("validation")}
+
+
+def held_out(folder, devices=2):
+    """Validate without training, on shards of 6 and 2 batches of different sizes; or on all of them."""
+    data, module, callback = part(0, 8), Validated(), UncertaintyCallback(report=False, summary=False)
+    data.batches = [[each[: 1 + index] for each in batch] for index, batch in enumerate(data.batches)]
+    module.samples, options, collectives = True, {}, None
+    if devices > 1:
+        data.batches = data.batches[6:] if rank() else data.batches[:6]
+        collectives = Collectives()
+        options = {"strategy": "ddp", "devices": devices, "use_distributed_sampler": False}
+    runner = trainer(folder, *([] if collectives is None else [Phases(collectives)]), callback, **options)
+    runner.validate(module, data, verbose=False)
+    reduced = [] if collectives is None else collectives.during("validation")
+    return {"sigmas": module.uncertainty.sigmas_val, "seen": module.seen[-1], "reduced": reduced}

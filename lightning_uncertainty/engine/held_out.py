@@ -1,0 +1,85 @@
+"""The losses of validations: their means over all batches and ranks, and the noise that they tell of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_uncertainty.engine.state import EngineState, move_tensors, newest
+from lightning_uncertainty.engine.window import Call, exchange
+from lightning_uncertainty.likelihoods import LikelihoodVector
+from lightning_uncertainty.regularizers import Regularizer
+from lightning_uncertainty.tasks import Task
+
+__all__ = ["HeldOut"]
+
+
+class HeldOut:
+    """Sums up what a validation weighs, and keeps the closed-form optimum of ``s`` at the mean. The callback calls it.
+
+    A network that is fitted to few data has a training residual below the noise. Its validation residual has not.
+
+    Args:
+        state: The state of the engine, of which it changes ``val_loss``.
+        tasks: The tasks, in their order.
+        regularizer: The function ``R``.
+        group: The processes to average over.
+
+    Attributes:
+        log_var: The optimum of ``s`` at the mean loss of the last validation with the task, fp32, of shape (K,); NaN
+            before it, and where the loss alone does not tell.
+    """
+
+    def __init__(
+        self, state: EngineState, tasks: Iterable[Task], regularizer: Regularizer, group: dist.ProcessGroup | None
+    ) -> None:
+        self._state, self._regularizer, self._group = state, regularizer, group
+        self._likelihoods = LikelihoodVector([task.likelihood for task in tasks])
+        self.restored()
+
+    @torch.inference_mode(False)
+    def restored(self) -> None:
+        """Go on from a loaded state."""
+        self._sums: Tensor | None = None  # over the calls of a validation
+        self._weighed = False  # True if there was a call in this validation, or on any rank in an earlier one
+        self._derive()
+
+    def _derive(self) -> None:
+        optimum = self._likelihoods.optimum(self._state.val_loss, self._regularizer)
+        self.log_var = torch.where(optimum.isfinite(), optimum, torch.nan)
+
+    @torch.inference_mode(False)  # for a validation step that leaves the inference mode for gradients
+    def begin(self) -> None:
+        """Begin to sum up what is weighed."""
+        self._sums = self._state.raw_loss.new_zeros(6, len(self._state.raw_loss))
+
+    def add(self, call: Call) -> None:
+        """Count a call that is not trained on, if a validation has begun."""
+        if self._sums is not None:
+            self._sums[:5] += call.sums()
+            self._weighed = True
+
+    @torch.inference_mode(False)
+    def end(self) -> bool:
+        """Take the means of a validation over; return True if anything was weighed, on any rank.
+
+        Costs an all-reduce and a transfer to the host; nothing where no validation has weighed anything yet. In the
+        first that does, all ranks must.
+        """
+        sums, self._sums = self._sums, None
+        if sums is None or not self._weighed:
+            return False
+        (means,) = exchange(sums.unsqueeze(0), self._group)
+        if not means.used:
+            return False
+        self._state.val_loss, _ = newest(means, self._state.val_loss)
+        self._derive()
+        return True
+
+    def to(self, device: torch.device) -> None:
+        """Move all tensors to ``device``, as copies."""
+        for holder in (self, self._likelihoods):
+            move_tensors(holder, device)
