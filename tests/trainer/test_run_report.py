@@ -18,7 +18,8 @@ from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lightning_uncertainty._arguments as extras
-from lightning_uncertainty import GradientView, Snapshot, UncertaintyWarning, weighting
+from lightning_uncertainty import GradientView, Snapshot, UncertaintyWarning
+from lightning_uncertainty.engine import named_values
 from lightning_uncertainty.findings import Finding
 from lightning_uncertainty.reporting import page, summary
 from lightning_uncertainty.reporting.diagnosis import diagnose
@@ -348,14 +349,14 @@ def test_the_file_costs_no_transfer_from_the_device(tmp_path, monkeypatch):
     """Beside those of the points: as many with the file as without."""
     counts = []
     for report in (True, False):
-        fetched, rows_later = [], weighting.rows_later
+        fetched, rows_later = [], named_values.rows_later
 
         def counting(*arguments, fetched=fetched, rows_later=rows_later):
             rows = rows_later(*arguments)
             return lambda: (fetched.append(1), rows())[1]
 
         with monkeypatch.context() as patch:
-            patch.setattr(weighting, "rows_later", counting)
+            patch.setattr(named_values, "rows_later", counting)
             callback = UncertaintyCallback(summary=False, report=report)
             fit(tmp_path, callback=callback, logger=CSVLogger(tmp_path), max_epochs=3, log_every_n_steps=5)
         counts.append(len(fetched))
