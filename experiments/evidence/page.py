@@ -81,15 +81,14 @@ are 95 % bootstrap intervals over the seeds, resampled within each set; they say
 units" are the sets whose losses come in units or sizes of their own, "alike" the others. "Chance" is that a run of the
 arm is better than a run with equal weights, or with the default, on the same set (a half: neither). "Resolved" counts
 the sets on which the arm is better or worse than equal weights by a paired t test over the seeds at 5 %, corrected by
-Holm for all sets and arms together."""
+Holm for the number of arms."""
 
 _PICTURES = """![how close to the best](profile.png)
 
 ![gain against the number of trainings](effort.png)"""
 
 _SETS = """Gain over equal weights in percent, with its bootstrap interval over the seeds. **Bold** is resolved, all
-others are not: with so few seeds, the correction for all pairs of sets and arms leaves only what is large and
-regular."""
+others are not."""
 
 _RATES = """The highest learning rate of each arm, chosen on the validation rows of the first seeds. A star marks a rate
 at the end of those that were tried, after the grid was widened twice."""

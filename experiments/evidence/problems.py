@@ -42,11 +42,11 @@ class TableProblem:
     source: str
     units: bool = True
     net: str = ""
-    seeds: int = 5
+    seeds: int = 8
     tuning: int = 2
     steps: int = 400
     batch_size: int = 128
-    lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    lrs: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
     width: int = 96
 
     def table(self, seed: int) -> Table:

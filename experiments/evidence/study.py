@@ -22,7 +22,7 @@ __all__ = ["FULL", "LEARNED", "QUICK", "SMOKE", "STRATEGIES", "Budget", "Study",
 STRATEGIES = (EQUAL, "uncertainty", "initial", "log_sum", "geometric_mean", "uw_so", "dwa", "random")
 """Strategies by name, with their defaults."""
 
-LEARNED = ("uncertainty", "no_guard", "article")
+LEARNED = ("uncertainty", "no_guard", "faster", "article")
 """Arms that learn sigmas."""
 
 
@@ -39,7 +39,7 @@ class Budget:
         arms: Arms to train, by default all.
     """
 
-    seeds: int = 5
+    seeds: int = 8
     tuning: int = 2
     part: float = 1.0
     lrs: int = 3
@@ -60,6 +60,7 @@ def arms_of(problem: Any) -> dict[str, Any]:
     return {
         **strategies,
         "no_guard": {"guard": False},
+        "faster": {"lr": 0.05},
         "article": {"scale": None, "guard": False},  # the total of Kendall et al., from the first step
         **problem.hand,
         **singles,

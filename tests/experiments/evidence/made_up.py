@@ -1,4 +1,4 @@
-"""Trainings with made-up numbers: each arm has a skill of its own, and learning rates of 0.003 are best."""
+"""Trainings with made-up numbers: each arm has a skill of its own, and the middle learning rate is best."""
 
 import numpy as np
 
