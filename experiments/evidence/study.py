@@ -137,7 +137,7 @@ class Study:
                 self._compare(group, members, lr, seeds)
 
     def _compare(self, group: str, arms: Mapping[str, Any], lr: float, seeds: Sequence[int]) -> None:
-        given = {name: arm for name, arm in arms.items() if not {"strategy", "guard"} & {*arm}}  # weights by task
+        given = {name: arm for name, arm in arms.items() if {*arm} <= {*self.problem.directions, *WEIGHTS}}  # weights
         parts = [f"{part}/{task}" for part in ("val", "test") for task in self.problem.directions]
         result = compare(
             partial(make_net, self.name, lr, None if group == "ours" else group),
