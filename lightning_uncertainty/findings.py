@@ -93,8 +93,8 @@ class Finding(_Texts, Enum):
         "sat out {steps}",
         "The loss of task {task!r} was zero or negative in {steps}, and it sat them out: strategy={strategy!r} needs "
         "positive losses.",
-        "Give a log-likelihood a fixed weight, `tasks={{{task!r}: 1.0}}`, or use another strategy. A loss that reaches "
-        "0 has nothing left to learn.",
+        "A log-likelihood in nats has no weight to find: `tasks={{{task!r}: 'nll'}}`. Else use another strategy. A "
+        "loss that reaches 0 has nothing left to learn.",
         "The strategy takes the logarithm or the inverse of losses, and the mean loss of a step was not above 0.",
     )
     NO_CROSS_ENTROPY = (
@@ -219,7 +219,7 @@ class Finding(_Texts, Enum):
     )
     NOTHING = (
         "fine",
-        "Nothing stands out: every sigma has settled, and no task dominates or drowns.",
+        "Nothing stands out: no sigma still moves, and no task dominates or drowns.",
         "Judge the result by the metrics of each task, not by the weights.",
         "No other finding, but for those that are fine.",
         "fine",

@@ -53,7 +53,8 @@ def plot_weights(axis: Axes, points: Points) -> Axes:
     """
     history = _checked(points)
     laplace = any(fact.likelihood == "laplace" for fact in history.facts.values())
-    axis.set_ylabel(r"effective weight $\sigma^{-2}$" + (" (Laplace: 1/b)" if laplace else ""))
+    effective = r"effective weight $\sigma^{-2}$" + (" (Laplace: 1/b)" if laplace else "")
+    axis.set_ylabel(effective if history.strategy == "uncertainty" else "weight: the factor of the loss")
     return _plot_quantity(axis, history, "precision", weight_unit)
 
 
@@ -131,8 +132,13 @@ PLOTS: dict[str, Callable[..., Axes]] = {  # by caption
 }
 
 
+def plots_of(history: History) -> dict[str, Callable[..., Axes]]:
+    """Return the plots of a history, by caption; none of sigma where no task has one."""
+    return {caption: plot for caption, plot in PLOTS.items() if history.learned or plot is not plot_sigmas}
+
+
 def overview(points: Points) -> Figure:
-    """Draw one page with all four plots and the first findings.
+    """Draw one page with all plots and the first findings.
 
     Args:
         points: A history, or snapshots in order of their steps.
@@ -149,9 +155,13 @@ def overview(points: Points) -> Figure:
     texts = [textwrap.shorten(text, 175, placeholder=" …") for _, text in summary.findings[:4]]
     figure = Figure(figsize=(13.0, 8.6), dpi=110, layout="constrained")
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.0, 0.03 + 0.03 * len(texts))).flat
-    for axis, plot in zip(upper.subplots(2, 2).flat, PLOTS.values(), strict=True):
+    plots = plots_of(history).values()
+    places = upper.subplots(2, 2).flat
+    for axis, plot in zip(places, plots, strict=False):
         plot(axis, history)
-    upper.suptitle(f"Uncertainty weighting: {summary.title}", fontsize="x-large")
+    for axis in places[len(plots) :]:
+        axis.remove()
+    upper.suptitle(f"{summary.heading}: {summary.title}", fontsize="x-large")
     lower.text(0.01, 0.98, "\n".join(texts), va="top", fontsize="medium", wrap=True, parse_math=False)
     return figure
 

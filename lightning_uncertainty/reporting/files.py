@@ -168,25 +168,27 @@ def _of_run(path: Path, root: Path, choice: str = ".") -> ReportContent:
             f"{run.history.steps[-1]:,} is missing: its file was last written at {run.written}. A run writes it at "
             "the end of an epoch, at a validation, and when it fails."
         )
-    return ReportContent(run.history, _title(path.parent), run.prefix, run.gradients, notes=notes)
+    return ReportContent(
+        run.history, f"{run.history.heading}: {_name(path.parent)}", run.prefix, run.gradients, notes=notes
+    )
 
 
 def _of_comparison(folder: Path, prefix: str) -> ReportContent:
     """Read a comparison and the newest of its runs with learned weights, or of the others if there is none."""
-    comparison = ComparisonFile.read(folder / COMPARISON_FILE)
+    comparison, title = ComparisonFile.read(folder / COMPARISON_FILE), f"Uncertainty weighting: {_name(folder)}"
     runs = {path: run for run in comparison.runs for path in Path(folder, run["folder"]).rglob(history_file(prefix))}
     if not runs:
         notes = [f"No run has left a history yet, {history_file(prefix)}."]
-        return ReportContent(None, _title(folder), prefix, comparison=comparison, notes=notes)
+        return ReportContent(None, title, prefix, comparison=comparison, notes=notes)
     newest = max(runs, key=lambda path: (runs[path]["arm"] == LEARNED, os.path.getmtime(path)))
     arm, seed = runs[newest]["arm"], runs[newest]["seed"]
     content = _of_run(newest, folder, f", the newest run of the arm {arm!r}. For another one, pass its own folder.")
-    content.title, content.comparison = f"{_title(folder)}, {arm}, seed {seed}", comparison
+    content.title, content.comparison = f"{title}, {arm}, seed {seed}", comparison
     return content
 
 
-def _title(folder: Path) -> str:
-    return f"Uncertainty weighting: {folder.resolve().name}"
+def _name(folder: Path) -> str:
+    return folder.resolve().name
 
 
 @contextmanager

@@ -139,6 +139,16 @@ class History:
         return len(self._points)
 
     @property
+    def heading(self) -> str:
+        """What a table, a picture or a page of the history is called."""
+        return "Uncertainty weighting" if self.strategy == "uncertainty" else f"Loss weighting by {self.strategy!r}"
+
+    @property
+    def learned(self) -> bool:
+        """True if any task has a sigma."""
+        return any(fact.learned for fact in self.facts.values())
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """The names of the tasks."""
         return tuple(self.facts)

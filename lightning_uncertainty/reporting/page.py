@@ -14,7 +14,7 @@ from typing import Any
 from lightning_uncertainty.reporting import figures, gradients
 from lightning_uncertainty.reporting.files import ComparisonFile, ReportContent
 from lightning_uncertainty.reporting.history import History
-from lightning_uncertainty.reporting.summary import COLUMNS, MOST_ON_PAGE, NOTE, summarize
+from lightning_uncertainty.reporting.summary import COLUMNS, MOST_ON_PAGE, summarize
 
 GENERATOR = '<meta name="generator" content="lightning-uncertainty">'  # by which a page is known
 _INK = "#010203"  # what is drawn in it has the colour of the text, light or dark
@@ -47,7 +47,7 @@ def build_page(content: ReportContent) -> str:
 
 def _run(history: History) -> Iterator[str]:
     summary = summarize(history)
-    yield f"<p>{_text(summary.title)}.</p>"
+    yield f"<p>{_text(summary.title)}. Strategy: {_text(history.strategy)}.</p>"
     yield "<h2>What stands out</h2><ul>"
     for severity, text in summary.findings:
         yield f'<li class="{severity}"><b>{_WORDS[severity]}.</b> <span>{_prose(text)}</span></li>'
@@ -59,8 +59,8 @@ def _run(history: History) -> Iterator[str]:
     yield from _table("tasks", [*compress(COLUMNS, used)], (compress(row, used) for row in every))
     if hidden := len(summary.rows) - len(shown):
         yield f"<p>... and {hidden:,} more tasks; the history has all of them.</p>"
-    yield f'<p class="quiet">{_text(NOTE)}</p><h2>Over the steps</h2>'
-    yield from _figures(figures.PLOTS, history)
+    yield f'<p class="quiet">{_text(summary.note)}</p><h2>Over the steps</h2>'
+    yield from _figures(figures.plots_of(history), history)
 
 
 def _comparison(comparison: ComparisonFile) -> Iterator[str]:

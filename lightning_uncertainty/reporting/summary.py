@@ -26,7 +26,7 @@ NOTE = (
     "weighted loss, mean over the last 10% of the steps. Missing: steps in which the task took no part. NaN: calls "
     "with a loss that was not finite."
 )
-TITLE = "\nUncertainty weighting: {}"
+NOTE_WITHOUT_SIGMA = "Raw loss: first -> last. Weight: the factor of the loss. " + NOTE[NOTE.index("Share:") :]
 MOST_ROWS, MOST_ON_PAGE = 40, 1000  # tasks in a terminal and on a page
 WIDTH = 100
 _COLOURS: dict[Severity, str] = {"fault": "bold red", "look": "yellow", "fine": "green"}
@@ -38,17 +38,21 @@ class Summary:
     """The summary of a run.
 
     Attributes:
+        heading: What was done, with the strategy if it is not the default one.
         title: Number of tasks and of steps.
         rows: The worst severity of each task, and its texts in the order of :data:`COLUMNS`. The tasks are in their
             order; of more than :data:`MOST_ROWS`, those with the highest and the lowest weight, share or loss come
             first, which the verdict says, then those with findings. None if no loss was weighed.
         findings: Severity and text of each finding; the same finding of many tasks is told once.
+        note: What the columns mean.
         spread: The texts of the quantiles over the tasks, likewise; none of up to :data:`MOST_ROWS` tasks.
     """
 
+    heading: str
     title: str
     rows: list[tuple[Severity, list[str]]]
     findings: list[tuple[Severity, str]]
+    note: str = NOTE
     spread: list[list[str]] = field(default_factory=list)
 
 
@@ -60,13 +64,15 @@ def summarize(history: History) -> Summary:
     """
     found, shares = diagnose(history), shares_at_the_end(history)
     if found[0].finding is Finding.UNWEIGHED:
-        return Summary("nothing was weighed", [], [("fault", found[0].sentence)])
+        return Summary(history.heading, "nothing was weighed", [], [("fault", found[0].sentence)])
+    note = NOTE if history.learned or history.strategy == "uncertainty" else NOTE_WITHOUT_SIGMA
     too_short = any(each.finding is Finding.TOO_SHORT for each in found)  # which is said of each task that is learned
     rows: list[tuple[Severity, list[str]]] = []
     by_task = {name: [*same] for name, same in groupby(sorted(found, key=_task), key=_task)}  # faults first
     for name, fact in history.facts.items():
         severity: Severity = "look" if too_short and fact.learned else "fine"
-        verdict = "fixed weight" if not fact.learned else "too short" if too_short else "fine"
+        given = not fact.learned and (history.strategy in ("uncertainty", "fixed") or fact.likelihood == "fixed")
+        verdict = "fixed weight" if given else "too short" if too_short and fact.learned else "fine"
         if mine := by_task.get(name):
             severity, verdict = mine[0].finding.severity, ", ".join(each.verdict for each in mine)
         rows.append(
@@ -74,7 +80,7 @@ def summarize(history: History) -> Summary:
         )
     title = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'} after {history.steps[-1]:,} steps"
     if len(rows) <= MOST_ROWS:
-        return Summary(title, rows, list(_digest(found)))
+        return Summary(history.heading, title, rows, list(_digest(found)), note)
     ends = {"raw loss": _ends(history, "raw_loss"), "weight": _ends(history, "precision"), "share": shares}
     said = _extremes({column: values for column, values in ends.items() if values})
     ordered = []
@@ -83,7 +89,7 @@ def summarize(history: History) -> Summary:
         ordered.append((name not in said, SEVERITIES.index(severity)))
     rows = [row for _, row in sorted(zip(ordered, rows, strict=True), key=lambda pair: pair[0])]
     ends |= {quantity: _ends(history, quantity) for quantity in ("sigma", "sigma_val")}
-    return Summary(title, rows, list(_digest(found)), list(_spread(ends)))
+    return Summary(history.heading, title, rows, list(_digest(found)), note, list(_spread(ends)))
 
 
 def _ends(history: History, quantity: str) -> dict[str, float]:
@@ -137,8 +143,8 @@ def as_text(summary: Summary, closing: str = "") -> str:
         return summary.findings[0][1]
     found = [f"{_MARKS[severity]} {text}" for severity, text in summary.findings]
     wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    notes = [*map(wrapper.fill, [NOTE, *found]), closing]
-    return "\n".join([TITLE.format(summary.title), str(_table(summary)), *filter(None, notes)])
+    notes = [*map(wrapper.fill, [summary.note, *found]), closing]
+    return "\n".join([f"\n{summary.heading}: {summary.title}", str(_table(summary)), *filter(None, notes)])
 
 
 def _print_rich(summary: Summary, closing: str) -> None:
@@ -146,10 +152,10 @@ def _print_rich(summary: Summary, closing: str) -> None:
     from rich.text import Text
 
     console = Console()
-    console.print(Text(TITLE.format(summary.title), style="italic"))
+    console.print(Text(f"\n{summary.heading}: {summary.title}", style="italic"))
     table = _table(summary, unsaid=("", "0%", "0") if console.width < WIDTH else ("",))  # where room is scarce
     console.print(table.rich(fixed=[i for i, name in enumerate(table.header) if name != "raw loss"]))
-    console.print(Text(NOTE, style="dim"))
+    console.print(Text(summary.note, style="dim"))
     for severity, text in summary.findings:
         console.print(Text.assemble((_MARKS[severity], _COLOURS[severity]), " ", text))
     if closing:

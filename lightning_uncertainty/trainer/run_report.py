@@ -143,7 +143,7 @@ class RunReport:
         said = ""
         if folder is not None:
             page = folder / f"{stem}.html"
-            write_whole(page, build_page(ReportContent(self.history)))
+            write_whole(page, build_page(ReportContent(self.history, self.history.heading)))
             said = f"Open {page}"
         if find_spec("matplotlib") is None:
             return f'The plots need matplotlib: pip install "lightning-uncertainty[report]". {said}'.rstrip()

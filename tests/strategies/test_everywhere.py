@@ -5,9 +5,14 @@ import math
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 
 from lightning_uncertainty import Task, UncertaintyCallback, UncertaintyWarning, UncertaintyWeighting
 from lightning_uncertainty.comparison.arms import parse_arms
+from lightning_uncertainty.reporting.figures import overview
+from lightning_uncertainty.reporting.files import read_report
+from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.summary import as_text, summarize
 from lightning_uncertainty.strategies import DWA, STRATEGIES
 from tests.models import Weighed, batches, fit
 from tests.trainer.test_checkpoints import assert_same_run
@@ -213,3 +218,26 @@ def test_settings_of_a_strategy_are_its_own():
     assert engine(DWA(temperature=0.1)).strategy.temperature == 0.1
     with pytest.raises(TypeError, match="no option 'temperature'"):
         engine("dwa", temperature=0.1)
+
+
+@every
+def test_all_that_people_see_says_which_strategy_ran_and_shows_no_sigma_that_is_not_there(tmp_path, strategy):
+    callback = UncertaintyCallback(strategy=strategy, summary=False)
+    fit(tmp_path, callback=callback, data=batches(6), logger=CSVLogger(tmp_path, "", version=""), log_every_n_steps=1)
+    history, sigmas = callback.history, strategy == "uncertainty"
+    said = as_text(summarize(history))
+    heading = "Uncertainty weighting" if sigmas else f"Loss weighting by '{strategy}'"
+    assert said.startswith(f"\n{heading}: 2 tasks after 12 steps\n")
+    assert overview(history).subfigs[0].get_suptitle() == f"{heading}: 2 tasks after 12 steps"
+    page = (tmp_path / "uncertainty.html").read_text()
+    assert f"Strategy: {strategy}." in page
+    assert History.from_state_dict(history.state_dict()).strategy == strategy
+    assert read_report(tmp_path).history.strategy == strategy
+    columns = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    for text in (
+        said.partition("\n- ")[0],
+        page.partition("<h2>Tasks</h2>")[2].replace('data-is="sigma"', ""),
+        columns,
+    ):
+        assert ("sigma" in text) == sigmas
+    assert ("fixed weight" in said) == (strategy == "fixed")
