@@ -90,7 +90,7 @@ def parse_tasks(specs: TaskSpecs, likelihood: Likelihoods = "gaussian") -> tuple
         likelihood: The likelihood of those that are named only.
 
     Raises:
-        ValueError: if there are none, two of one name, or one that is not valid.
+        ValueError: if there are none, two of one name, or one that is not valid; or if ``likelihood`` has no effect.
         TypeError: if ``specs`` has none of the forms.
 
     >>> [task.name for task in parse_tasks({"depth": "laplace", "aux": 0.1})]
@@ -99,6 +99,11 @@ def parse_tasks(specs: TaskSpecs, likelihood: Likelihoods = "gaussian") -> tuple
     ['gaussian', 'gaussian', 'laplace']
     """
     if isinstance(specs, Mapping):
+        if likelihood != "gaussian":
+            raise ValueError(
+                f"likelihood={likelihood!r} would have no effect: each of the tasks has one. Leave it out, or name the "
+                f"tasks only: tasks={list(specs)!r}."
+            )
         tasks = tuple(_parse_task(name, spec) for name, spec in specs.items())
     elif isinstance(specs, Iterable) and not isinstance(specs, (str, set, frozenset)):  # sets have no order
         kinds = likelihood if isinstance(likelihood, Mapping) else {}

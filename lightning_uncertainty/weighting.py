@@ -83,9 +83,10 @@ class UncertaintyWeighting(NamedValues, Portable):
             (all 1, the plain sum; with ``init="auto"``, ``s`` then starts from the losses at the end of the warm-up).
         freeze_after: The number of steps after which the weights stay as they are; None for never.
         scale: The common factor of the learned tasks, which no ``s`` sees: with ``"sum"`` the total is as large as the
-            plain sum of the losses, with ``"geometric"`` the product of the factors stays what it was at the start, the
-            name of a task makes the factor of that task 1; each without the regularisers, which have no gradient. None
-            is the formula above, and ``"auto"`` is ``"sum"`` for learned uncertainty and None for other strategies.
+            plain sum of the losses (with Adam up to twice as large, so that no factor falls below 1), with
+            ``"geometric"`` the product of the factors stays what it was at the start, the name of a task makes the
+            factor of that task 1; each without the regularisers, which have no gradient. None is the formula above, and
+            ``"auto"`` is ``"sum"`` for learned uncertainty and None for other strategies.
         guard: True begins with the plain sum, moves to the weights of the strategy within 400 steps (or a fifth of the
             run), and holds tasks at the plain sum whose loss was small because nothing was learned yet: see
             :class:`~lightning_uncertainty.engine.guard.Guard`. It needs a scale.
@@ -146,6 +147,8 @@ class UncertaintyWeighting(NamedValues, Portable):
         scale = self.strategy.default_scale if scale == "auto" else scale
         self._scale = Scale(scale, self.tasks)
         self._state = self._new_state(len(self.tasks))
+        if not isinstance(guard, bool):
+            raise ValueError(f"guard must be True or False; got {guard!r}.")
         guarded = guard and scale is not None and self.strategy.guarded
         self._guard = Guard(self._state, self._scale.learned) if guarded else None
         check_fields(self._state, self.strategy.state)
@@ -281,6 +284,7 @@ class UncertaintyWeighting(NamedValues, Portable):
         1
         """
         self.recorder.follow(optimizers)
+        self.suit(optimizers)
         return self
 
     def step(self) -> None:
@@ -318,12 +322,6 @@ class UncertaintyWeighting(NamedValues, Portable):
             self._equal_now = torch.full_like(self._equal_now, self._warming_up_equal)
         if self.strategy.live:
             self._frozen_now = torch.full_like(self._frozen_now, self.frozen)
-
-    def expect(self, steps: float) -> None:
-        """Tell how many steps the run will have, for settings that follow from it. The callback does this."""
-        self.strategy.expect(steps)
-        if self._guard is not None:
-            self._guard.fit(steps)
 
     def end_epoch(self) -> None:
         """Tell the strategy that an epoch has ended. The callback does this; ``dwa`` needs it in a loop of your own."""

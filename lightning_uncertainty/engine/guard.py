@@ -36,7 +36,8 @@ class Guard:
     factor 1 of the plain sum (``t = 0``), beside learned factors of the others. Its loss was small because nothing had
     been learned yet, which is no scale: the residual of a differential equation under a net that is nearly constant,
     the divergence term of a variational bound, a term that keeps views of one thing together. A weight that follows
-    such a loss keeps it small for ever, and the net with it at its start.
+    such a loss keeps it small for ever, and the net with it at its start. So is a task on the way, if one loss rises so
+    far over the first and the mean: the steps of the optimizer, most often SGD, are too long for its weight.
 
     Args:
         state: The state of the engine, which it changes.
@@ -73,7 +74,10 @@ class Guard:
         plain = state.guarded <= self.steps
         state.lowest_log = torch.where(seen & plain, torch.fmin(state.lowest_log, state.mean_log), state.lowest_log)
         low = torch.where(plain, state.lowest_log, state.first_log)  # a rising weight may push a loss above its lowest
-        risen = state.mean_log - low - _NOISE * state.spread_log
+        risen = state.mean_log - low
+        # A step that is too long for the new weights takes a loss up too fast for a mean.
+        shot_up = torch.where(plain, risen, state.last_log - torch.fmax(state.first_log, state.mean_log))
+        risen = torch.fmax(risen, shot_up) - _NOISE * state.spread_log
         state.held |= on_the_way & self._learned & (risen > math.log(_RISEN))
         trust = torch.where(on_the_way & (state.guarded >= self.steps), state.trust + 1.0 / self.steps, state.trust)
         arrived = state.guarded >= 2 * self.steps - 1

@@ -11,13 +11,11 @@ import torch
 import torch.distributed as dist
 
 from lightning_uncertainty._warnings import Notices
-from lightning_uncertainty.engine.guard import Guard
 from lightning_uncertainty.engine.held_out import HeldOut
 from lightning_uncertainty.engine.losses import RawLosses
 from lightning_uncertainty.engine.recorder import Recorder
 from lightning_uncertainty.engine.relative_loss import RelativeLoss
 from lightning_uncertainty.engine.saved import SavedState, read_state, short_forms, task_settings
-from lightning_uncertainty.engine.scale import Scale
 from lightning_uncertainty.engine.schedule import Schedule
 from lightning_uncertainty.engine.state import EngineState, move_tensors
 from lightning_uncertainty.regularizers import Regularizer
@@ -42,7 +40,6 @@ class Portable(Schedule):
     """
 
     tasks: dict[str, Task]
-    strategy: Strategy
     regularizer: Regularizer
     recorder: Recorder
     process_group: dist.ProcessGroup | None
@@ -53,8 +50,6 @@ class Portable(Schedule):
     _state: EngineState
     _equal: Strategy
     _raw_losses: RawLosses
-    _scale: Scale
-    _guard: Guard | None
     _notices: Notices
     _start: Mapping[str, Any]
     _foreign: Mapping[str, Any] | None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from lightning_uncertainty.likelihoods import NLL
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Factors", "Scale"]
+
+_MOST = 2.0  # times the plain sum
 
 
 class Factors(NamedTuple):
@@ -47,10 +49,11 @@ class Scale:
     None             ``C = 1``                                                the total of the article
     ===============  =======================================================  ====================================
 
-    Ratios between learned tasks and the optimum of each ``s`` stay, also to tasks whose loss is a likelihood in nats
-    (``"nll"``), which ``C`` multiplies too; fixed tasks keep the factor that they were given. On the way from the plain
-    sum the factor of a task is ``(C f_k)^t``, and each term of the sums over tasks counts ``t`` times: no factor jumps
-    when a task joins.
+    With Adam and its kin, ``"sum"`` is up to twice as large, as far as it keeps factors from falling below 1: see
+    ``suit``. Ratios between learned tasks and the optimum of each ``s`` stay, also to tasks whose loss is a
+    likelihood in nats (``"nll"``), which ``C`` multiplies too; fixed tasks keep the factor that they were given. On the
+    way from the plain sum the factor of a task is ``(C f_k)^t``, and each term of the sums over tasks counts ``t``
+    times: no factor jumps when a task joins.
 
     Args:
         kind: One of the above.
@@ -75,7 +78,16 @@ class Scale:
         kinds = [task.likelihood for task in tasks.values()]
         self.learned = torch.tensor([kind.learned for kind in kinds])
         self._weighed = torch.tensor([kind.learned or kind == NLL for kind in kinds])
-        self._none = torch.zeros_like(self.importance)
+        self._none, self.most = torch.zeros_like(self.importance), 1.0
+
+    def suit(self, optimizers: Iterable[Any]) -> None:
+        """Let ``"sum"`` grow twice as large, where all of ``optimizers`` divide by the size of past gradients.
+
+        These, known by their ``eps``, do not mind the size of a total, but a factor that falls: for as long as they
+        remember the gradients that came before, the parameters behind that loss get shorter steps.
+        """
+        groups: list[Any] = [group for each in optimizers for group in getattr(each, "param_groups", [()])]
+        self.most = _MOST if groups and all("eps" in group for group in groups) else 1.0
 
     def apply(self, now: Factors, trust: Tensor, raw_loss: Tensor) -> tuple[Tensor, Tensor]:
         """Return factors and offsets with importance and scale in them.
@@ -109,4 +121,8 @@ class Scale:
             logs = torch.log((1.0 if now.start is None else now.start) / now.factor)
             return torch.exp(share.dot(torch.where(share > 0.0, logs, 0.0)) / share.sum())
         parts = torch.where(share > 0.0, share * self.importance * pull, self._none)
-        return ((parts / now.factor).sum() / parts.sum()).nan_to_num(1.0)
+        common = ((parts / now.factor).sum() / parts.sum()).nan_to_num(1.0)
+        if self.most == 1.0:
+            return common
+        enough = torch.where(share > 0.0, now.factor, torch.inf).amin().reciprocal()
+        return torch.fmax(common, torch.fmin(enough, self.most * common))

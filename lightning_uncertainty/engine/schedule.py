@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_uncertainty._arguments import check_choice, check_steps
+from lightning_uncertainty._arguments import check_choice, check_number, check_steps
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from lightning_uncertainty.engine.guard import Guard
+    from lightning_uncertainty.engine.scale import Scale
+    from lightning_uncertainty.strategies import Strategy
 
 __all__ = ["Schedule"]
 
@@ -27,6 +32,9 @@ class Schedule:
         freeze_after: The number of steps after which the weights stay as they are; None for never.
     """
 
+    strategy: Strategy
+    _guard: Guard | None
+    _scale: Scale
     _choose: Callable[[], None]
 
     def __init__(self, warmup_steps: int, warmup: Literal["initial", "equal"], freeze_after: int | None) -> None:
@@ -91,4 +99,23 @@ class Schedule:
     def unfreeze(self) -> None:
         """Undo :meth:`freeze`."""
         self._frozen = False
+        self._choose()
+
+    # ------------------------------------------------------------------------------------------------ the run
+
+    def expect(self, steps: float) -> None:
+        """Tell how many steps the run will have, for settings that follow from it. The callback does this.
+
+        Raises:
+            ValueError: if it is not a number of at least 1; ``math.inf`` stands for a run without an end.
+        """
+        if steps != math.inf:
+            check_number("steps", steps, above=1.0)
+        self.strategy.expect(steps)
+        if self._guard is not None:
+            self._guard.fit(steps)
+
+    def suit(self, optimizers: Iterable[Any]) -> None:
+        """Let the scale of the total suit the optimizers; the callback and :meth:`follow` do this."""
+        self._scale.suit(optimizers)
         self._choose()

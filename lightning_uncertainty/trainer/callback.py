@@ -205,6 +205,7 @@ class UncertaintyCallback(packages.CallbackBase):
             self._start(self.weighting)
         optimizers = packages.optimizers_of(trainer, module, self._notices)
         patience = 20 if getattr(trainer.precision_plugin, "scaler", None) else 5  # until the scaler has its scale
+        self.weighting.suit(optimizers)
         with contextlib.suppress(Exception):  # some schedules of accumulation have no number
             self.weighting.expect(trainer.estimated_stepping_batches)
         self.weighting.recorder.begin(optimizers, automatic=pl_module.automatic_optimization, patience=patience)

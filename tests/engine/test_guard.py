@@ -348,3 +348,32 @@ def test_a_likelihood_in_nats_goes_the_way_of_the_others(values):
     twin(leaf).backward()
     common = (4.0 + 0.5) / (0.5 + 0.5)  # the scale "sum" of the two with a sigma
     assert leaf.grad.tolist() == pytest.approx([common / 8.0, common, common], rel=0.02)
+
+
+@pytest.mark.parametrize(("count", "momentum", "lr"), [(3, 0.0, 0.1), (20, 0.0, 0.03), (3, 0.9, 0.01)])
+def test_sgd_near_its_largest_learning_rate_does_not_blow_up(count, momentum, lr):
+    """Targets of sizes 0.1 to 10: at a weight of 100 the steps of a small one are a hundred times as long."""
+    errors = {}
+    for learned in (False, True):
+        generator = torch.Generator().manual_seed(1)
+        torch.manual_seed(1)
+        size = 10 ** (2.0 * torch.rand(count, generator=generator) - 1.0)
+        inputs = torch.randn(4000, 20, generator=generator)
+        hidden = torch.tanh(inputs @ torch.randn(20, 30, generator=generator) / 20**0.5)
+        targets = hidden @ torch.randn(30, count, generator=generator) / 30**0.5
+        targets = (targets + 0.2 * torch.randn(4000, count, generator=generator)) * size
+        net = torch.nn.Sequential(torch.nn.Linear(20, 64), torch.nn.ReLU(), torch.nn.Linear(64, count))
+        optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
+        weighting = UncertaintyWeighting([f"t{i}" for i in range(count)])
+        weighting.expect(1000)
+        for _ in range(1000):
+            rows = torch.randint(3000, (64,), generator=generator)
+            losses = (net(inputs[rows]) - targets[rows]).square().mean(0)
+            optimizer.zero_grad()
+            (weighting(losses) if learned else losses.sum()).backward()
+            optimizer.step()
+            weighting.step()
+        with torch.no_grad():
+            error = (net(inputs[3000:]) - targets[3000:]).square().mean(0) / targets[3000:].var(0)
+        errors[learned] = error.mean().item()
+    assert errors[True] < 1.25 * errors[False]

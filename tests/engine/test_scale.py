@@ -174,3 +174,30 @@ def test_no_factor_jumps_where_a_guard_lets_go_of_the_plain_sum(scale):
     assert torch.stack(found)[0].tolist() == [0.0, 0.0, 0.0]
     assert steps.max() < 0.15  # of a way of about 10 in 100 steps
     assert torch.stack(found)[-1].abs().max() > 1.0
+
+
+@pytest.mark.parametrize("losses", [[4.0, 0.01], [4.0, 3.0, 2.0], [100.0, 1.0, 1.0, 1.0, 1.0]])
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.SGD, None])
+def test_with_adam_no_factor_falls_below_one_as_far_as_twice_the_plain_sum_allows(losses, make):
+    """Adam remembers the gradients of the plain sum for a thousand steps; SGD would take longer steps."""
+    optimizer = make([torch.nn.Parameter(torch.ones(()))], lr=0.1) if make else None
+    weighting = UncertaintyWeighting([f"task{i}" for i in range(len(losses))], guard=False)
+    weighting.suit([optimizer] if make else [])
+    values = torch.tensor(losses, requires_grad=True)
+    weighting(values).backward()
+    weighting.step()
+    values.grad = None
+    total = weighting(values)
+    total.backward()
+    plain = sum(losses)
+    expected = plain if make in (torch.optim.SGD, None) else min(2.0 * plain, len(losses) * max(losses))
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+    factors = torch.tensor([expected / len(losses) / loss for loss in losses])  # all terms are equal at the optimum
+    torch.testing.assert_close(values.grad, factors)
+
+
+def test_one_optimizer_that_does_not_forgive_is_enough():
+    weighting = UncertaintyWeighting(["a", "b"], guard=False)
+    x, y = (torch.nn.Parameter(torch.ones(())) for _ in range(2))
+    weighting.follow(torch.optim.Adam([x]), torch.optim.SGD([y], lr=0.1))
+    assert weighting._scale.most == 1.0

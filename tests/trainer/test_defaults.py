@@ -41,7 +41,7 @@ def test_a_tenth_of_the_optimizer_steps_is_the_plain_sum(tmp_path, accumulate, p
     assert runner.estimated_stepping_batches == 200
     factors = torch.stack(module.factors)
     assert (factors[: plain * accumulate] == 1.0).all()
-    assert (factors[plain * accumulate] != 1.0).all()
+    assert (factors[plain * accumulate] != 1.0).any()
     assert all(0.2 < ratio < 5.0 for ratio in module.totals)
     assert runner.callback_metrics["uncertainty/trust"] == 1.0
 
