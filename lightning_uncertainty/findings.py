@@ -160,8 +160,8 @@ class Finding(_Texts, Enum):
         "overfits",
         "On held-out data, sigma of task {task!r} is {ratio:.3g} times the learned one ({held_out:.3g}, not "
         "{learned:.3g}).",
-        "The network has fitted noise of its training data: stop earlier, regularise it, or train with more data. The "
-        "sigma of a prediction is that of the validation, `uncertainty.sigmas_val`.",
+        "The network has fitted noise of its training data: stop earlier, regularise it, or train with more data. To "
+        'predict with the sigma of the validation, write `UncertaintyCallback(sigma_from="validation")`.',
         f"At the end, the sigma of the last validation is over {OPTIMISTIC:g} times the learned one.",
     )
     MOSTLY_ABSENT = (

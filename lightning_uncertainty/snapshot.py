@@ -5,14 +5,65 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lightning_uncertainty._arguments import Setting
 from lightning_uncertainty.tasks import Task, metric_keys
 
-__all__ = ["MANY", "Snapshot", "TaskSnapshot", "by_key", "spread"]
+__all__ = ["BINS", "COVERAGES", "MANY", "Score", "Snapshot", "TaskSnapshot", "by_key", "score_metrics", "spread"]
 
+BINS = 20  # of a score, each of 5 %
+COVERAGES = (50, 80, 90, 95)  # percent: the intervals that are logged
 MANY = 20  # tasks: up to so many, a logger gets a number of each, and of more the quantiles
 QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
+
+
+@dataclass(frozen=True)
+class Score(Setting):
+    """A score of the predictions of a task on held-out data.
+
+    Attributes:
+        samples: The number of targets.
+        nll: The mean negative log-likelihood, in nats.
+        mean_squared_z: The mean of ``((y - mu) / sigma)^2``, 1 if the noise is right, above if it is underrated; for
+            Laplace relative to its own variance. None for classes.
+        crps: The continuous ranked probability score, in the unit of the target; lower is better. None for classes.
+        ece: The expected calibration error, a mean difference of confidence and accuracy. None for a regression.
+        coverage: The part of the targets inside the central intervals of 5 %, 10 %, ... 100 %; empty for classes.
+        reliability: For each bin of the confidence with samples: their number, mean confidence and accuracy; empty for
+            a regression.
+    """
+
+    samples: int
+    nll: float
+    mean_squared_z: float | None = None
+    crps: float | None = None
+    ece: float | None = None
+    coverage: tuple[float, ...] = ()
+    reliability: tuple[tuple[float, float, float], ...] = ()
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any] | None) -> Score | None:
+        """Return what :meth:`plain` gave, also after it went through JSON."""
+        if plain is None:
+            return None
+        bins = tuple((row[0], row[1], row[2]) for row in plain["reliability"])
+        return cls(**{**plain, "coverage": tuple(plain["coverage"]), "reliability": bins})
+
+    def plain(self) -> dict[str, Any]:
+        """Return the score as numbers and lists."""
+        return {**vars(self), "coverage": list(self.coverage), "reliability": [list(row) for row in self.reliability]}
+
+    def numbers(self) -> dict[str, float]:
+        """Return what is logged: ``nll``, ``ece``, or ``nll``, ``mean_squared_z``, ``crps`` and ``coverage_<percent>``.
+
+        >>> Score(10, 1.5, ece=0.25).numbers()
+        {'nll': 1.5, 'ece': 0.25}
+        """
+        numbers = {"nll": self.nll, "mean_squared_z": self.mean_squared_z, "crps": self.crps, "ece": self.ece}
+        if self.coverage:
+            numbers |= {f"coverage_{percent}": self.coverage[percent * BINS // 100 - 1] for percent in COVERAGES}
+        return {key: number for key, number in numbers.items() if number is not None}
 
 
 @dataclass(frozen=True)
@@ -46,6 +97,7 @@ class TaskSnapshot(Setting):
         unit: The unit of the target, as given to :class:`~lightning_uncertainty.Task`; for a regression also of sigma.
         classes: The number of classes of a classification; 0 where it is unknown.
         val_log_var: The log-variance that the losses of the last validation have as their optimum; None where unknown.
+        score: The score of its predictions in the last validation or test, None where none were given.
         more: Further quantities that a strategy or a subclass of the engine keeps of each task.
     """
 
@@ -71,10 +123,11 @@ class TaskSnapshot(Setting):
     unit: str = ""
     classes: int = 0
     val_log_var: float | None = None
+    score: Score | None = None
     more: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, task: Task, learned: bool, numbers: Mapping[str, float]) -> TaskSnapshot:
+    def of(cls, task: Task, learned: bool, numbers: Mapping[str, float], score: Score | None = None) -> TaskSnapshot:
         """Return the snapshot of a task from numbers by field; those without a field here go into ``more``.
 
         In place of ``at_bound`` there are ``at_lower`` and ``at_upper``.
@@ -105,6 +158,7 @@ class TaskSnapshot(Setting):
             unit=task.unit,
             classes=2 if task.likelihood.name == "bernoulli" else int(task.classes or classes),
             val_log_var=None if math.isnan(held_out) else held_out,
+            score=score,
             more=row,
         )
 
@@ -206,6 +260,18 @@ def by_key(prefix: str, values: Mapping[str, float], tasks: Collection[str]) -> 
         return {f"{prefix}/{key}": value for key, value in spread(values.values()).items()} if values else {}
     keys = metric_keys(tasks)
     return {f"{prefix}/{keys[name]}": value for name, value in values.items()}
+
+
+def score_metrics(prefix: str, scores: Mapping[str, Score], tasks: Collection[str]) -> dict[str, float]:
+    """Return the numbers of scores for a logger, ``<prefix>_<quantity>/<task>``, as :func:`by_key` does.
+
+    >>> score_metrics("uncertainty/val", {"kind": Score(10, 1.5, ece=0.25)}, ["kind"])
+    {'uncertainty/val_nll/kind': 1.5, 'uncertainty/val_ece/kind': 0.25}
+    """
+    numbers = {name: score.numbers() for name, score in scores.items()}
+    quantities = dict.fromkeys(quantity for row in numbers.values() for quantity in row)
+    columns = {key: {name: row[key] for name, row in numbers.items() if key in row} for key in quantities}
+    return {key: x for column, row in columns.items() for key, x in by_key(f"{prefix}_{column}", row, tasks).items()}
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from lightning_uncertainty.engine.held_out import HeldOut
 from lightning_uncertainty.engine.losses import CompiledKeys, Losses, Masks, RawLosses
 from lightning_uncertainty.engine.named_values import NamedValues
 from lightning_uncertainty.engine.portable import Portable
+from lightning_uncertainty.engine.predictions import Predictions
 from lightning_uncertainty.engine.recorder import Recorder
 from lightning_uncertainty.engine.relative_loss import RelativeLoss
 from lightning_uncertainty.engine.saved import check_fields
@@ -51,10 +52,11 @@ class WeightingOptions(UncertaintyOptions, total=False):
     guard: bool
     likelihood: Likelihoods
     nonfinite: Literal["skip", "raise"]
+    sigma_from: Literal["training", "validation"]
     process_group: dist.ProcessGroup | None
 
 
-class UncertaintyWeighting(NamedValues, Portable):
+class UncertaintyWeighting(NamedValues, Predictions, Portable):
     r"""Weights losses, by default by learned homoscedastic uncertainty.
 
     For losses ``L_k`` and log-variances ``s_k = log sigma_k^2`` the total of the article is
@@ -93,6 +95,8 @@ class UncertaintyWeighting(NamedValues, Portable):
         likelihood: The likelihood of tasks that are named only: one for all, or by name for some.
         nonfinite: ``"skip"`` lets a task with a NaN or infinite loss sit out, counts it and warns once; ``"raise"``
             raises at once, at the price of a host synchronisation in every call.
+        sigma_from: The data that :meth:`predictive` takes sigma from: ``"validation"`` for that of the last validation
+            whose losses were weighed, where there was one. The weights are learned from training losses in any case.
         process_group: The processes to average over; by default all of ``torch.distributed``.
         **options: Settings of :class:`~lightning_uncertainty.strategies.Uncertainty`: ``lr``, ``betas``, ``eps``,
             ``init``, ``regularizer``, ``bounds``, ``min_variance_ratio``.
@@ -124,12 +128,15 @@ class UncertaintyWeighting(NamedValues, Portable):
         guard: bool = True,
         likelihood: Likelihoods = "gaussian",
         nonfinite: Literal["skip", "raise"] = "skip",
+        sigma_from: Literal["training", "validation"] = "training",
         process_group: dist.ProcessGroup | None = None,
         **options: Unpack[UncertaintyOptions],
     ) -> None:
         self.tasks = {task.name: task for task in parse_tasks(tasks, likelihood)}
         self.task_names = tuple(self.tasks)
         check_choice("nonfinite", nonfinite, ("skip", "raise"))
+        check_choice("sigma_from", sigma_from, ("training", "validation"))
+        self.sigma_from, self.scores = sigma_from, {}
         super().__init__(warmup_steps, warmup, freeze_after)
         self.nonfinite, self.process_group = nonfinite, process_group
         check_options(options, strategy, WeightingOptions.__annotations__)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_uncertainty.engine.state import EngineState, move_tensors, newest
 from lightning_uncertainty.engine.window import Call, exchange
-from lightning_uncertainty.likelihoods import LikelihoodVector
+from lightning_uncertainty.likelihoods import NLL, LikelihoodVector
 from lightning_uncertainty.regularizers import Regularizer
 from lightning_uncertainty.tasks import Task
 
@@ -30,14 +30,17 @@ class HeldOut:
 
     Attributes:
         log_var: The optimum of ``s`` at the mean loss of the last validation with the task, fp32, of shape (K,); NaN
-            before it, and where the loss alone does not tell.
+            before it. Where the loss alone does not tell: for ``"nll"`` the logarithm of the mean squared z-score, for
+            an exact softmax that of the best temperature, if predictions were scored.
     """
 
     def __init__(
         self, state: EngineState, tasks: Iterable[Task], regularizer: Regularizer, group: dist.ProcessGroup | None
     ) -> None:
         self._state, self._regularizer, self._group = state, regularizer, group
-        self._likelihoods = LikelihoodVector([task.likelihood for task in tasks])
+        kinds = [task.likelihood for task in tasks]
+        self._likelihoods = LikelihoodVector(kinds)
+        self._shifted = torch.tensor([kind.tempered or kind == NLL for kind in kinds])
         self.restored()
 
     @torch.inference_mode(False)
@@ -45,10 +48,13 @@ class HeldOut:
         """Go on from a loaded state."""
         self._sums: Tensor | None = None  # over the calls of a validation
         self._weighed = False  # True if there was a call in this validation, or on any rank in an earlier one
-        self._derive()
+        self.derive()
 
-    def _derive(self) -> None:
+    def derive(self) -> None:
+        """Derive the log-variances from the state."""
         optimum = self._likelihoods.optimum(self._state.val_loss, self._regularizer)
+        shift = self._state.val_shift
+        optimum = torch.where(self._shifted, torch.where(shift == 0.0, torch.nan, shift), optimum)
         self.log_var = torch.where(optimum.isfinite(), optimum, torch.nan)
 
     @torch.inference_mode(False)  # for a validation step that leaves the inference mode for gradients
@@ -76,7 +82,7 @@ class HeldOut:
         if not means.used:
             return False
         self._state.val_loss, _ = newest(means, self._state.val_loss)
-        self._derive()
+        self.derive()
         return True
 
     def to(self, device: torch.device) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_uncertainty.engine.state import EngineState, rows_later
-from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
+from lightning_uncertainty.snapshot import Score, Snapshot, TaskSnapshot
 from lightning_uncertainty.tasks import Task
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class NamedValues:
     tasks: dict[str, Task]
     strategy: Strategy
     steps: int
+    scores: dict[str, Score]
     _choose: Callable[[], None]
     held_out: HeldOut
     _state: EngineState
@@ -51,10 +52,13 @@ class NamedValues:
         columns["val_log_var"] = self.held_out.log_var
         rows = rows_later({**self._state.columns(), **columns, **now}, self.tasks)
         strategy, steps, tasks, classes = self.strategy, self.steps, self.tasks, self._raw_losses.classes
+        scores = self.scores
 
         def read() -> Snapshot:
             numbers = {name: {"classes": classes.get(name, 0), **row} for name, row in rows().items()}
-            of_tasks = {n: TaskSnapshot.of(tasks[n], strategy.learned[n], row) for n, row in numbers.items()}
+            of_tasks = {
+                n: TaskSnapshot.of(tasks[n], strategy.learned[n], row, scores.get(n)) for n, row in numbers.items()
+            }
             return Snapshot(steps, of_tasks, strategy.name)
 
         return read

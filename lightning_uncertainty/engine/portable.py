@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from lightning_uncertainty.engine.saved import SavedState, read_state, short_for
 from lightning_uncertainty.engine.schedule import Schedule
 from lightning_uncertainty.engine.state import EngineState, move_tensors
 from lightning_uncertainty.regularizers import Regularizer
+from lightning_uncertainty.snapshot import Score
 from lightning_uncertainty.strategies import STRATEGIES
 from lightning_uncertainty.tasks import Task, TaskSpecs, parse_tasks
 
@@ -37,6 +38,8 @@ class Portable(Schedule):
         origin: ``"learned"``; ``"loaded"``, when its network may follow; ``"outdated"``, when its network is gone.
         relative: What the relative loss depends on.
         held_out: What the losses of validations tell.
+        scores: The scores of the last validation or test, by task.
+        sigma_from: The data that sigma is taken from when predicting.
     """
 
     tasks: dict[str, Task]
@@ -46,6 +49,8 @@ class Portable(Schedule):
     discard: Callable[[], None]
     relative: RelativeLoss
     held_out: HeldOut
+    scores: dict[str, Score]
+    sigma_from: Literal["training", "validation"]
     origin: str
     _state: EngineState
     _equal: Strategy
@@ -78,9 +83,9 @@ class Portable(Schedule):
             return dict(self._foreign)
         kinds = short_forms(self.tasks), self.strategy.name, self.regularizer.name
         tensors = {**self._state.tensors(), **self.strategy.state.tensors()}
-        return SavedState(
-            *kinds, self.steps, self._frozen, tensors, task_settings(self.tasks), self._scale.kind
-        ).written()
+        settings = task_settings(self.tasks), self._scale.kind
+        saved = SavedState(*kinds, self.steps, self._frozen, tensors, *settings)
+        return {**saved.written(), "sigma_from": self.sigma_from}
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -100,6 +105,7 @@ class Portable(Schedule):
         self._set_steps(saved.steps, frozen=saved.frozen)
         self.relative = RelativeLoss(self._state)
         self.held_out.restored()
+        self.scores = {}
         self.origin, self._foreign = "loaded", None
         if self._guard is not None:
             self._guard.look_again()
@@ -128,5 +134,6 @@ class Portable(Schedule):
         make: Any = cls
         weighting: Self = make(specs, strategy=strategy, regularizer=saved.regularizer, scale=scale)
         weighting.load_state_dict(state)
+        weighting.sigma_from = "validation" if state.get("sigma_from") == "validation" else "training"
         weighting._foreign = state if strategy != saved.strategy else None
         return weighting

@@ -96,6 +96,8 @@ class EngineState(TaskTensors):
         epoch_ended: bool: True if the strategy was told that the epoch has ended; the same for all tasks.
         base_loss: The loss of which the relative loss is a part; negative in the first epoch of a task, 0 before it.
         val_loss, val_base_loss: The same of validations: the mean loss of the last one, and the base of it.
+        val_shift: The logarithm of the number that validation would multiply the variances of a head by, or of the
+            temperature that it would divide logits by; 0 where unknown.
         trust: The part of the way from the plain sum to the learned weights, see
             :class:`~lightning_uncertainty.engine.guard.Guard`.
         held: bool: True if the task stays at the factor of the plain sum.
@@ -118,6 +120,7 @@ class EngineState(TaskTensors):
     base_loss: Tensor = field(metadata=_UNSHOWN)
     val_loss: Tensor = field(metadata=_UNSHOWN)
     val_base_loss: Tensor = field(metadata=_UNSHOWN)
+    val_shift: Tensor = field(metadata=_UNSHOWN)
     trust: Tensor = field(metadata={"negative": False, "missing": 1.0})
     held: Tensor = field(metadata={"missing": 0.0})
     first_log: Tensor = field(metadata={"missing": 0.0, "shown": False})

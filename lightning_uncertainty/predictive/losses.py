@@ -134,7 +134,7 @@ def noisy_cross_entropy(
             "and (N,), or (N, C, d1, ...) and (N, d1, ...): class indices, and the classes in the second dimension."
         )
     _check_mask(mask, target)
-    logits, log_std = _lifted(logits), _lifted(log_std)
+    logits, log_std = lifted(logits), lifted(log_std)
     target = target if mask is None else target.where(mask, 0)
     shape = (count, *logits.shape)
     noise = torch.randn(shape, dtype=logits.dtype, device=logits.device, generator=generator)
@@ -145,7 +145,7 @@ def noisy_cross_entropy(
     return _reduced(-likelihood, None, mask, reduction)
 
 
-def _lifted(tensor: Tensor) -> Tensor:
+def lifted(tensor: Tensor) -> Tensor:
     """Return a tensor in single precision at least: in half precision, an exponential soon overflows."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
@@ -164,7 +164,7 @@ def _checked(mean: Tensor, log_var: Tensor, target: Tensor, mask: Tensor | None)
             "each mean, or a shape that broadcasts to that of the means: for example `log_var.squeeze(-1)`."
         )
     _check_mask(mask, target)
-    mean, log_var, target = (_lifted(each) for each in (mean, log_var, target))
+    mean, log_var, target = (lifted(each) for each in (mean, log_var, target))
     # What stands there instead, such as NaN, must not meet the gradient.
     return mean, log_var, target if mask is None else target.where(mask, mean.detach())
 

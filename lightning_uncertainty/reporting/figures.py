@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 from lightning_uncertainty._arguments import require
 from lightning_uncertainty.reporting.diagnosis import shares_at_the_end
 from lightning_uncertainty.reporting.history import History, TaskFacts
+from lightning_uncertainty.reporting.scores import scores_of
 from lightning_uncertainty.reporting.summary import loss_unit, summarize, weight_unit
-from lightning_uncertainty.snapshot import QUANTILES, Snapshot, spread
+from lightning_uncertainty.snapshot import BINS, QUANTILES, Score, Snapshot, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["overview", "plot_raw_losses", "plot_shares", "plot_sigmas", "plot_weights"]
+__all__ = ["overview", "plot_raw_losses", "plot_reliability", "plot_shares", "plot_sigmas", "plot_weights"]
 
 # Okabe and Ito, "Color universal design", 2008, of medium lightness: without black and yellow, orange and sky darker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A67600", "#2A8FBD")
@@ -122,6 +123,51 @@ def _stacked(history: History) -> dict[str, list[float]]:
         rows = {name: _moving_median(row, len(history) // 50) for name, row in rows.items()}
     sums = [math.fsum(column) or 1.0 for column in zip(*rows.values(), strict=True)]
     return {name: [share / total for share, total in zip(row, sums, strict=True)] for name, row in rows.items()}
+
+
+def plot_reliability(axis: Axes, points: Points) -> Axes:
+    """Plot what was observed against what was predicted: on the diagonal, predictions can be relied on.
+
+    For a regression the part of the targets inside each central interval, for a classification the accuracy at each
+    confidence. Below the diagonal, a model is surer than it should be.
+
+    Args:
+        axis: The axis to draw on.
+        points: A history with scores, or snapshots in order of their steps.
+
+    Returns:
+        ``axis``.
+
+    Raises:
+        ValueError: If no prediction was scored.
+    """
+    scores = scores_of(_checked(points))
+    if not scores:
+        raise ValueError(
+            "There is no score to plot. Expected predictions of a validation; call `self.uncertainty.score(name, mean, "
+            "target)` in validation_step."
+        )
+    axis.plot([0.0, 1.0], [0.0, 1.0], color=GREY, linewidth=0.8)
+    for place, (name, score) in enumerate(scores.items()):
+        label = shortened(name) if place < FEW else None
+        colour = COLOURS[place % len(COLOURS)] if label else GREY
+        x, y = _points(score)
+        axis.plot(x, y, color=colour, marker="o", markersize=3, linewidth=1.4, label=label)
+    axis.set(xlim=(0.0, 1.0), ylim=(0.0, 1.0), xlabel="predicted: size of the interval, or confidence")
+    axis.set_ylabel("observed: targets inside it, or accuracy")
+    axis.grid(alpha=0.2)
+    axis.spines[["top", "right"]].set_visible(False)
+    legend = axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize="small")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return axis
+
+
+def _points(score: Score) -> tuple[list[float], list[float]]:
+    if score.coverage:
+        return [place / BINS for place in range(1, BINS + 1)], list(score.coverage)
+    known = [(sure, right) for _, sure, right in score.reliability if not math.isnan(sure + right)]
+    return [sure for sure, _ in known], [right for _, right in known]
 
 
 PLOTS: dict[str, Callable[..., Axes]] = {  # by caption

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lightning_uncertainty._arguments import check_choice, lookup
-from lightning_uncertainty.snapshot import Snapshot, TaskSnapshot
+from lightning_uncertainty.snapshot import Score, Snapshot, TaskSnapshot
 
 __all__ = ["DAMAGE", "History", "TaskFacts"]
 
@@ -41,6 +41,7 @@ class TaskFacts:
         dead: Number of steps in which losses came, and none of any task was finite.
         classes: Number of classes; 0 where it is unknown, or there are none.
         held: True if it stays at the factor of the plain sum.
+        score: The score of its predictions in the last validation; None where none were given.
         sat_out: Number of steps that it sat out because the strategy needs positive losses.
     """
 
@@ -55,6 +56,7 @@ class TaskFacts:
     classes: int = 0
     held: bool = False
     sat_out: int = 0
+    score: Score | None = None
 
 
 _FACTS = [each.name for each in fields(TaskFacts)]
@@ -202,7 +204,7 @@ class History:
             "version": VERSION,
             "strategy": self.strategy,
             "tasks": list(self.facts),
-            "facts": {name: [getattr(fact, name) for fact in self.facts.values()] for name in _FACTS},
+            "facts": {name: [_plain(getattr(fact, name)) for fact in self.facts.values()] for name in _FACTS},
             "stride": self._stride,
             "seen": self._seen,
             "newest": self.newest,
@@ -232,6 +234,7 @@ class History:
                 **dict.fromkeys(("dropped", "dead", "classes", "held", "sat_out"), [0] * len(names)),
                 **state["facts"],
             }
+            saved["score"] = map(Score.read, saved.get("score", [None] * len(names)))
             facts = zip(*(saved[name] for name in _FACTS), strict=True)
             history.facts = {name: TaskFacts(*fact) for name, fact in zip(names, facts, strict=True)}
             columns = state.get("columns", _OLD_COLUMNS)
@@ -251,7 +254,11 @@ class History:
 def _facts(task: TaskSnapshot) -> TaskFacts:
     bound = task.at_bound if task.started else None
     counts = task.nonfinite, task.absent, bound or "", task.dropped, task.dead, task.classes, task.held, task.sat_out
-    return TaskFacts(task.likelihood, task.unit, task.sigma is not None, *counts)
+    return TaskFacts(task.likelihood, task.unit, task.sigma is not None, *counts, task.score)
+
+
+def _plain(fact: Any) -> Any:
+    return fact.plain() if isinstance(fact, Score) else fact
 
 
 def _cells(task: TaskSnapshot) -> array[float]:

@@ -14,6 +14,7 @@ from typing import Any
 from lightning_uncertainty.reporting import figures, gradients
 from lightning_uncertainty.reporting.files import ComparisonFile, ReportContent
 from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.scores import SCORE_NOTE
 from lightning_uncertainty.reporting.summary import COLUMNS, MOST_ON_PAGE, summarize
 
 GENERATOR = '<meta name="generator" content="lightning-uncertainty">'  # by which a page is known
@@ -59,7 +60,13 @@ def _run(history: History) -> Iterator[str]:
     yield from _table("tasks", [*compress(COLUMNS, used)], (compress(row, used) for row in every))
     if hidden := len(summary.rows) - len(shown):
         yield f"<p>... and {hidden:,} more tasks; the history has all of them.</p>"
-    yield f'<p class="quiet">{_text(summary.note)}</p><h2>Over the steps</h2>'
+    yield f'<p class="quiet">{_text(summary.note)}</p>'
+    if (scores := summary.scores) is not None:
+        yield "<h2>Predictions on held-out data</h2>"
+        yield from _table("scores", scores.header, ([*map(_text, row)] for row in scores.rows))
+        yield f'<p class="quiet">{_text(SCORE_NOTE)}</p>'
+        yield from _figures({"Can the predictions be relied on?": figures.plot_reliability}, history)
+    yield "<h2>Over the steps</h2>"
     yield from _figures(figures.plots_of(history), history)
 
 

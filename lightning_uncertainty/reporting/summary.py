@@ -15,6 +15,7 @@ from lightning_uncertainty._warnings import FEW
 from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, Severity
 from lightning_uncertainty.reporting.diagnosis import diagnose, shares_at_the_end
 from lightning_uncertainty.reporting.history import History, TaskFacts
+from lightning_uncertainty.reporting.scores import SCORE_NOTE, score_table
 from lightning_uncertainty.reporting.tables import Table
 from lightning_uncertainty.snapshot import QUANTILES, spread
 
@@ -45,6 +46,7 @@ class Summary:
             first, which the verdict says, then those with findings. None if no loss was weighed.
         findings: Severity and text of each finding; the same finding of many tasks is told once.
         note: What the columns mean.
+        scores: The scores of predictions on held-out data; None if there are none.
         spread: The texts of the quantiles over the tasks, likewise; none of up to :data:`MOST_ROWS` tasks.
     """
 
@@ -54,6 +56,7 @@ class Summary:
     findings: list[tuple[Severity, str]]
     note: str = NOTE
     spread: list[list[str]] = field(default_factory=list)
+    scores: Table | None = None
 
 
 def summarize(history: History) -> Summary:
@@ -80,7 +83,7 @@ def summarize(history: History) -> Summary:
         )
     title = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'} after {history.steps[-1]:,} steps"
     if len(rows) <= MOST_ROWS:
-        return Summary(history.heading, title, rows, list(_digest(found)), note)
+        return Summary(history.heading, title, rows, list(_digest(found)), note, scores=score_table(history))
     ends = {"raw loss": _ends(history, "raw_loss"), "weight": _ends(history, "precision"), "share": shares}
     said = _extremes({column: values for column, values in ends.items() if values})
     ordered = []
@@ -89,7 +92,7 @@ def summarize(history: History) -> Summary:
         ordered.append((name not in said, SEVERITIES.index(severity)))
     rows = [row for _, row in sorted(zip(ordered, rows, strict=True), key=lambda pair: pair[0])]
     ends |= {quantity: _ends(history, quantity) for quantity in ("sigma", "sigma_val")}
-    return Summary(history.heading, title, rows, list(_digest(found)), note, list(_spread(ends)))
+    return Summary(history.heading, title, rows, list(_digest(found)), note, list(_spread(ends)), score_table(history))
 
 
 def _ends(history: History, quantity: str) -> dict[str, float]:
@@ -144,6 +147,8 @@ def as_text(summary: Summary, closing: str = "") -> str:
     found = [f"{_MARKS[severity]} {text}" for severity, text in summary.findings]
     wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     notes = [*map(wrapper.fill, [summary.note, *found]), closing]
+    if summary.scores is not None:
+        notes[1:1] = [f"\n{summary.scores}", wrapper.fill(SCORE_NOTE)]
     return "\n".join([f"\n{summary.heading}: {summary.title}", str(_table(summary)), *filter(None, notes)])
 
 
@@ -156,6 +161,9 @@ def _print_rich(summary: Summary, closing: str) -> None:
     table = _table(summary, unsaid=("", "0%", "0") if console.width < WIDTH else ("",))  # where room is scarce
     console.print(table.rich(fixed=[i for i, name in enumerate(table.header) if name != "raw loss"]))
     console.print(Text(summary.note, style="dim"))
+    if summary.scores is not None:
+        console.print(summary.scores.rich())
+        console.print(Text(SCORE_NOTE, style="dim"))
     for severity, text in summary.findings:
         console.print(Text.assemble((_MARKS[severity], _COLOURS[severity]), " ", text))
     if closing:
@@ -198,7 +206,7 @@ def _number(value: float, unit: str) -> str:
 
 def loss_unit(fact: TaskFacts) -> str:
     """Return the unit of the raw loss, or "" if it is unknown."""
-    if fact.likelihood in ("softmax", "softmax_exact", "bernoulli"):
+    if fact.likelihood in ("softmax", "softmax_exact", "bernoulli", "nll"):
         return "nats"
     return {"gaussian": f"{fact.unit}²", "laplace": fact.unit}.get(fact.likelihood, "") if fact.unit else ""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.reporting.history import History
-from lightning_uncertainty.snapshot import Snapshot, by_key
+from lightning_uncertainty.snapshot import Snapshot, by_key, score_metrics
 from lightning_uncertainty.tasks import Task, parse_tasks
 from lightning_uncertainty.trainer import attachment, packages
 from lightning_uncertainty.trainer.returned_losses import give_step_back, weigh_returned_losses
@@ -47,6 +47,9 @@ class UncertaintyCallback(packages.CallbackBase):
                               its start, see :attr:`~lightning_uncertainty.Snapshot.relative_loss`
     ``/sigma_val/<task>``     ``sigma`` on held-out data: the optimum of the mean of the losses that validation_step
                               passes to ``weigh``, over all its batches, loaders and ranks; logged at the end of each
+    ``/val_nll/<task>`` ...   scores of the predictions that validation_step gives to ``score``; ``/test_nll/<task>``
+                              of those of test_step. Of a regression also ``mean_squared_z``, ``crps`` and
+                              ``coverage_90`` (50, 80, 95), of a classification ``ece``
     ``/val_relative_loss``    the same of the losses that validation_step passes to ``weigh``, as parts of those in the
                               first validation; logged at the end of each
     ``/loss_sum``             unweighted sum of the raw losses
@@ -257,16 +260,30 @@ class UncertaintyCallback(packages.CallbackBase):
             self._report.save(trainer, snapshot)
         if trainer.validating:  # no sanity check
             self.weighting.held_out.begin()
+            self.weighting.begin_scores()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what the losses that a validation weighed tell, before others decide on it."""
-        if self.weighting.held_out.end():
+        """Log what the losses that a validation weighed and its predictions tell, before others decide on it."""
+        weighed, scores = self.weighting.held_out.end(), self.weighting.end_scores(fit=True)
+        if weighed or scores:
             metrics = self.weighting.snapshot().held_out_metrics(self.log_prefix)
-            if self._trainer is not None:
+            if weighed and self._trainer is not None:
                 metrics[f"{self.log_prefix}/val_relative_loss"] = self.weighting.relative.of_validation()
-            packages.publish(trainer, metrics)
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics=metrics, step=max(packages.logged_step(trainer), 0))
+            self._log(trainer, metrics | score_metrics(f"{self.log_prefix}/val", scores, self.weighting.tasks))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to score predictions."""
+        self.weighting.begin_scores()
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the scores of the predictions."""
+        scores = self.weighting.end_scores(fit=False)
+        self._log(trainer, score_metrics(f"{self.log_prefix}/test", scores, self.weighting.tasks))
+
+    def _log(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        packages.publish(trainer, metrics)
+        for logger in trainer.loggers if metrics else ():
+            logger.log_metrics(metrics=metrics, step=max(packages.logged_step(trainer), 0))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the strategy, publish the weights, write the history, and warn if nothing was learned from."""

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_uncertainty import CrossEntropy, UncertaintyWeighting
 from lightning_uncertainty.findings import Finding
+from lightning_uncertainty.predictive.scores import WIDTH
 from lightning_uncertainty.reporting.diagnosis import diagnose
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.summary import as_text, summarize
@@ -168,8 +169,18 @@ def test_two_ranks_with_shards_of_6_and_2_batches_have_that_of_one_process(tmp_p
     one, other = run_ranks(held_out, tmp_path, folder=tmp_path)
     assert one["sigmas"] == other["sigmas"]
     assert [len(rank["seen"]) for rank in (one, other)] == [6, 2]
-    assert one["reduced"] == other["reduced"] == [("all_reduce", 6 * len(TASKS))]
+    assert (
+        one["reduced"]
+        == other["reduced"]
+        == [
+            ("all_reduce", 6 * len(TASKS)),
+            ("all_reduce", WIDTH * len(TASKS)),
+        ]
+    )
     alone = held_out(tmp_path, devices=1)
     assert len(alone["seen"]) == 8
     assert one["sigmas"] == pytest.approx(alone["sigmas"], rel=1e-6)
+    assert one["scores"] == other["scores"]
+    assert one["scores"]["a"] == pytest.approx(alone["scores"]["a"], rel=1e-6)
+    assert one["scores"]["a"]["samples"] == sum(range(1, 9))
     assert one["sigmas"] == pytest.approx(by_hand([*one["seen"], *other["seen"]], samples=True), rel=1e-5)

@@ -70,9 +70,17 @@ def validate(folder):
     return {"val": values.val, "train": values.train, "seen": module.seen, "reduced": collectives.during("validation")}
 
 
+class Scored(Validated):
+    """Scores its predictions of task a, whose sigma is 1 before any training."""
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.uncertainty.score("a", self.net(batch[0])[:, 0], batch[1][:, 0])
+
+
 def held_out(folder, devices=2):
     """Validate without training, on shards of 6 and 2 batches of different sizes; or on all of them."""
-    data, module, callback = part(0, 8), Validated(), UncertaintyCallback(report=False, summary=False)
+    data, module, callback = part(0, 8), Scored(), UncertaintyCallback(report=False, summary=False, init=0.0)
     data.batches = [[each[: 1 + index] for each in batch] for index, batch in enumerate(data.batches)]
     module.samples, options, collectives = True, {}, None
     if devices > 1:
@@ -82,4 +90,6 @@ def held_out(folder, devices=2):
     runner = trainer(folder, *([] if collectives is None else [Phases(collectives)]), callback, **options)
     runner.validate(module, data, verbose=False)
     reduced = [] if collectives is None else collectives.during("validation")
-    return {"sigmas": module.uncertainty.sigmas_val, "seen": module.seen[-1], "reduced": reduced}
+    sigmas, scores = module.uncertainty.sigmas_val, module.uncertainty.scores
+    numbers = {name: score.numbers() | {"samples": score.samples} for name, score in scores.items()}
+    return {"sigmas": sigmas, "seen": module.seen[-1], "reduced": reduced, "scores": numbers}

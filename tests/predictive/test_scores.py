@@ -1,0 +1,161 @@
+"""Scores of predictions, against sums by hand, torchmetrics and the noise that made the data."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Categorical, Laplace, Normal
+from torch.nn import functional as F
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+
+from lightning_uncertainty.snapshot import Score
+from tests.paper import UncertaintyWeighting
+
+GENERATOR = torch.Generator().manual_seed(0)
+MEAN = torch.randn(3000, generator=GENERATOR)
+NOISE = torch.randn(3000, generator=GENERATOR)
+LOGITS = 3.0 * torch.randn(3000, 5, generator=GENERATOR)
+LABELS = torch.multinomial(torch.softmax(LOGITS / 2.5, 1), 1, generator=GENERATOR).squeeze(1)
+
+
+def engine(likelihood="gaussian", sigma=1.0, **options):
+    weighting = UncertaintyWeighting({"a": likelihood}, init=0.0, **options)
+    if likelihood != "nll":
+        weighting.sigmas = {"a": sigma}
+    return weighting
+
+
+def scored(weighting, *batches, fit=False, **more):
+    weighting.begin_scores()
+    for batch in batches:
+        weighting.score("a", *batch, **more)
+    return weighting.end_scores(fit=fit)["a"]
+
+
+@pytest.mark.parametrize(("kind", "family"), [("gaussian", Normal), ("laplace", Laplace)])
+def test_a_regression_has_the_scores_of_its_distribution(kind, family):
+    target = MEAN + 3.0 * NOISE
+    got = scored(engine(kind, 2.0), (MEAN, target))
+    law = family(MEAN.double(), torch.tensor(2.0, dtype=torch.float64))
+    assert got.samples == 3000
+    assert got.nll == pytest.approx(-law.log_prob(target).mean().item(), rel=1e-5)
+    assert got.mean_squared_z == pytest.approx(((target - MEAN) ** 2 / law.variance).mean().item(), rel=1e-5)
+    for percent in (50, 80, 90, 95):
+        low, high = (law.icdf(torch.tensor(0.5 + sign * percent / 200).double()) for sign in (-1, 1))
+        inside = ((low <= target) & (target <= high)).float().mean().item()
+        assert got.numbers()[f"coverage_{percent}"] == pytest.approx(inside, abs=1e-3)
+    # That of torchmetrics is of samples, with memory quadratic in their number; this is the definition.
+    grid = torch.linspace(-30.0, 30.0, 6001, dtype=torch.float64)
+    below = torch.stack([family(m, 2.0).cdf(grid) for m in MEAN.double()])
+    integrals = torch.trapezoid((below - (grid >= target.double()[:, None]).double()) ** 2, grid)
+    assert got.crps == pytest.approx(integrals.mean().item(), rel=1e-3)
+
+
+def test_noise_that_is_right_gives_the_scores_of_a_calibrated_model():
+    got = scored(engine("gaussian", 3.0), (MEAN, MEAN + 3.0 * NOISE))
+    assert got.mean_squared_z == pytest.approx(1.0, abs=0.06)
+    assert got.coverage == pytest.approx([place / 20 for place in range(1, 21)], abs=0.03)
+    assert got.crps == pytest.approx(3.0 / math.sqrt(math.pi), rel=0.03)
+
+
+def test_classes_have_the_calibration_error_of_torchmetrics():
+    got = scored(engine("softmax"), (LOGITS, LABELS))
+    probability = torch.softmax(LOGITS, 1)
+    assert got.ece == pytest.approx(multiclass_calibration_error(probability, LABELS, 5, n_bins=20).item(), abs=1e-6)
+    assert got.nll == pytest.approx(F.cross_entropy(LOGITS, LABELS).item(), rel=1e-5)
+    assert sum(count for count, *_ in got.reliability) == 3000
+    label = (NOISE > 0.0).float()
+    got = scored(engine("bernoulli"), (MEAN, label))
+    assert got.ece == pytest.approx(
+        binary_calibration_error(torch.sigmoid(MEAN), label.long(), n_bins=20).item(), abs=1e-6
+    )
+    assert got.nll == pytest.approx(F.binary_cross_entropy_with_logits(MEAN, label).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "softmax", "nll"])
+def test_batches_add_up_and_what_is_masked_or_nan_is_left_out(kind):
+    first, second = (LOGITS, LABELS) if kind == "softmax" else (MEAN, MEAN + NOISE)
+    more = {"log_var": 0.3 * NOISE.abs()} if kind == "nll" else {}
+    whole = scored(engine(kind), (first[:2000], second[:2000]), **{k: v[:2000] for k, v in more.items()})
+    weighting = engine(kind)
+    weighting.begin_scores()
+    for part in (slice(0, 700), slice(700, 3000)):
+        mask = torch.arange(3000)[part] < 2000
+        target = second[part].masked_fill(~mask, 0 if kind == "softmax" else math.nan)
+        weighting.score("a", first[part], target, mask=mask, **{key: value[part] for key, value in more.items()})
+    masked = weighting.end_scores(fit=False)["a"]
+    assert masked.samples == 2000
+    assert masked.numbers() == pytest.approx(whole.numbers())
+    if kind != "softmax":
+        nan = scored(engine(kind), (first, second.where(torch.arange(3000) < 2000, math.nan)), **more)
+        assert nan.numbers() == pytest.approx(whole.numbers())
+
+
+def test_the_temperature_is_the_best_one_and_is_used_only_if_asked_for():
+    weighting = engine("softmax")
+    scored(weighting, (LOGITS, LABELS), fit=True)
+    grid = torch.linspace(1.5, 4.0, 2501)
+    costs = torch.stack([F.cross_entropy(LOGITS / t, LABELS) for t in grid])
+    assert weighting.predictive("a", LOGITS).logits.softmax(1).max() == LOGITS.softmax(1).max()
+    weighting.sigma_from = "validation"
+    tempered = weighting.predictive("a", LOGITS).log_prob(LABELS)
+    assert -tempered.mean().item() == pytest.approx(costs.min().item(), rel=1e-4)
+    found = (LOGITS[0, 0] - LOGITS[0, 1]) / (weighting.predictive("a", LOGITS).logits[0, :2].diff().neg())
+    assert found.item() == pytest.approx(grid[costs.argmin()].item(), rel=0.02)
+    assert scored(weighting, (LOGITS, LABELS)).ece < 0.03
+
+
+def test_a_test_fits_nothing_and_an_exact_softmax_takes_its_own_temperature():
+    weighting = engine("softmax_exact", sigma_from="validation")
+    scored(weighting, (LOGITS, LABELS))
+    assert weighting.predictive("a", LOGITS).logits.softmax(1).max() == LOGITS.softmax(1).max()
+    scored(weighting, (LOGITS, LABELS), fit=True)
+    assert weighting.sigmas_val["a"] ** 2 == pytest.approx(2.5, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "laplace"])
+def test_the_scale_of_a_head_is_found_on_validation(kind):
+    """A head that says half of the noise that there is."""
+    log_var = 0.5 * MEAN
+    noise = (Normal if kind == "gaussian" else Laplace)(0.0, 2.0).sample((3000,)) * torch.exp(0.5 * log_var)
+    weighting = engine("nll", sigma_from="validation")
+    before = scored(weighting, (MEAN, MEAN + noise, log_var), fit=True, likelihood=kind)
+    assert before.mean_squared_z == pytest.approx(4.0, rel=0.1)
+    assert weighting.sigmas_val["a"] == pytest.approx(2.0, rel=0.05)
+    after = scored(weighting, (MEAN, MEAN + noise, log_var), fit=True, likelihood=kind)
+    assert after.mean_squared_z == pytest.approx(1.0, rel=0.1)
+    assert weighting.sigmas_val["a"] == pytest.approx(2.0, rel=0.05)  # of the head, not of what was predicted
+    got = weighting.predictive("a", MEAN, log_var, likelihood=kind)
+    torch.testing.assert_close(got.scale, weighting.sigmas_val["a"] * torch.exp(0.5 * log_var))
+    twin = UncertaintyWeighting.from_state_dict(weighting.state_dict())
+    torch.testing.assert_close(twin.predictive("a", MEAN, log_var, likelihood=kind).scale, got.scale)
+
+
+def test_outside_of_a_validation_and_without_a_sigma_nothing_is_counted():
+    weighting = UncertaintyWeighting({"a": "gaussian"})
+    weighting.score("a", MEAN, MEAN)
+    weighting.begin_scores()
+    weighting.score("a", MEAN, MEAN)
+    assert weighting.end_scores(fit=True) == {}
+    assert weighting.end_scores(fit=True) == {}
+
+
+def test_a_network_that_is_lost_has_no_score():
+    weighting = engine()
+    weighting.begin_scores()
+    weighting.score("a", MEAN * math.nan, MEAN)
+    assert weighting.end_scores(fit=True) == {}
+
+
+def test_a_score_comes_back_from_plain_numbers():
+    for score in (scored(engine(), (MEAN, MEAN + NOISE)), scored(engine("softmax"), (LOGITS, LABELS))):
+        assert Score.read(score.plain()) == score
+    assert Score.read(None) is None
+
+
+def test_classes_as_a_mean_confidence_are_on_the_diagonal_where_they_are_right():
+    labels = Categorical(logits=LOGITS).sample()
+    got = scored(engine("softmax"), (LOGITS, labels))
+    assert got.ece < 0.03
+    for count, sure, right in got.reliability:
+        assert abs(sure - right) < 4.0 * math.sqrt(0.25 / count)
