@@ -99,7 +99,7 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
             whose losses were weighed, where there was one. The weights are learned from training losses in any case.
         process_group: The processes to average over; by default all of ``torch.distributed``.
         **options: Settings of :class:`~lightning_uncertainty.strategies.Uncertainty`: ``lr``, ``betas``, ``eps``,
-            ``init``, ``regularizer``, ``bounds``, ``min_variance_ratio``.
+            ``init``, ``regularizer``, ``bounds``, ``min_variance_ratio``, ``prior``.
 
     Raises:
         ValueError: if an argument is not valid.

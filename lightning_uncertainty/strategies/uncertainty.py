@@ -41,6 +41,7 @@ class UncertaintyOptions(TypedDict, total=False):
     regularizer: str | Regularizer
     bounds: tuple[float, float]
     min_variance_ratio: float
+    prior: float
 
 
 @dataclass
@@ -105,6 +106,10 @@ class Uncertainty(Strategy):
         bounds: The lowest and the highest ``s``.
         min_variance_ratio: The fraction of its initial value that ``sigma^2`` never falls below, so that a loss that
             goes to zero does not take over. 0 turns it off.
+        prior: The part ``b`` of the first loss ``L(0)`` that is added to the loss of which the factor follows: that is
+            then at most ``1 / (2 r b L(0))``, however small the loss becomes. Sigma stays that of the loss alone: for a
+            Gaussian ``exp(s) = exp(t) - b L(0)``, where the factor is ``exp(-t) / 2``. 0.01 tames tasks that are nearly
+            deterministic, more softly than ``min_variance_ratio`` and ``bounds``.
 
     Raises:
         ValueError: if a setting is not valid.
@@ -125,10 +130,12 @@ class Uncertainty(Strategy):
         regularizer: str | Regularizer = "log_sigma",
         bounds: tuple[float, float] = (-40.0, 40.0),
         min_variance_ratio: float = 1e-4,
+        prior: float = 0.0,
     ) -> None:
         ratio = check_number("min_variance_ratio", min_variance_ratio, above=0.0, below=1.0)
         self.init, self.bounds = check_init(init), check_bounds(bounds)
         self.regularizer = get_regularizer(regularizer)
+        self.prior = check_number("prior", prior, above=0.0)
         self.min_log_ratio = math.log(ratio) if ratio else -math.inf
         self.follows_length = isinstance(lr, str) and lr == "auto"
         self.adam = MaskedAdam(lr=_LR if self.follows_length else lr, betas=betas, eps=eps)  # type: ignore[arg-type]
@@ -142,6 +149,7 @@ class Uncertainty(Strategy):
             [_MAX_GRADIENT, -_MAX_GRADIENT, 0.0], dtype=torch.float32
         )
         self._minus_rate = -self.likelihoods.rate
+        self._tamed = self.likelihoods.learned & (self.likelihoods.rate > 0.0)
         given = [1e-30 if task.likelihood == NLL else math.nan for task in tasks]
         self._given_pull = torch.tensor(given, dtype=torch.float32)
         self._unknown = torch.full_like(self.floor, math.nan)
@@ -169,17 +177,39 @@ class Uncertainty(Strategy):
         self.lower = torch.maximum(self.floor, self.state.start + self.min_log_ratio)
         self._movable = self.state.started & self.likelihoods.learned
         self._pending = ~self.state.started
-        self._first_factor = self.likelihoods.factor(self.state.start)
+        if self.prior:
+            prior_loss = self.prior * self._expected(self.state.start)
+            self._prior_loss = torch.where(self._tamed, prior_loss, self._zero)
+        self._first_factor = self.likelihoods.factor(self._with_prior(self.state.start))
         self._pull = self._pull_at(self._push, self.state.started)
 
     def _derive(self) -> None:
         """Derive factors and offsets; new tensors, for graphs that hold the old ones."""
-        self.factor = self.likelihoods.factor(self.log_var)
+        self._weighing = self._with_prior(self.log_var)
+        self.factor = self.likelihoods.factor(self._weighing)
         if self.regularizer.linear:
-            self.offset = self._push * self.log_var
+            self.offset = self._push * self._weighing
         else:
-            self.offset, self._push = self._offset_at(self.log_var), self._push_at(self.log_var)
+            self.offset, self._push = self._offset_at(self._weighing), self._push_at(self._weighing)
             self._pull = self._pull_at(self._push, self.state.started)
+        if self.prior:
+            self.offset = self.offset + self.factor * self._prior_loss
+
+    def _expected(self, log_var: Tensor) -> Tensor:
+        """Return the losses whose optimum is ``log_var``; NaN where there is none."""
+        return self._push_at(log_var) / (self.likelihoods.rate * self.likelihoods.factor(log_var))
+
+    def _with_prior(self, log_var: Tensor) -> Tensor:
+        """Return the ``t`` of which the factors follow: the optimum of the loss that ``s`` expects, and the prior's."""
+        if not self.prior:
+            return log_var
+        optimum = self.likelihoods.optimum(self._expected(log_var) + self._prior_loss, self.regularizer)
+        return torch.where(self._tamed, optimum, log_var)
+
+    def _without_prior(self, weighing: Tensor) -> Tensor:
+        """Return the ``s`` that :meth:`_with_prior` makes ``weighing`` of; very low where there is none."""
+        loss = (self._expected(weighing) - self._prior_loss).clamp(min=torch.finfo(weighing.dtype).tiny)
+        return torch.where(self._tamed, self.likelihoods.optimum(loss, self.regularizer), weighing)
 
     def _offset_at(self, log_var: Tensor) -> Tensor:
         return self.likelihoods.regularized * self.regularizer.value(log_var)
@@ -220,6 +250,9 @@ class Uncertainty(Strategy):
         if torch.is_grad_enabled():
             self._first.copy_(first)
         fresh = self._pending & torch.isfinite(first)
+        if self.prior:  # as if it had started there
+            both = self.likelihoods.optimum((1.0 + self.prior) * self._expected(first), self.regularizer)
+            first = torch.where(self._tamed, both, first)
         at_first = self.likelihoods.factor(first)
         pull = self._pull_at(self._push_at(first), fresh)
         fresh_ones = at_first, self._offset_at(first), pull, at_first
@@ -261,11 +294,16 @@ class Uncertainty(Strategy):
         """Take one step of Adam on the closed-form derivative."""
         active = present & self._movable
         # `Likelihood.derivative` at the present s, whose factors are known already, plus the slope.
+        mean_loss = mean_loss + self._prior_loss if self.prior else mean_loss
         gradient = torch.addcmul(self._push, self._minus_rate * self.factor, mean_loss)
         gradient = gradient if slope is None else gradient + slope
         gradient = torch.where(active, gradient, self._zero).clamp_(self._min_gradient, self._max_gradient)
         state = self.state
-        state.log_var -= self.adam.update(state.moments, state.count, gradient, active)
+        change = self.adam.update(state.moments, state.count, gradient, active)
+        if self.prior:
+            state.log_var = torch.where(active, self._without_prior(self._weighing - change), state.log_var)
+        else:
+            state.log_var -= change
         # Projected after the step, not clamped in the formula: at a bound the gradient still points the way back.
         state.log_var.clamp_(self.lower, self.ceiling)
         self._derive()
