@@ -45,7 +45,8 @@ def distribution(
     prediction, log_var = lifted(prediction), torch.as_tensor(log_var)
     check = None if checked else False
     if (regression := REGRESSIONS.get(likelihood.name)) is not None:
-        return regression(prediction, torch.exp(0.5 * lifted(log_var)).expand_as(prediction), validate_args=check)
+        scale = torch.exp(0.5 * log_var.to(prediction.dtype)).expand_as(prediction)
+        return regression(prediction, scale, validate_args=check)
     if (classes := CLASSES.get(likelihood.name)) is not None:
         logits = prediction * torch.exp(-log_var)
         moved = logits.movedim(1, -1) if classes is Categorical and logits.dim() > 2 else logits

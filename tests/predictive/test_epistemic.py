@@ -1,0 +1,183 @@
+"""What passes with dropout or networks do not agree on, against closed forms."""
+
+import math
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Bernoulli, Categorical, Laplace, MultivariateNormal, Normal
+
+from lightning_uncertainty import UncertaintyWeighting
+from lightning_uncertainty.predictive import decompose, dropout_on
+
+SAMPLES = 4000
+
+
+def posterior(sigma=0.5, rows=12, seed=0):
+    """Bayesian linear regression with a standard normal prior: data, and the exact posterior of its weights."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 3, generator=generator, dtype=torch.float64)
+    y = x @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    y = y + sigma * torch.randn(rows, generator=generator, dtype=torch.float64)
+    covariance = torch.linalg.inv(torch.eye(3, dtype=torch.float64) + x.T @ x / sigma**2)
+    return covariance @ x.T @ y / sigma**2, covariance
+
+
+def test_samples_of_an_exact_posterior_give_the_parts_of_its_predictive_distribution():
+    """mean x'm, epistemic x'Sx, aleatoric sigma^2: also far from the data, where only the epistemic part grows."""
+    sigma = 0.5
+    mean, covariance = posterior(sigma)
+    at = torch.tensor([[0.1, 0.0, 0.0], [1.0, 1.0, 1.0], [9.0, -7.0, 8.0]], dtype=torch.float64)
+    torch.manual_seed(0)
+    weights = MultivariateNormal(mean, covariance).sample((SAMPLES,))
+    weighting = UncertaintyWeighting({"y": "gaussian"}, init=0.0)
+    weighting.sigmas = {"y": sigma}
+    parts = decompose(weighting.predictive("y", at @ w) for w in weights)
+    epistemic = (at @ covariance * at).sum(1)
+    error = 5.0 * math.sqrt(2.0 / SAMPLES)  # five standard errors of a variance
+    torch.testing.assert_close(parts.epistemic, epistemic, rtol=error, atol=0.0)
+    torch.testing.assert_close(parts.aleatoric, torch.full((3,), sigma**2).double(), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(parts.total, epistemic + sigma**2, rtol=error, atol=0.0)
+    assert (parts.mean - at @ mean).abs().lt(5.0 * (epistemic / SAMPLES).sqrt()).all()
+    assert parts.epistemic[2] > 100.0 * parts.epistemic[0]
+    torch.testing.assert_close(parts.distribution().variance, parts.total)
+
+
+def test_equation_9_with_a_variance_head():
+    generator = torch.Generator().manual_seed(0)
+    means, log_vars = (torch.randn(7, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    parts = decompose(Normal(m, torch.exp(0.5 * s)) for m, s in zip(means, log_vars, strict=True))
+    total = (means**2).mean(0) - means.mean(0) ** 2 + log_vars.exp().mean(0)
+    torch.testing.assert_close(parts.total, total)
+    torch.testing.assert_close(parts.epistemic, means.var(0, correction=0))
+    torch.testing.assert_close(parts.mean, means.mean(0))
+    assert parts.samples == 7
+
+
+def test_a_laplace_task_has_the_variance_of_its_distribution():
+    parts = decompose(Laplace(torch.tensor([m]), 3.0) for m in (0.0, 2.0))
+    assert parts.aleatoric.item() == pytest.approx(2.0 * 3.0**2)
+    assert parts.epistemic.item() == 1.0
+
+
+def test_classes_have_entropies_and_the_mutual_information():
+    def entropy(*p):
+        return -sum(x * math.log(x) for x in p if x)
+
+    logits = [torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log(), torch.tensor([[0.1, 0.9], [0.5, 0.5]]).log()]
+    parts = decompose(Categorical(logits=each) for each in logits)
+    assert parts.total.tolist() == pytest.approx([entropy(0.5, 0.5)] * 2)
+    assert parts.aleatoric.tolist() == pytest.approx([entropy(0.9, 0.1), entropy(0.5, 0.5)])
+    assert parts.epistemic.tolist() == pytest.approx([entropy(0.5, 0.5) - entropy(0.9, 0.1), 0.0], abs=1e-7)
+    torch.testing.assert_close(parts.distribution().probs, torch.full((2, 2), 0.5))
+    binary = decompose(Bernoulli(torch.tensor([p, 0.5])) for p in (0.9, 0.1))
+    torch.testing.assert_close(binary.epistemic, parts.epistemic)
+    torch.testing.assert_close(binary.distribution().probs, torch.tensor([0.5, 0.5]))
+
+
+def test_all_tasks_at_once_and_an_ensemble_whose_members_have_sigmas_of_their_own():
+    members = []
+    for sigma in (1.0, 3.0):
+        weighting = UncertaintyWeighting({"depth": "gaussian", "kind": "softmax"}, init=0.0)
+        weighting.sigmas = {"depth": sigma}
+        members.append((nn.Linear(2, 4), weighting))
+    x = torch.randn(5, 2)
+
+    def predict(net, weighting):
+        output = net(x)
+        return {
+            "depth": weighting.predictive("depth", output[:, 0]),
+            "kind": weighting.predictive("kind", output[:, 1:]),
+        }
+
+    parts = decompose(predict(*member) for member in members)
+    assert parts["depth"].aleatoric.tolist() == pytest.approx([5.0] * 5)
+    one, other = (net(x)[:, 0] for net, _ in members)
+    torch.testing.assert_close(parts["depth"].epistemic, ((one - other) / 2).square().detach())
+    assert parts["kind"].mean.shape == (5, 3)
+    assert not parts["depth"].mean.requires_grad
+
+
+def test_nothing_of_a_sample_is_kept():
+    alive = []
+
+    def passes():
+        for _ in range(20):
+            mean = torch.randn(1000)
+            alive.append(weakref.ref(mean))
+            yield Normal(mean, 1.0)
+            del mean
+            assert sum(each() is not None for each in alive) <= 2
+
+    assert decompose(passes()).samples == 20
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_sample_agrees_with_itself(count):
+    with pytest.raises(ValueError, match=f"Got {count} samples. Expected the distributions of at least two"):
+        decompose(Normal(torch.zeros(2), 1.0) for _ in range(count))
+
+
+# ---------------------------------------------------------------------------------------------------- dropout
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 50), nn.BatchNorm1d(50), nn.ReLU(), nn.Dropout(0.5), nn.Linear(50, 1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_only_dropout_is_on_and_each_layer_is_as_it_was_afterwards(training):
+    module, x = net().train(training), torch.randn(8, 3)
+    module[0].eval()  # a layer that somebody has frozen
+    before, statistics = [layer.training for layer in module.modules()], module[1].running_mean.clone()
+    with dropout_on(module):
+        assert [layer.training for layer in module] == [False, False, False, True, False]
+        assert not torch.equal(module(x), module(x))
+    assert [layer.training for layer in module.modules()] == before
+    assert torch.equal(module[1].running_mean, statistics)
+    with pytest.raises(RuntimeError, match="on the way"), dropout_on(module):
+        raise RuntimeError("on the way")
+    assert [layer.training for layer in module.modules()] == before
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.TransformerEncoderLayer(4, 2, dropout=0.5, batch_first=True),
+        nn.LSTM(4, 4, num_layers=2, dropout=0.5, batch_first=True),
+        nn.Sequential(nn.Dropout1d(0.5)),
+        nn.AlphaDropout(0.5),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_dropout_inside_other_layers_is_on_too(layer):
+    x = torch.randn(2, 6, 4)
+    with torch.no_grad(), dropout_on(layer.eval()):
+        one, other = layer(x), layer(x)
+    one, other = (each[0] if isinstance(each, tuple) else each for each in (one, other))
+    assert not torch.equal(one, other)
+    assert not any(each.training for each in layer.modules())
+
+
+@pytest.mark.parametrize("module", [nn.Linear(1, 1), nn.Dropout(0.0), nn.LSTM(1, 1), nn.BatchNorm1d(1)], ids=str)
+def test_a_module_without_dropout_is_refused_since_all_its_passes_are_the_same(module):
+    with pytest.raises(ValueError, match="has no dropout layer with a probability above 0"), dropout_on(module):
+        pass
+
+
+def test_passes_with_dropout_disagree_more_far_from_the_data():
+    torch.manual_seed(0)
+    x = torch.randn(200, 1) * 0.5
+    model = nn.Sequential(nn.Linear(1, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (model(x) - x.sin()).square().mean().backward()
+        optimizer.step()
+    at = torch.tensor([[0.1], [4.0]])
+    with dropout_on(model):
+        parts = decompose(Normal(model(at), 1.0) for _ in range(100))
+    assert parts.epistemic[1] > 10.0 * parts.epistemic[0]
+    assert torch.equal(parts.aleatoric[0], parts.aleatoric[1])
