@@ -8,15 +8,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning_uncertainty._arguments import lookup, suggest
+from lightning_uncertainty.engine.state import TaskTensors
 from lightning_uncertainty.strategies.base import Strategy
 from lightning_uncertainty.strategies.dwa import DWA
 from lightning_uncertainty.strategies.fixed import Equal, Fixed
 from lightning_uncertainty.strategies.geometric_mean import GeometricMean
 from lightning_uncertainty.strategies.initial import Initial
+from lightning_uncertainty.strategies.live import LiveRule
 from lightning_uncertainty.strategies.log_sum import LogSum
 from lightning_uncertainty.strategies.random import Random
 from lightning_uncertainty.strategies.uncertainty import Uncertainty
 from lightning_uncertainty.strategies.uw_so import UWSO
+from lightning_uncertainty.strategies.weights import WeightRule
 
 __all__ = [
     "DWA",
@@ -26,10 +29,13 @@ __all__ = [
     "Fixed",
     "GeometricMean",
     "Initial",
+    "LiveRule",
     "LogSum",
     "Random",
     "Strategy",
+    "TaskTensors",
     "Uncertainty",
+    "WeightRule",
     "check_options",
     "get_strategy",
 ]

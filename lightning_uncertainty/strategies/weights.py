@@ -28,7 +28,7 @@ class WeightRule(Strategy):
     given: Tensor
 
     def bind(self, tasks: Sequence[Task]) -> None:
-        """Start with the factor 1; a subclass sets its :attr:`state`, and derives :attr:`factor` from it."""
+        """Start with the factor 1; a subclass sets its ``state``, and derives ``factor`` from it."""
         given = self.given_factors(tasks)
         self.learned = dict.fromkeys(given, False)
         self.free = torch.tensor([number is None for number in given.values()])
