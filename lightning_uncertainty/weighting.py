@@ -332,21 +332,24 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
 
     def end_epoch(self) -> None:
         """Tell the strategy that an epoch has ended. The callback does this; ``dwa`` needs it in a loop of your own."""
-        self._state.epoch_ended.fill_(True)
-        if self.learning:
-            self.strategy.end_epoch()
-            self._choose()
+        if self._knows_epochs:
+            self._state.epoch_ended.fill_(True)
+            if self.learning:
+                self.strategy.end_epoch()
+                self._choose()
 
     def begin_epoch(self) -> None:
         """Begin an epoch, and end the last one where a resume has skipped its end. The callback does this."""
-        # Asked in this order, because a rule without epochs need not wait for the device.
-        if type(self.strategy).end_epoch is not Strategy.end_epoch and self._in_epoch():
-            self.end_epoch()
-        self._state.epoch_ended.fill_(False)
+        if self._knows_epochs:
+            if bool((self._state.epoch_steps >= 1.0).any() & ~self._state.epoch_ended.any()):
+                self.end_epoch()
+            self._state.epoch_ended.fill_(False)
         self.relative.begin_epoch()
 
-    def _in_epoch(self) -> bool:
-        return bool((self._state.epoch_steps >= 1.0).any() & ~self._state.epoch_ended.any())
+    @property
+    def _knows_epochs(self) -> bool:
+        """True if an end of an epoch is of any effect; else nobody needs to wait for the device."""
+        return type(self.strategy).end_epoch is not Strategy.end_epoch
 
     def discard(self) -> None:
         """Forget the losses since the last step, as gradients are forgotten by ``zero_grad()``."""
