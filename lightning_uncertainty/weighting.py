@@ -26,9 +26,7 @@ from lightning_uncertainty.engine.state import EngineState, HostFlags
 from lightning_uncertainty.engine.task_numbers import TaskNumbers, importances, sample_counts
 from lightning_uncertainty.engine.total import raise_if_refused, weighted_sum, within_half
 from lightning_uncertainty.engine.window import Call, WindowMeans, mean_over_ranks
-from lightning_uncertainty.findings import findings_of
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
-from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.strategies import Equal, Strategy, Uncertainty, check_options, get_strategy
 from lightning_uncertainty.strategies.uncertainty import UncertaintyOptions
 from lightning_uncertainty.tasks import Likelihoods, TaskSpecs, parse_tasks
@@ -164,6 +162,8 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         self.recorder = Recorder(len(self.tasks), process_group, self._learn, self._notices)
         # For graphs of torch.compile, in which a Python bool is a constant.
         self._equal_now, self._frozen_now = torch.tensor(False), torch.tensor(False)
+        quick = type(self.strategy) is Uncertainty and self.strategy.quick
+        self._has_routine = quick and self._scale.has_routine
         self._choose()
         self._start, self.origin = self.state_dict(), "learned"  # "loaded": its network may follow; "outdated": is gone
 
@@ -308,6 +308,22 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
             return
         self._state.remember(means)
         self.relative.step()
+        if self._is_routine(means):
+            strategy: Any = self.strategy
+            strategy.learn_on_host(means.raw_loss.numpy())
+            self._count_step(sure)
+            self._factor, self._offset = self._scale.again(strategy.factor, strategy.offset)
+        else:
+            self._learn_the_long_way(means, sure)
+        if sure is None and self._steps % _LOOK_EVERY == 0:
+            self._look_for_trouble()
+
+    def _is_routine(self, means: WindowMeans) -> bool:
+        """Return True for a step on a CPU in which nothing but the strategy moves."""
+        arrived = self._guard is None or self._guard.over
+        return means.whole and self._has_routine and arrived and self.strategy.settled and self.learning
+
+    def _learn_the_long_way(self, means: WindowMeans, sure: Tensor | None) -> None:
         if self._warming_up_equal:
             self.strategy.discard()
         else:
@@ -318,8 +334,6 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
                 self.strategy.learn(means.raw_loss, means.slope, present)
         self._count_step(sure)
         self._choose()
-        if sure is None and self._steps % _LOOK_EVERY == 0:
-            self._look_for_trouble()
 
     def _choose(self) -> None:
         """Put the strategy in force, or equal weights while they warm up. To be called when its factors change."""
@@ -360,22 +374,6 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
     def waiting(self) -> bool:
         """True if losses were weighed since the last step; costs a transfer to the host."""
         return self.recorder.window.waiting
-
-    # ------------------------------------------------------------------------------------------------ warning
-
-    def check(self, snapshot: Snapshot | None = None) -> None:
-        """Warn of what is wrong now, each finding once. The callback does so when it logs, ``step`` every 100 steps."""
-        found = findings_of(self.snapshot() if snapshot is None else snapshot)
-        self._notices.warn_of_tasks((each.finding.name, each.task or "", str(each)) for each in found)
-
-    def _look_for_trouble(self) -> None:
-        """Warn without waiting for the device: a loop that reads nothing should hear of trouble too."""
-        state, columns = self._state, self.strategy.columns()
-        bounds = [columns[name] > 0 for name in ("at_lower", "at_upper", "sat_out") if name in columns]
-        if self._trouble.poll(
-            torch.cat([state.nonfinite > 0, state.dead > 0, state.lowest_loss < 0.0, state.cut, *bounds])
-        ):
-            self.check()
 
     # ------------------------------------------------------------------------------------------------ reading
 

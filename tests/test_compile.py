@@ -257,7 +257,7 @@ def test_compiled_parts_train_as_eager_ones(tmp_path, eager_backend, cls, part):
     fit(tmp_path, module, callback=one)
     eager, _ = fit(tmp_path, cls(), callback=two)
     assert torch.equal(module.net.weight, eager.net.weight)
-    assert one.weighting.log_vars == two.weighting.log_vars
+    assert one.weighting.log_vars == pytest.approx(two.weighting.log_vars, abs=1e-6)  # numpy rounds otherwise
     assert eager_backend.frame_count == 1
 
 

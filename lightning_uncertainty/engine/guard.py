@@ -45,6 +45,7 @@ class Guard:
 
     Attributes:
         steps: The number ``n``.
+        over: True if all tasks have gone the way, as far as the host knows.
     """
 
     def __init__(self, state: EngineState, learned: Tensor) -> None:
@@ -60,11 +61,11 @@ class Guard:
 
     def look_again(self) -> None:
         """Find out anew whether all tasks have arrived: the state or the number of steps has changed."""
-        self._over, self._arrived = False, HostFlags()
+        self.over, self._arrived = False, HostFlags()
 
     def step(self, means: WindowMeans, present: Tensor, strategy: Strategy) -> Tensor:
         """Look at a step, and go on; return the tasks of ``present`` that have not followed the running means."""
-        if self._over:
+        if self.over:
             return present
         state = self._state
         on_the_way = (state.trust < 1.0) & (state.guarded < 2 * self.steps - 1)  # unless somebody has set the weights
@@ -83,7 +84,7 @@ class Guard:
         arrived = state.guarded >= 2 * self.steps - 1
         state.trust = torch.where(state.held, 0.0, torch.where(arrived, 1.0, trust))
         # Asked for without waiting: a step that is looked at in vain changes nothing.
-        self._over = self._arrived.poll((arrived | (state.trust >= 1.0)).all().reshape(1))
+        self.over = self._arrived.poll((arrived | (state.trust >= 1.0)).all().reshape(1))
         return present & (strategy.track(state.mean_log.exp(), seen) | ~seen)
 
     def _average(self, seen: Tensor, raw_loss: Tensor) -> None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_uncertainty.engine.state import EngineState, rows_later
+from lightning_uncertainty.engine.state import EngineState, HostFlags, rows_later
 from lightning_uncertainty.snapshot import Score, Snapshot, TaskSnapshot
 from lightning_uncertainty.tasks import Task
 
 if TYPE_CHECKING:
+    from lightning_uncertainty._warnings import Notices
     from lightning_uncertainty.engine.held_out import HeldOut
     from lightning_uncertainty.engine.losses import RawLosses
     from lightning_uncertainty.strategies import Strategy
@@ -34,6 +35,22 @@ class NamedValues:
     _raw_losses: RawLosses
     _factor: Tensor
     _offset: Tensor
+    _notices: Notices
+    _trouble: HostFlags
+
+    def check(self, snapshot: Snapshot | None = None) -> None:
+        """Warn of what is wrong now, each finding once. The callback does so when it logs, ``step`` every 100 steps."""
+        found = findings_of(self.snapshot() if snapshot is None else snapshot)
+        self._notices.warn_of_tasks((each.finding.name, each.task or "", str(each)) for each in found)
+
+    def _look_for_trouble(self) -> None:
+        """Warn without waiting for the device: a loop that reads nothing should hear of trouble too."""
+        state, columns = self._state, self.strategy.columns()
+        bounds = [columns[name] > 0 for name in ("at_lower", "at_upper", "sat_out") if name in columns]
+        if self._trouble.poll(
+            torch.cat([state.nonfinite > 0, state.dead > 0, state.lowest_loss < 0.0, state.cut, *bounds])
+        ):
+            self.check()
 
     @property
     def log_var(self) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_uncertainty._arguments import suggest
@@ -13,6 +15,8 @@ from lightning_uncertainty.likelihoods import NLL
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Factors", "Scale"]
+
+Array = NDArray[Any]
 
 _MOST = 2.0  # times the plain sum
 
@@ -109,6 +113,9 @@ class Scale:
         else:
             begun, pull = now.pull > 0.0, now.pull
             given = pull.isnan()
+        if self.kind == "sum" and trust.is_cpu and not torch.compiler.is_compiling():
+            self._settle_on_host(*(each.numpy() for each in (begun, pull, given, trust)))
+            return self.again(now.factor, now.offset)
         share = torch.where(begun, trust, self._none)  # of the way to the factors, and in what is summed over tasks
         learned = (now.factor * self._common(now, pull, share)) ** share
         return torch.where(given, now.factor, learned) * self.importance, self._none
@@ -126,3 +133,34 @@ class Scale:
             return common
         enough = torch.where(share > 0.0, now.factor, torch.inf).amin().reciprocal()
         return torch.fmax(common, torch.fmin(enough, self.most * common))
+
+    def _settle_on_host(self, begun: Array, pull: Array, given: Array, trust: Array) -> None:
+        """Work out what does not change from step to step once all trust is there."""
+        importance = self.importance.numpy()
+        share = np.where(begun, trust, np.float32(0.0))
+        parts = np.where(share > 0.0, share * importance * pull, np.float32(0.0))
+        absent = np.where(share > 0.0, np.float32(0.0), np.float32(np.inf))
+        some = bool((share < 1.0).any())
+        self._on_host = importance, parts, parts.sum(), absent, (given, share) if some else None
+
+    @property
+    def has_routine(self) -> bool:
+        """True if :meth:`again` can be asked, on a CPU."""
+        return self.plain or self.kind == "sum"
+
+    def again(self, factor: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`apply` does on a CPU, where nothing but the factors has changed since it was asked."""
+        return (factor, offset) if self.plain else (torch.from_numpy(self._sum_on_host(factor.numpy())), self._none)
+
+    def _sum_on_host(self, factor: Array) -> Array:
+        importance, parts, whole, absent, partly = self._on_host
+        common = parts.dot(1.0 / factor) / whole if whole > 0.0 else np.float32(1.0)
+        if self.most > 1.0 and whole > 0.0:
+            common = max(common, min(1.0 / (factor + absent).min(), np.float32(self.most) * common))
+        scaled: Array = factor * common
+        if partly is not None:
+            given, share = partly
+            scaled = np.where(share < 1.0, scaled**share, scaled)
+            scaled[given] = factor[given]
+        scaled *= importance
+        return scaled

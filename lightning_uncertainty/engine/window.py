@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -26,6 +27,7 @@ class WindowMeans(NamedTuple):
         refused: The number of calls with a NaN or infinite loss, as bool or integer.
         used: bool: True if there was any call at all.
         dropped: The number of times that the task was weighed and the network did not learn from it; None for 0.
+        whole: True if it is known, without asking a device, that all tasks are present and no loss was refused.
     """
 
     present: Tensor
@@ -34,6 +36,7 @@ class WindowMeans(NamedTuple):
     refused: Tensor
     used: Tensor | bool = True
     dropped: Tensor | None = None
+    whole: bool = False
 
 
 class Call(NamedTuple):
@@ -66,6 +69,12 @@ class Call(NamedTuple):
 
     def means(self) -> WindowMeans:
         """Return the means of this call alone."""
+        if self.slope is self.given is None and self.marked.is_cpu:
+            present = ~np.isnan(self.marked.numpy())
+            refused = ~present
+            if not refused.any():
+                tensors = torch.from_numpy(present), self.raw_loss, None, torch.from_numpy(refused)
+                return WindowMeans(*tensors, whole=True)
         present = self.present if self.slope is None else self.present & torch.isfinite(self.slope)
         return WindowMeans(present, self.raw_loss, self.slope, self.refused)
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_uncertainty._arguments import Setting, check_number
 
-__all__ = ["MaskedAdam"]
+__all__ = ["Array", "MaskedAdam"]
+
+Array = NDArray[np.float32]
+
+_TINY = np.float32(1e-30)
 
 
 class MaskedAdam(Setting):
@@ -41,6 +47,7 @@ class MaskedAdam(Setting):
             dtype=torch.float32,
         ).unsqueeze(-1)
         self._minus_lr, self._eps, self._tiny = torch.tensor([-self.lr, self.eps, -1e-30], dtype=torch.float32)
+        self._host_rates, self._host_log_betas = self._rates.numpy().copy(), self._log_betas.numpy().copy()
 
     def use(self, lr: float) -> None:
         """Change the step size."""
@@ -64,3 +71,14 @@ class MaskedAdam(Setting):
         minus_mean, minus_square = moments / torch.addcmul(self._tiny, self._log_betas, count).expm1_()
         step: Tensor = self._minus_lr * minus_mean / minus_square.neg_().sqrt_().add_(self._eps)
         return active * step
+
+    def update_on_host(self, moments: Array, count: Array, gradient: Array, active: Array) -> Array:
+        """Return what :meth:`update` does, to rounding, from arrays on a CPU; ``active`` is 1 where present, else 0."""
+        count += active
+        mean, square = moments
+        mean_rate, square_rate = self._host_rates * active
+        mean += (gradient - mean) * mean_rate
+        square += (gradient * gradient - square) * square_rate
+        minus_mean, minus_square = moments / np.expm1(self._host_log_betas * count - _TINY)
+        step: Array = minus_mean * active * np.float32(-self.lr) / (np.sqrt(-minus_square) + np.float32(self.eps))
+        return step
