@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_uncertainty.engine.state import EngineState, HostFlags, rows_later
+from lightning_uncertainty.findings import findings_of
 from lightning_uncertainty.snapshot import Score, Snapshot, TaskSnapshot
 from lightning_uncertainty.tasks import Task
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_uncertainty._arguments import suggest
+from lightning_uncertainty.engine.window import in_numpy
 from lightning_uncertainty.likelihoods import NLL
 from lightning_uncertainty.tasks import Task
 
@@ -113,7 +114,7 @@ class Scale:
         else:
             begun, pull = now.pull > 0.0, now.pull
             given = pull.isnan()
-        if self.kind == "sum" and trust.is_cpu and not torch.compiler.is_compiling():
+        if self.kind == "sum" and in_numpy(trust):
             self._settle_on_host(*(each.numpy() for each in (begun, pull, given, trust)))
             return self.again(now.factor, now.offset)
         share = torch.where(begun, trust, self._none)  # of the way to the factors, and in what is summed over tasks

@@ -144,7 +144,7 @@ class EngineState(TaskTensors):
 
     def remember(self, means: WindowMeans) -> None:
         """Update by one step."""
-        if means.whole:  # there is nothing to count; in numpy for a quarter of the time
+        if means.whole:  # there is nothing to count
             loss = means.raw_loss.numpy()
             self.raw_loss = torch.from_numpy(loss.copy())
             sums, steps, lowest = (each.numpy() for each in (self.epoch_loss, self.epoch_steps, self.lowest_loss))

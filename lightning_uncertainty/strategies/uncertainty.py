@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_uncertainty._arguments import check_bounds, check_init, check_number, lookup
 from lightning_uncertainty.engine.scale import Factors
 from lightning_uncertainty.engine.state import HostFlags, TaskTensors, move_tensors
+from lightning_uncertainty.engine.window import in_numpy
 from lightning_uncertainty.likelihoods import NLL, LikelihoodVector
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.strategies.adam import Array, MaskedAdam
@@ -190,7 +191,7 @@ class Uncertainty(Strategy):
     def _derive(self) -> None:
         """Derive factors and offsets; new tensors, for graphs that hold the old ones."""
         self._weighing = self._with_prior(self.log_var)
-        if self.quick and self.log_var.is_cpu:
+        if self.quick and in_numpy(self.log_var):
             self._derive_on_host(self.log_var.numpy())
             return
         self.factor = self.likelihoods.factor(self._weighing)
@@ -306,7 +307,7 @@ class Uncertainty(Strategy):
     def learn(self, mean_loss: Tensor, slope: Tensor | None, present: Tensor) -> None:
         """Take one step of Adam on the closed-form derivative."""
         active = present & self._movable
-        if slope is None and self.quick and mean_loss.is_cpu:
+        if slope is None and self.quick and in_numpy(mean_loss):
             self.learn_on_host(mean_loss.numpy(), active.numpy().astype(np.float32))
             return
         # `Likelihood.derivative` at the present s, whose factors are known already, plus the slope.
@@ -325,7 +326,7 @@ class Uncertainty(Strategy):
         self._derive()
 
     def learn_on_host(self, mean_loss: Array, active: Array | None = None) -> None:
-        """Take the same step in numpy, to rounding: on a CPU and for a few numbers it costs a quarter of torch.
+        """Take the same step in numpy, to rounding.
 
         Args:
             mean_loss: As for :meth:`learn`, without a slope and for a linear regulariser.

@@ -10,6 +10,7 @@ from torch.autograd.graph import Node
 
 from benchmarks.counting import Operations, collectives, host_reads
 from lightning_uncertainty import CrossEntropy, UncertaintyWeighting
+from lightning_uncertainty.engine import window
 from tests.workers.processes import run_ranks
 
 PAIR = {"a": "gaussian", "b": "laplace"}
@@ -58,7 +59,9 @@ def settled(tasks, losses, **options):
 
 
 @pytest.mark.parametrize(("tasks", "losses", "options", "expected"), CASES.values(), ids=CASES)
-def test_operations_of_a_step(tasks, losses, options, expected):
+def test_operations_of_a_step(tasks, losses, options, expected, monkeypatch):
+    """As on a device other than a CPU, where each is a launch of its own."""
+    monkeypatch.setattr(window, "NUMPY", False)
     weighting, given = settled(tasks, losses, **options), losses()
     with Operations() as call:
         total = weighting(given)
@@ -68,6 +71,17 @@ def test_operations_of_a_step(tasks, losses, options, expected):
         weighting.step()
     found = call.computed, backward.computed, step.computed
     assert found == expected, (call.seen, backward.seen, step.seen)
+
+
+@pytest.mark.parametrize("count", [3, 30])
+@pytest.mark.parametrize("scale", ["auto", None])
+def test_a_step_on_a_cpu_has_no_operation_of_torch(count, scale):
+    names = [f"task{i}" for i in range(count)]
+    weighting = settled(names, lambda: {name: leaf() for name in names}, scale=scale)
+    weighting({name: leaf() for name in names}).backward()
+    with Operations() as step:
+        weighting.step()
+    assert step.computed == 0
 
 
 @pytest.mark.parametrize("count", [3, 30])
