@@ -47,7 +47,6 @@ class MaskedAdam(Setting):
             dtype=torch.float32,
         ).unsqueeze(-1)
         self._minus_lr, self._eps, self._tiny = torch.tensor([-self.lr, self.eps, -1e-30], dtype=torch.float32)
-        self._host_rates, self._host_log_betas = self._rates.numpy().copy(), self._log_betas.numpy().copy()
 
     def use(self, lr: float) -> None:
         """Change the step size."""
@@ -72,13 +71,20 @@ class MaskedAdam(Setting):
         step: Tensor = self._minus_lr * minus_mean / minus_square.neg_().sqrt_().add_(self._eps)
         return active * step
 
-    def update_on_host(self, moments: Array, count: Array, gradient: Array, active: Array) -> Array:
+    def on_host(self) -> tuple[Array, Array]:
+        """Return the constants of :meth:`update_on_host`. They are no attributes: settings are saved without arrays."""
+        return self._rates.numpy(), self._log_betas.numpy()
+
+    def update_on_host(
+        self, moments: Array, count: Array, gradient: Array, active: Array, constants: tuple[Array, Array]
+    ) -> Array:
         """Return what :meth:`update` does, to rounding, from arrays on a CPU; ``active`` is 1 where present, else 0."""
+        rates, log_betas = constants
         count += active
         mean, square = moments
-        mean_rate, square_rate = self._host_rates * active
+        mean_rate, square_rate = rates * active
         mean += (gradient - mean) * mean_rate
         square += (gradient * gradient - square) * square_rate
-        minus_mean, minus_square = moments / np.expm1(self._host_log_betas * count - _TINY)
+        minus_mean, minus_square = moments / np.expm1(log_betas * count - _TINY)
         step: Array = minus_mean * active * np.float32(-self.lr) / (np.sqrt(-minus_square) + np.float32(self.eps))
         return step

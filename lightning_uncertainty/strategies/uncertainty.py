@@ -163,6 +163,7 @@ class Uncertainty(Strategy):
         self._push = self._push_at(self.log_var)
         on_host = self._push, self._minus_rate, self.likelihoods.coefficient, self.likelihoods.learned.to(torch.float32)
         self._on_host = tuple(constant.numpy().copy() for constant in on_host)
+        self._adam_on_host = self.adam.on_host()
         self.restored()
 
     def expect(self, steps: float) -> None:
@@ -338,7 +339,8 @@ class Uncertainty(Strategy):
         if active is not None:
             gradient = np.where(active > 0.0, gradient, active)
         np.minimum(np.maximum(gradient, -_MAX_GRADIENT, out=gradient), _MAX_GRADIENT, out=gradient)
-        log_var -= self.adam.update_on_host(moments, count, gradient, learned if active is None else active)
+        active = learned if active is None else active
+        log_var -= self.adam.update_on_host(moments, count, gradient, active, self._adam_on_host)
         np.minimum(np.maximum(log_var, self.lower.numpy(), out=log_var), self.ceiling.numpy(), out=log_var)
         self._derive_on_host(log_var)
 
