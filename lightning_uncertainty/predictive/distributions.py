@@ -42,10 +42,11 @@ def distribution(
     >>> distribution(GAUSSIAN, torch.tensor([20.0]), torch.tensor(2.0).log() * 2).icdf(torch.tensor(0.95))
     tensor([23.2897])
     """
-    prediction, log_var = lifted(prediction), torch.as_tensor(log_var)
+    prediction = lifted(prediction)
+    log_var = torch.as_tensor(log_var).to(prediction)  # after a fit, the engine may be elsewhere than the network
     check = None if checked else False
     if (regression := REGRESSIONS.get(likelihood.name)) is not None:
-        scale = torch.exp(0.5 * log_var.to(prediction.dtype)).expand_as(prediction)
+        scale = torch.exp(0.5 * log_var).expand_as(prediction)
         return regression(prediction, scale, validate_args=check)
     if (classes := CLASSES.get(likelihood.name)) is not None:
         logits = prediction * torch.exp(-log_var)

@@ -9,7 +9,8 @@ from torch.distributions import Bernoulli, Categorical, Laplace, Normal
 from torch.nn import functional as F
 
 from lightning_uncertainty import CrossEntropy
-from lightning_uncertainty.likelihoods import Likelihood
+from lightning_uncertainty.likelihoods import GAUSSIAN, SOFTMAX, Likelihood
+from lightning_uncertainty.predictive import distribution
 from tests.paper import UncertaintyWeighting
 
 KINDS = {"a": "gaussian", "b": "laplace", "c": "softmax", "d": "bernoulli", "e": "softmax_exact", "f": "nll"}
@@ -81,6 +82,13 @@ def test_half_precision_is_lifted_and_the_gradient_reaches_the_network():
     assert got.scale.dtype == torch.float32
     got.log_prob(torch.tensor([3.0])).sum().backward()
     assert mean.grad.item() == 0.5
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(GAUSSIAN, (3,)), (SOFTMAX, (3, 2))], ids=str)
+def test_the_noise_goes_to_the_device_of_the_prediction(kind, shape):
+    got = distribution(kind, torch.zeros(shape, device="meta"), torch.tensor(1.0), checked=False)
+    found = got.scale if kind is GAUSSIAN else got.logits
+    assert found.device.type == "meta"
 
 
 # ---------------------------------------------------------------------------------------------------- which data
