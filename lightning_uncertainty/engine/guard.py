@@ -45,12 +45,13 @@ class Guard:
 
     Attributes:
         steps: The number ``n``.
+        strict: True if a loss that shoots up over its mean alone is enough: for optimizers whose steps grow with it.
         over: True if all tasks have gone the way, as far as the host knows.
     """
 
     def __init__(self, state: EngineState, learned: Tensor) -> None:
         self._state, self._learned, self._given = state, learned.clone(), ~learned
-        self.steps = _STEPS
+        self.steps, self.strict = _STEPS, False
         state.trust.zero_()
         self.look_again()
 
@@ -70,6 +71,7 @@ class Guard:
         state = self._state
         on_the_way = (state.trust < 1.0) & (state.guarded < 2 * self.steps - 1)  # unless somebody has set the weights
         seen = on_the_way & means.present & (means.raw_loss > 0.0)
+        before = state.mean_log
         self._average(seen, means.raw_loss)
         state.guarded += on_the_way & ((state.guarded > 0) | seen | self._given)
         plain = state.guarded <= self.steps
@@ -77,7 +79,8 @@ class Guard:
         low = torch.where(plain, state.lowest_log, state.first_log)  # a rising weight may push a loss above its lowest
         risen = state.mean_log - low
         # A step that is too long for the new weights takes a loss up too fast for a mean.
-        shot_up = torch.where(plain, risen, state.last_log - torch.fmax(state.first_log, state.mean_log))
+        usual = before if self.strict else torch.fmax(state.first_log, before)
+        shot_up = torch.where(plain, risen, state.last_log - usual)
         risen = torch.fmax(risen, shot_up) - _NOISE * state.spread_log
         state.held |= on_the_way & self._learned & (risen > math.log(_RISEN))
         trust = torch.where(on_the_way & (state.guarded >= self.steps), state.trust + 1.0 / self.steps, state.trust)

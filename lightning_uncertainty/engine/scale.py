@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +18,6 @@ from lightning_uncertainty.tasks import Task
 __all__ = ["Factors", "Scale"]
 
 Array = NDArray[Any]
-
-_MOST = 2.0  # times the plain sum
 
 
 class Factors(NamedTuple):
@@ -54,15 +52,18 @@ class Scale:
     None             ``C = 1``                                                the total of the article
     ===============  =======================================================  ====================================
 
-    With Adam and its kin, ``"sum"`` is up to twice as large, as far as it keeps factors from falling below 1: see
-    ``suit``. Ratios between learned tasks and the optimum of each ``s`` stay, also to tasks whose loss is a
-    likelihood in nats (``"nll"``), which ``C`` multiplies too; fixed tasks keep the factor that they were given. On the
-    way from the plain sum the factor of a task is ``(C f_k)^t``, and each term of the sums over tasks counts ``t``
-    times: no factor jumps when a task joins.
+    With Adam and its kin, ``"sum"`` is up to twice as large, as far as it keeps factors from falling below 1. Ratios
+    between learned tasks and the optimum of each ``s`` stay, also to tasks whose loss is a likelihood in nats
+    (``"nll"``), which ``C`` multiplies too; fixed tasks keep the factor that they were given. On the way from the plain
+    sum the factor of a task is ``(C f_k)^t``, and each term of the sums over tasks counts ``t`` times: no factor jumps
+    when a task joins.
 
     Args:
         kind: One of the above.
         tasks: The tasks, by name.
+
+    Attributes:
+        most: How many times as large as the plain sum ``"sum"`` may be to keep factors from falling below 1.
 
     Raises:
         ValueError: if ``kind`` is none of these, or a fixed task.
@@ -84,15 +85,6 @@ class Scale:
         self.learned = torch.tensor([kind.learned for kind in kinds])
         self._weighed = torch.tensor([kind.learned or kind == NLL for kind in kinds])
         self._none, self.most = torch.zeros_like(self.importance), 1.0
-
-    def suit(self, optimizers: Iterable[Any]) -> None:
-        """Let ``"sum"`` grow twice as large, where all of ``optimizers`` divide by the size of past gradients.
-
-        These, known by their ``eps``, do not mind the size of a total, but a factor that falls: for as long as they
-        remember the gradients that came before, the parameters behind that loss get shorter steps.
-        """
-        groups: list[Any] = [group for each in optimizers for group in getattr(each, "param_groups", [()])]
-        self.most = _MOST if groups and all("eps" in group for group in groups) else 1.0
 
     def apply(self, now: Factors, trust: Tensor, raw_loss: Tensor) -> tuple[Tensor, Tensor]:
         """Return factors and offsets with importance and scale in them.

@@ -116,6 +116,15 @@ class Schedule:
             self._guard.fit(steps)
 
     def suit(self, optimizers: Iterable[Any]) -> None:
-        """Let the scale of the total suit the optimizers; the callback and :meth:`follow` do this."""
-        self._scale.suit(optimizers)
+        """Suit the optimizers; the callback and :meth:`follow` do this.
+
+        Those that divide by the size of past gradients, as Adam does, are known by their ``eps``. They do not mind how
+        large a total is, but a factor that falls: for as long as they remember the gradients before, the parameters
+        behind that loss get shorter steps. With others, as SGD, steps grow with a factor and may get too long.
+        """
+        groups: list[Any] = [group for each in optimizers for group in getattr(each, "param_groups", [()])]
+        adaptive = all("eps" in group for group in groups)
+        self._scale.most = 2.0 if groups and adaptive else 1.0
+        if self._guard is not None:
+            self._guard.strict = not adaptive
         self._choose()

@@ -350,7 +350,7 @@ def test_a_likelihood_in_nats_goes_the_way_of_the_others(values):
     assert leaf.grad.tolist() == pytest.approx([common / 8.0, common, common], rel=0.02)
 
 
-@pytest.mark.parametrize(("count", "momentum", "lr"), [(3, 0.0, 0.1), (20, 0.0, 0.03), (3, 0.9, 0.01)])
+@pytest.mark.parametrize(("count", "momentum", "lr"), [(3, 0.0, 0.1), (20, 0.0, 0.03), (100, 0.9, 0.0032)])
 def test_sgd_near_its_largest_learning_rate_does_not_blow_up(count, momentum, lr):
     """Targets of sizes 0.1 to 10: at a weight of 100 the steps of a small one are a hundred times as long."""
     errors = {}
@@ -366,6 +366,7 @@ def test_sgd_near_its_largest_learning_rate_does_not_blow_up(count, momentum, lr
         optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
         weighting = UncertaintyWeighting([f"t{i}" for i in range(count)])
         weighting.expect(1000)
+        weighting.suit([optimizer])
         for _ in range(1000):
             rows = torch.randint(3000, (64,), generator=generator)
             losses = (net(inputs[rows]) - targets[rows]).square().mean(0)
@@ -376,4 +377,4 @@ def test_sgd_near_its_largest_learning_rate_does_not_blow_up(count, momentum, lr
         with torch.no_grad():
             error = (net(inputs[3000:]) - targets[3000:]).square().mean(0) / targets[3000:].var(0)
         errors[learned] = error.mean().item()
-    assert errors[True] < 1.25 * errors[False]
+    assert errors[True] < 1.4 * errors[False]
