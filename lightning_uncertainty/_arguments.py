@@ -111,12 +111,13 @@ def listed(names: Iterable[object], most: int = 12) -> str:
 
 
 def file_stem(key: str) -> str:
-    """Return a logger's key as part of the name of a file.
+    """Return a logger's key as part of the name of a file, on any system: for Windows, ``aux.html`` is a device.
 
-    >>> file_stem("train/mtl")
-    'train_mtl'
+    >>> file_stem("train/mtl"), file_stem("aux")
+    ('train_mtl', 'aux_')
     """
-    return re.sub(r"[^\w.\-]+", "_", key)
+    stem = re.sub(r"[^\w.\-]+", "_", key)
+    return re.sub(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", r"\1_", stem)
 
 
 class MissingExtraError(ModuleNotFoundError):

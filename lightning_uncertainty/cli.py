@@ -5,6 +5,7 @@ Each command imports what it needs when it runs: ``--help`` answers at once, and
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_app(*commands: Callable[..., None], arguments: Sequence[str] | None = None) -> int:
     """Run one of ``commands`` and return 0, 2 after a line on what the user can mend, or 130 after Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # no name of a task, and no folder, stops it in an ASCII terminal
+        sys.stdout.reconfigure(errors="replace")
     try:
         words = sys.argv[1:] if arguments is None else list(arguments)
         code = _app(commands, words)(words, standalone_mode=False)

@@ -53,8 +53,9 @@ def compare_weights(
         evaluate="test",
         folder=output,
     )
-    console.print("\nOn held-out rows (↓ mean absolute error in natural units, ↑ accuracy, of a yes or no AUROC):\n")
-    console.print(result.table.rich(), f"\n{result.origin}", highlight=False)
+    console.print("\nOn held-out rows: min mean absolute error in natural units, max accuracy, of a yes or no AUROC.\n")
+    table = result.table.rich() if console.encoding.startswith("utf") else str(result.table)
+    console.print(table, f"\n{result.origin}", highlight=False)
     where = f"Checkpoints, CSV files and pictures of the runs: {output}\nTensorBoard: tensorboard --logdir {output}"
     console.print(where, soft_wrap=True, highlight=False)
     return result

@@ -37,7 +37,7 @@ class NothingToReportError(ValueError):
 def write_whole(path: Path, text: str) -> None:
     """Write all of a text to a file, or nothing."""
     draft = path.with_name(f"{path.name}.part")
-    draft.write_text(text, encoding="utf-8")
+    draft.write_text(text, encoding="utf-8", newline="\n")  # the same file on every system
     os.replace(draft, path)
 
 
@@ -202,7 +202,7 @@ def _content(path: Path, kind: str) -> Iterator[Any]:
             raise ValueError(f"it has version {content['version']!r}, and this package reads {VERSION}")
         yield content
     except (OSError, *DAMAGE) as error:
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 150, placeholder=" …")
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 150, placeholder=" ...")
         raise NothingToReportError(
             f"{path} cannot be read ({reason}). It must be a whole file that a run or `compare` has written. Pass the "
             f"folder of another run, {_EXAMPLE}, or write the file again by training."

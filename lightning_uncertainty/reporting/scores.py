@@ -10,11 +10,11 @@ from lightning_uncertainty.snapshot import COVERAGES, Score
 
 __all__ = ["SCORE_NOTE", "score_table", "scores_of"]
 
-HEADER = ("task", "predictions", *(f"{percent} %" for percent in COVERAGES), "mean z²", "CRPS", "ECE", "NLL")
+HEADER = ("task", "predictions", *(f"{percent} %" for percent in COVERAGES), "mean z^2", "CRPS", "ECE", "NLL")
 SCORE_NOTE = (
-    "Predictions of the last validation. 50 % ... 95 %: part of the targets inside the interval of that name. Mean z²: "
-    "1 if the noise is right, above 1 if it is too small. CRPS (in the unit of the target), ECE (of the confidence) "
-    "and NLL (in nats): lower is better."
+    "Predictions of the last validation. 50 % ... 95 %: part of the targets inside the interval of that name. Mean "
+    "z^2: 1 if the noise is right, above 1 if it is too small. CRPS (in the unit of the target), ECE (of the "
+    "confidence) and NLL (in nats): lower is better."
 )
 
 

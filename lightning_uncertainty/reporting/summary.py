@@ -129,11 +129,11 @@ def print_summary(history: History, *, closing: str = "") -> None:
     Raises:
         ValueError: If the history has no points.
     """
-    summary = summarize(history)
-    if summary.rows and sys.stdout.isatty() and find_spec("rich") is not None:
+    summary, encoding = summarize(history), sys.stdout.encoding or "utf-8"
+    drawn = encoding.lower().startswith("utf") and sys.stdout.isatty()  # any other would stop at the first sign
+    if summary.rows and drawn and find_spec("rich") is not None:
         _print_rich(summary, closing)
         return
-    encoding = sys.stdout.encoding or "utf-8"
     # In one call, its end of the line included: what rich puts in place of the standard output while its bar is open
     # calls itself without end in a notebook if it is flushed between the two calls that `print` makes.
     sys.stdout.write(as_text(summary, closing).encode(encoding, "replace").decode(encoding) + "\n")

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 
+# The signs of this package that are not ASCII. Powers in the first column belong to the user's names.
+_ARROWS = {"↓ ": "min ", "↑ ": "max "}
+_SIGNS = {"±": "+-", "⁻²": "^-2", "⁻¹": "^-1", "²": "^2"}
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of text that can be written in several forms. ``print`` shows it in columns.
@@ -34,14 +39,18 @@ class Table:
     styles: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Return the table in columns of spaces, for any terminal and log."""
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        """Return the table in columns of spaces, for any terminal and log: signs of this package are in ASCII."""
+        rows = [
+            [_plain(first, _ARROWS), *(_plain(cell, _SIGNS) for cell in others)]
+            for first, *others in (self.header, *self.rows)
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         forms = [f"{{:{'<' if column in self.left else '>'}{width}}}" for column, width in enumerate(widths)]
-        lines = ["  ".join(forms).format(*row).rstrip() for row in (self.header, *self.rows)]
+        lines = ["  ".join(forms).format(*row).rstrip() for row in rows]
         rule = "-" * max(map(len, lines))
         for index in sorted([0, *self.sums], reverse=True):
             lines.insert(index + 1, rule)
-        return "\n".join([*lines, self.caption] if self.caption else lines)
+        return "\n".join([*lines, _plain(self.caption, _SIGNS)] if self.caption else lines)
 
     def markdown(self) -> str:
         """Return the table in Markdown. A bar inside a cell is escaped."""
@@ -69,6 +78,12 @@ class Table:
             cells = [Text(cell, self.styles.get((index, column), "")) for column, cell in enumerate(row)]
             table.add_row(*cells, style="bold" if index in self.sums else None)
         return table
+
+
+def _plain(text: str, signs: Mapping[str, str]) -> str:
+    for sign, letters in signs.items():
+        text = text.replace(sign, letters)
+    return text
 
 
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -28,6 +28,18 @@ def test_plain_text_aligns_columns_and_draws_a_rule_above_each_sum():
     ]
 
 
+def test_plain_text_is_ascii_but_for_the_names_that_users_give():
+    table = Table(["metric", "equal", "r²"], [["↓ z²", "1 ± 2 m⁻²", "3⁻¹"], ["↑ y", "4 ± 5 m²", "6"]], caption="±")
+    assert str(table).split("\n") == [
+        "metric        equal   r^2",
+        "-------------------------",
+        "min z²  1 +- 2 m^-2  3^-1",
+        "max y    4 +- 5 m^2     6",
+        "+-",
+    ]
+    assert "| ↓ z² | 1 ± 2 m⁻² | 3⁻¹ |" in table.markdown()
+
+
 def test_markdown_aligns_and_escapes():
     assert TABLE.markdown() == (
         "| task | loss | verdict |\n| --- | ---: | --- |\n| depth [m] | 0.25 | learned |\n| a\\|b | 10 |  |\n"

@@ -147,10 +147,14 @@ def test_in_a_terminal_it_is_drawn_by_rich_and_without_rich_it_is_plain(monkeypa
         assert all(word in text for word in ("task_000", "gaussian", "Open it", "fine" if "fine" in text else "look"))
 
 
-def test_a_stream_that_knows_no_greek_gets_question_marks(tmp_path):
+def test_a_stream_that_knows_no_greek_gets_powers_in_ascii_and_question_marks_for_the_rest(tmp_path):
+    told = snapshots(300, ("price", "größe"))
     with open(tmp_path / "out.txt", "w", encoding="ascii") as stream, contextlib.redirect_stdout(stream):
-        print_summary(History.of(snapshots(300)))
-    assert "$?" in (tmp_path / "out.txt").read_text()
+        stream.isatty = lambda: True  # rich would stop at its first line
+        print_summary(History.of(told))
+    text = (tmp_path / "out.txt").read_text()
+    assert "$^-2" in text
+    assert "gr??e" in text
 
 
 def test_of_many_tasks_those_with_findings_are_listed_first_and_the_rest_is_counted():
