@@ -5,11 +5,12 @@ READY := .venv/.ready
 
 LOWEST := .venv-lowest
 CLIENTS := .venv-clients
+PACKAGING := .venv-package
 
 # A process for each core; tests that share a fixture run in the same one (tests/conftest.py).
 PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadgroup
 
-.PHONY: demo test test-lowest notebooks picture docs bench clients lint format clean
+.PHONY: demo test test-lowest coverage notebooks picture docs package bench clients lint format clean
 
 demo: $(READY)  ## three runs on real data: equal weights, standardised by hand, learned weights
 	$(BIN)/lightning-uncertainty demo
@@ -24,6 +25,9 @@ test-lowest: $(LOWEST)/.ready  ## the tests with the lowest versions that pyproj
 		--ignore tests/docs/test_notebooks.py --ignore tests/docs/test_compatibility.py --ignore tests/trainer/test_sharded.py \
 		--deselect "tests/benchmarks/test_gpu_distributed.py::test_a_case_that_needs_no_gpu_trains_and_its_ranks_agree[fsdp2]"
 
+coverage: $(READY)  ## all tests, and the part of the package's lines that they run in this process and its workers
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report term:skip-covered
+
 notebooks: $(READY)  ## run the notebooks and write their outputs into them (two minutes)
 	$(BIN)/ruff format notebooks
 	$(BIN)/python notebooks/execute.py
@@ -34,6 +38,14 @@ picture: $(READY)  ## the picture of the README, from a real run (15 seconds)
 docs: $(READY)  ## the site: guides, and the reference from the docstrings, in docs_output/; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs_output
 	@echo docs_output/index.html
+
+# The wheel is built from the sdist. Pyroma wants an address for mail; the developers are asked by issues.
+package: $(PACKAGING)/.ready  ## what is published, in dist/, and checked as an index checks it
+	rm -rf dist
+	$(PACKAGING)/bin/python -m build --no-isolation
+	$(PACKAGING)/bin/twine check --strict dist/*
+	$(PACKAGING)/bin/check-wheel-contents dist/*.whl
+	$(PACKAGING)/bin/pyroma --min 10 --skip-tests AuthorEmail dist/*.tar.gz
 
 bench: $(READY)  ## what the plugin costs: prints the tables and writes benchmarks/RESULTS.md (8 minutes)
 	$(BIN)/python -m benchmarks
@@ -52,7 +64,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv $(LOWEST) $(CLIENTS) *_output
+	rm -rf .venv $(LOWEST) $(CLIENTS) $(PACKAGING) dist *_output
 
 # torch goes first and alone: asked for together with the rest, pip may look for another build of it.
 $(READY): pyproject.toml constraints.txt
@@ -75,3 +87,8 @@ $(CLIENTS)/.ready: constraints.txt experiments/clients/requirements.txt
 	$(CLIENTS)/bin/python -m pip install --quiet --no-deps --no-build-isolation matcha-tts==0.0.7.2
 	$(CLIENTS)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $(CLIENTS)/.ready
+
+$(PACKAGING)/.ready: constraints.txt
+	$(PYTHON) -m venv $(PACKAGING)
+	$(PACKAGING)/bin/python -m pip install --quiet --constraint constraints.txt build check-wheel-contents hatchling pyroma twine
+	touch $(PACKAGING)/.ready
