@@ -36,7 +36,7 @@ nitpicky = True  # a reference that leads nowhere is a warning
 nitpick_ignore_regex = [("py:.*", r"(torch|torchmetrics|lightning)\..*")]  # their inventories would need the network
 
 html_theme = "furo"
-html_title = "lightning-uncertainty"
+html_title = f"lightning-uncertainty {release}"
 html_show_copyright = False
 html_copy_source = False
 html_show_sourcelink = False
