@@ -137,7 +137,8 @@ Optimum: ``s = 2 log L``.
 SOFTMAX = Likelihood("softmax")
 """Classification with a cross entropy, approximated: ``exp(-s) L + 1/2 s``, equation (6).
 
-``L`` is the mean cross entropy in nats, ``sigma^2`` a temperature (no label noise). Optimum: ``s = log 2L``.
+``L`` is the mean cross entropy in nats. The article calls ``sigma^2`` a temperature; its optimum, ``s = log 2L``, is
+twice the loss, and neither a temperature to divide logits by when predicting, nor label noise.
 """
 
 BERNOULLI = Likelihood("bernoulli")
