@@ -90,5 +90,5 @@ $(CLIENTS)/.ready: constraints.txt experiments/clients/requirements.txt
 
 $(PACKAGING)/.ready: constraints.txt
 	$(PYTHON) -m venv $(PACKAGING)
-	$(PACKAGING)/bin/python -m pip install --quiet --constraint constraints.txt build check-wheel-contents hatchling pyroma twine
+	$(PACKAGING)/bin/python -m pip install --quiet --constraint constraints.txt build check-wheel-contents hatchling pyroma "readme_renderer[md]" twine
 	touch $(PACKAGING)/.ready

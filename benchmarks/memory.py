@@ -79,7 +79,7 @@ def _resident() -> float:
     status = Path("/proc/self/statm")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return int(status.read_text().split()[1]) * resource.getpagesize() / 2**20
+    return int(status.read_text(encoding="utf-8").split()[1]) * resource.getpagesize() / 2**20
 
 
 def _tensors() -> int:

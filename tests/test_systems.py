@@ -59,11 +59,11 @@ assert main(["report", "comparison"]) == 0
 """
 
 
-def test_an_ascii_terminal_gets_every_table(tmp_path):
+def test_an_ascii_terminal_gets_every_table_and_no_file_is_opened_in_the_encoding_of_the_system(tmp_path):
     """The end of a fit, ``compare`` and ``report``, of tasks with units whose names it does not know."""
     (tmp_path / "tell.py").write_text(TELL, encoding="utf-8")
     told = subprocess.run(
-        [sys.executable, "-W", "ignore", "tell.py"],
+        [sys.executable, "-X", "warn_default_encoding", "-W", "ignore", "-W", "always::EncodingWarning", "tell.py"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -71,6 +71,7 @@ def test_an_ascii_terminal_gets_every_table(tmp_path):
         timeout=300,
     )
     assert told.returncode == 0, told.stderr.decode(errors="replace")
+    assert not re.search(r"/lightning_uncertainty/\S+ EncodingWarning", told.stderr.decode(errors="replace"))
     text = told.stdout.decode("ascii")
     assert re.search(r"^min val/a +[\d.e-]+ \+- [\d.e-]+ ", text, re.MULTILINE)
     assert text.count("2 tasks after 16 steps") == 2
@@ -80,7 +81,7 @@ def test_an_ascii_terminal_gets_every_table(tmp_path):
 # ----------------------------------------------------------------------------------------------------- file names
 
 
-@pytest.mark.parametrize("key", [*DEVICES, "AUX", "aux.head", "train/mtl", "a:b", 'x<y>|?*"', "µ\n"])
+@pytest.mark.parametrize("key", [*DEVICES, "AUX", "aux.head", "train/mtl", "a:b", 'x<y>|?*"', "ü\n"])
 def test_the_files_of_a_run_have_names_that_windows_takes(key):
     for ending in (".html", ".png", "_history.json"):
         assert works_on_windows(f"{file_stem(key)}{ending}")
