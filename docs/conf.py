@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,26 @@ from sphinx.util.nodes import make_refnode
 
 import lightning_uncertainty
 
-README = Path(__file__).parents[1] / "README.md"
+DOCS = Path(__file__).parent
+README = DOCS.parent / "README.md"
+# Sphinx reads from one folder only.
+shutil.rmtree(DOCS / "notebooks", ignore_errors=True)
+shutil.copytree(
+    DOCS.parent / "notebooks", DOCS / "notebooks", ignore=shutil.ignore_patterns("*.py*"), dirs_exist_ok=True
+)
 
 project = "lightning_uncertainty"
 release = lightning_uncertainty.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",  # pages in Markdown, and notebooks with the outputs that are in them
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
 exclude_patterns = ["examples"]
+nb_execution_mode = "off"
 nitpicky = True  # a reference that leads nowhere is a warning
 nitpick_ignore_regex = [("py:.*", r"(torch|torchmetrics|lightning)\..*")]  # their inventories would need the network
 
@@ -42,6 +50,8 @@ html_copy_source = False
 html_show_sourcelink = False
 html_math_renderer = "mathml"
 copybutton_exclude = ".linenos, .gp, .go"  # neither prompts nor output
+myst_enable_extensions = ["dollarmath"]
+myst_dmath_allow_digits = myst_dmath_allow_space = False  # a price is no formula
 myst_heading_anchors = 4  # those that GitHub makes
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
@@ -68,15 +78,19 @@ GoogleDocstring._consume_inline_attribute = lambda self: ("", self._dedent(self.
 
 
 def _write_inline_formula(translator: Any, node: nodes.math) -> None:
-    translator.body.append(tex2mathml(node.astext(), as_block=False))
+    translator.body.append(_mathml(node.astext(), as_block=False))
     raise nodes.SkipNode
 
 
 def _write_formula(translator: Any, node: nodes.math_block) -> None:
-    translator.body.append(
-        f'<div style="font-size: 120%; margin: 1em 0">{tex2mathml(node.astext(), as_block=True)}</div>'
-    )
+    translator.body.append(f'<div style="font-size: 120%; margin: 1em 0">{_mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
+
+
+def _mathml(formula: str, *, as_block: bool) -> str:
+    r"""Return a formula in MathML. Docutils knows no tags, and takes the 12 of ``\tfrac12`` for one number."""
+    formula = re.sub(r"\\tag\{(\w+)\}", r"\\qquad (\1)", formula)
+    return tex2mathml(re.sub(r"frac(\d)(\d)", r"frac{\1}{\2}", formula), as_block=as_block)
 
 
 def _put_readme_on_first_page(app: Sphinx, name: str, source: list[str]) -> None:
@@ -84,8 +98,10 @@ def _put_readme_on_first_page(app: Sphinx, name: str, source: list[str]) -> None
     if name == "index":
         app.env.note_dependency(README)
         text = README.read_text().partition("<!-- The first page of the site begins here. -->")[2]
-        text = re.sub(r"\]\((?!docs/|#|https:)", "](../", text).replace("](docs/", "](")
+        text = re.sub(r"\]\((?!docs/|notebooks/|#|https:)", "](../", text).replace("](docs/", "](")
         source[0] = source[0].replace("<!-- README -->", text)
+    if name.startswith("notebooks/"):
+        source[0] = source[0].replace("](../docs/", "](../")
     source[0] = source[0].replace("](../README.md", "](index.md")
     source[0] = re.sub(r"\]\((\.\./[^)#]+)", r"](path:\1", source[0])
 

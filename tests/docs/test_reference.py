@@ -83,8 +83,10 @@ def members(module):
 def test_no_markup_is_left_as_text_and_formulas_are_drawn(site):
     texts = [re.sub(r"(?s)<pre>.*?</pre>", "", page.read_text()) for page in site.rglob("*.html")]
     for text in texts:
-        assert not re.search(r":(?:class|func|meth|mod|attr|data):|\.\. \w+::|={5}", text)
-    assert sum(text.count("<math ") for text in texts) >= 4
+        assert not re.search(r":(?:class|func|meth|mod|attr|data):|\.\. \w+::|={5}|\$\\|\$\$", text)
+    assert sum(text.count("<math ") for text in texts) >= 40
+    theory = (site / "notebooks" / "02_theory.html").read_text()
+    assert re.search(r"<mfrac[^>]*>\s*<mn>1</mn>\s*<mn>2</mn>\s*</mfrac>", theory)  # not 12 of something
 
 
 def test_every_link_inside_the_site_leads_somewhere_and_every_guide_is_there(site, pages):
@@ -96,8 +98,10 @@ def test_every_link_inside_the_site_leads_somewhere_and_every_guide_is_there(sit
             there = (path.parent / file).resolve() if file else path
             assert there.is_file(), f"{path.name}: {link}"
             assert not anchor or there.suffix != ".html" or anchor in pages[there].ids, f"{path.name}: {link}"
-    for guide in (ROOT / "docs").rglob("*.md"):
+    for guide in [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.ipynb")]:
         assert site / guide.relative_to(ROOT / "docs").with_suffix(".html") in pages
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"notebooks/{notebook.stem}.html" in pages[site / "index.html"].links
 
 
 def test_the_site_needs_no_network(pages):
