@@ -91,10 +91,11 @@ class Call(NamedTuple):
         if self.slope is self.given is None and in_numpy(self.marked):
             present = ~np.isnan(self.marked.numpy())
             refused = ~present
-            if not refused.any():
+            if not refused.any() and (self.samples is None or self.samples.numpy().all()):
                 tensors = torch.from_numpy(present), self.raw_loss, None, torch.from_numpy(refused)
                 return WindowMeans(*tensors, whole=True)
         present = self.present if self.slope is None else self.present & torch.isfinite(self.slope)
+        present = present if self.samples is None else present & (self.samples > 0.0)
         return WindowMeans(present, self.raw_loss, self.slope, self.refused)
 
     def sums(self) -> Tensor:
@@ -203,7 +204,7 @@ class LossWindow:
     def close(self, group: dist.ProcessGroup | None) -> WindowMeans:
         """Return the means over all calls on the ranks of ``group``, at one all-reduce; then begin anew."""
         call, others = self._held, self._summed or self._dropped or self._weighed or self._compiled.used
-        if call is not None and call.samples is None and not others and world_size(group) == 1:
+        if call is not None and not others and world_size(group) == 1:
             self._held = None
             return call.means()
         return exchange(self.take().unsqueeze(0), group)[0]
