@@ -6,6 +6,7 @@ What is written holds no times, and a fingerprint of the source that the outputs
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
 KEY = "outputs_of"
+FACTS = re.compile(r"Started: .*?, Python [\d.]+\n?", re.DOTALL)
 TIMEOUT = 240  # seconds per cell; a busy machine is several times slower than a free one
 
 
@@ -41,6 +43,10 @@ def executed(path: Path, folder: Path) -> nbformat.NotebookNode:
     client.execute()
     for cell in notebook.cells:
         cell.metadata.clear()
+        for output in cell.get("outputs", []):  # when, how long and where it ran
+            for kind, text in output.get("data", {}).items():
+                if kind.startswith("text/"):
+                    output.data[kind] = FACTS.sub("", text)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

@@ -95,7 +95,7 @@ def test_the_wheel_holds_the_package_and_no_experiment(tmp_path):
     built = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
     names = {name for name in zipfile.ZipFile(built).namelist() if ".dist-info/" not in name}
     # What the checkout holds besides is not of the package: `git` ignores it, and so does the wheel.
-    kinds = (".py", ".css", "py.typed")
+    kinds = (".py", ".css", ".html", "py.typed")
     mine = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*") if path.name.endswith(kinds)}
     assert names == mine
     assert not [name for name in names if re.search("experiment|scene|cityscapes|flights", name)]

@@ -16,6 +16,7 @@ from typing import Any
 from lightning_uncertainty.comparison.arms import ComparisonError
 from lightning_uncertainty.comparison.statistics import Direction, Interval, relative_gain, t_interval
 from lightning_uncertainty.reporting.files import write_whole
+from lightning_uncertainty.reporting.markup import for_notebook
 from lightning_uncertainty.reporting.tables import Table
 
 _FILE = "comparison.json"
@@ -214,6 +215,10 @@ class ComparisonResult:
         if not result.finished:
             raise ComparisonError(f"{folder} has a comparison that has not finished. Call `compare` again to go on.")
         return result
+
+    def _repr_html_(self) -> str:
+        """Return table and sentences for a notebook."""
+        return for_notebook([self.table], notes=[*(self.sentences if self.finished else ()), self.origin])
 
     def __str__(self) -> str:
         return f"{self.table}\n\n" + "\n".join([*self.sentences, self.origin])

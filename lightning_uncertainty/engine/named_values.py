@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_uncertainty.engine.state import EngineState, HostFlags, rows_later
 from lightning_uncertainty.findings import findings_of
+from lightning_uncertainty.reporting.summary import weights_html
 from lightning_uncertainty.snapshot import Score, Snapshot, TaskSnapshot
 from lightning_uncertainty.tasks import Task
 
@@ -80,6 +81,10 @@ class NamedValues:
             return Snapshot(steps, of_tasks, strategy.name)
 
         return read
+
+    def _repr_html_(self) -> str:
+        """Return a table of the tasks as they are now, for a notebook."""
+        return weights_html(self.snapshot())
 
     @torch.inference_mode(False)
     def _assign(self, log_vars: Mapping[str, float]) -> None:

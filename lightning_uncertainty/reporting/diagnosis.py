@@ -10,8 +10,11 @@ from itertools import chain, pairwise
 from lightning_uncertainty import findings
 from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, counted
 from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.markup import for_notebook
 
-__all__ = ["diagnose", "shares_at_the_end"]
+__all__ = ["Diagnoses", "diagnose", "last_loss", "shares_at_the_end"]
+
+FEW = 5  # points: of fewer, a mean is too noisy to be told
 
 _LOUDER = {  # a weight that explodes also moves or meets its bound: that is said once
     Finding.AT_BOUND: {Finding.EXPLODES},
@@ -25,7 +28,14 @@ _MOOT = {  # what is said of sigma and of the shares while the network is lost, 
 }
 
 
-def diagnose(history: History) -> list[Diagnosis]:
+class Diagnoses(list[Diagnosis]):
+    """A list of diagnoses, which a notebook shows as sentences."""
+
+    def _repr_html_(self) -> str:
+        return for_notebook([], found=[(each.finding.severity, str(each)) for each in self])
+
+
+def diagnose(history: History) -> Diagnoses:
     """Return all findings, faults first. The list is never empty: that nothing was found is a finding too.
 
     Raises:
@@ -34,7 +44,7 @@ def diagnose(history: History) -> list[Diagnosis]:
     if not len(history):
         raise ValueError("There is nothing to diagnose: the history has no points.")
     if not any(fact.nonfinite or fact.dropped or _known(history, "raw_loss", n) for n, fact in history.facts.items()):
-        return [Finding.UNWEIGHED.about(None)]
+        return Diagnoses([Finding.UNWEIGHED.about(None)])
     rules = _of_losses, _of_the_end, _of_sigma
     of_tasks = chain(*(rule(history, name) for name in history.tasks for rule in rules))
     found = [*of_tasks, *_of_shares(history), *_of_pairs(history), *_of_the_run(history)]
@@ -47,7 +57,8 @@ def diagnose(history: History) -> list[Diagnosis]:
     if all(each.finding.severity == "fine" for each in found):
         found.append(Finding.NOTHING.about(None))
     order = list(Finding)
-    return sorted(found, key=lambda each: (SEVERITIES.index(each.finding.severity), order.index(each.finding)))
+    found.sort(key=lambda each: (SEVERITIES.index(each.finding.severity), order.index(each.finding)))
+    return Diagnoses(found)
 
 
 def shares_at_the_end(history: History) -> dict[str, float]:
@@ -56,6 +67,19 @@ def shares_at_the_end(history: History) -> dict[str, float]:
         return {}
     ends = {name: _at_the_end(history, shares) for name, shares in history.shares().items()}
     return {name: statistics.fmean(values) for name, values in ends.items() if values}
+
+
+def last_loss(history: History, name: str) -> float:
+    """Return the mean raw loss over the last tenth of the steps; NaN if there is none.
+
+    Of few points it is the mean of the last five in the second half of the steps: a single mini-batch says little.
+    """
+    losses, steps = history.series("raw_loss", name), history.steps
+    ends = _at_the_end(history, losses)
+    if len(ends) < FEW:
+        late = [loss for loss, step in zip(losses, steps, strict=True) if 2 * step > steps[0] + steps[-1]]
+        ends = [loss for loss in late if not math.isnan(loss)][-FEW:]
+    return statistics.fmean(ends or _known(history, "raw_loss", name)[-1:] or [math.nan])
 
 
 def _of_losses(history: History, name: str) -> Iterator[Diagnosis]:

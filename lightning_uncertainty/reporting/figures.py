@@ -72,7 +72,7 @@ def plot_sigmas(axis: Axes, points: Points) -> Axes:
         held_out = history.series("sigma_val", name)
         if name in lines and not all(map(math.isnan, held_out)):
             axis.plot(history.steps, held_out, color=lines[name].get_color(), linestyle=":", linewidth=1.4)
-            axis.set_ylabel(r"$\sigma$, in the unit of the target (dotted: on held-out data)")
+            axis.set_ylabel("$\\sigma$, in the unit of the target\n(dotted: on held-out data)")
     return axis
 
 
@@ -176,6 +176,35 @@ PLOTS: dict[str, Callable[..., Axes]] = {  # by caption
     "How well each task is learned: its raw loss": plot_raw_losses,
     "Share of each task in the weighted loss": plot_shares,
 }
+
+_READ: dict[Callable[..., Axes], tuple[str, Callable[[TaskFacts], str]]] = {
+    plot_weights: ("precision", weight_unit),
+    plot_sigmas: ("sigma", lambda fact: fact.unit),
+    plot_raw_losses: ("raw_loss", loss_unit),
+    plot_shares: ("share", lambda _: ""),
+}
+
+
+def readings(plot: Callable[..., Axes], axis: Axes, points: Points, most: int = 60) -> list[tuple[int, list[str]]]:
+    """Return what can be read off a plot over the steps: lines of text for each of up to ``most`` steps.
+
+    The lines are the values of the tasks that have a name in the plot; none of a plot without steps.
+    """
+    if plot not in _READ:
+        return []
+    history, (quantity, unit_of) = _checked(points), _READ[plot]
+    drawn = {artist.get_label() for artist in (*axis.lines, *axis.collections)}
+    names = [name for name in history.tasks if name in drawn]
+    series = {name: history.series(quantity, name) for name in names}
+    width = max((len(shortened(name)) for name in names), default=0)
+    stride, last = max(1, math.ceil(len(history) / most)), len(history) - 1
+    read = []
+    for place in [*range(0, last, stride), last]:
+        known = {name: series[name][place] for name in names if not math.isnan(series[name][place])}
+        texts = {name: f"{x:.1%}" if quantity == "share" else f"{x:.4g}" for name, x in known.items()}
+        lines = [f"{shortened(n):{width}} {text} {unit_of(history.facts[n])}".rstrip() for n, text in texts.items()]
+        read.append((history.steps[place], lines))
+    return read
 
 
 def plots_of(history: History) -> dict[str, Callable[..., Axes]]:

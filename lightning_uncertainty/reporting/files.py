@@ -17,6 +17,7 @@ import torch
 from lightning_uncertainty._arguments import file_stem
 from lightning_uncertainty.reporting.gradients import GradientSnapshot, from_state, state_of
 from lightning_uncertainty.reporting.history import DAMAGE, History
+from lightning_uncertainty.reporting.run_history import RunHistory
 
 __all__ = ["ComparisonFile", "NothingToReportError", "ReportContent", "RunFile", "read_report"]
 
@@ -27,7 +28,12 @@ LEARNED = "learned"  # the arm of a comparison that is shown first
 
 _ENDING = "_history.json"
 _EXAMPLE = "for example lightning_logs/version_0"
-_KINDS = {"steps": torch.long, "totals": torch.float64, "values": torch.float32}  # tensors among what is saved
+_KINDS = {  # tensors among what is saved
+    "steps": torch.long,
+    "totals": torch.float64,
+    "values": torch.float32,
+    "metric_values": torch.float64,
+}
 
 
 class NothingToReportError(ValueError):
@@ -68,6 +74,7 @@ class RunFile:
         """Return the content as JSON. What is not finite is null."""
         gradients = {name: state_of(seen) for name, seen in self.gradients.items()}
         content = {**vars(self), "history": self.history.state_dict(), "gradients": gradients}
+        content["about"] = self.history.about
         return json.dumps({"format": RUN, "version": VERSION, **content}, allow_nan=False, default=_numbers)
 
     @classmethod
@@ -75,7 +82,8 @@ class RunFile:
         """Return what a run has written to ``path``; raise NothingToReportError if that is not usable."""
         with _content(path, RUN) as content:
             gradients = {name: from_state(_tensors(state)) for name, state in content["gradients"].items()}
-            history = History.from_state_dict(_tensors(content["history"]))
+            history = RunHistory.from_state_dict(_tensors(content["history"]))
+            history.about = content.get("about", {})
             return cls(content["prefix"], history, gradients, content["finished"], content["written"])
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
 from lightning_uncertainty._arguments import check_choice, lookup
 from lightning_uncertainty.snapshot import Score, Snapshot, TaskSnapshot
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["DAMAGE", "History", "TaskFacts"]
 
@@ -81,6 +84,8 @@ class History:
         capacity: Number of points from which on they are thinned.
         facts: The facts about each task, by name.
         newest: Step of the newest snapshot that was added, -1 before the first.
+        metrics: First, lowest, highest and last value of each metric of the validations, by name.
+        about: Facts about the run for a reader, by name: when it began, on which device... Not part of the state.
 
     >>> history = History()
     >>> for step in range(1, 4):
@@ -95,17 +100,19 @@ class History:
         self.strategy = "uncertainty"
         self.facts: dict[str, TaskFacts] = {}
         self.newest = -1
+        self.metrics: dict[str, list[float]] = {}
+        self.about: dict[str, str] = {}
         self._points: list[_Point] = []
         self._kept = 0  # points that stay; a last one beside them goes when the next comes
         self._seen, self._stride = 0, 1  # how many were added, every how many-th of them is kept
 
     @classmethod
-    def of(cls, snapshots: History | Iterable[Snapshot]) -> History:
+    def of(cls, snapshots: Self | Iterable[Snapshot]) -> Self:
         """Return a history of snapshots that are in order of their steps; a history is given back as it is."""
-        if isinstance(snapshots, History):
+        if isinstance(snapshots, cls):
             return snapshots
         history = cls()
-        for snapshot in snapshots:
+        for snapshot in cast("Iterable[Snapshot]", snapshots):
             history.add(snapshot)
         return history
 
@@ -125,7 +132,15 @@ class History:
         self._kept, self.newest = len(points), snapshot.step
         self._points = points if points[-1] is point else [*points, point]
 
-    def ended(self, snapshot: Snapshot) -> History:
+    def add_metrics(self, values: Mapping[str, float]) -> None:
+        """Record what a validation has measured."""
+        for name, value in values.items():
+            first, low, high, _ = self.metrics.get(name, [value] * 4)
+            low = min(low, value, key=lambda x: math.inf if math.isnan(x) else x)
+            high = max(high, value, key=lambda x: -math.inf if math.isnan(x) else x)
+            self.metrics = {**self.metrics, name: [first, low, high, value]}
+
+    def ended(self, snapshot: Snapshot) -> Self:
         """Return a copy with ``snapshot`` as its last point until the next one comes. This history stays as it is."""
         twin = copy.copy(self)  # what it holds is replaced, never changed in place
         point, points = twin._take(snapshot), self._points[: self._kept]
@@ -210,13 +225,15 @@ class History:
             "newest": self.newest,
             "kept": self._kept,
             "columns": list(_COLUMNS),
+            "metrics": list(self.metrics),
+            "metric_values": torch.tensor(list(self.metrics.values()), dtype=torch.float64),
             "steps": torch.tensor(self.steps, dtype=torch.long),
             "totals": torch.tensor(self.totals, dtype=torch.float64),
             "values": values.reshape(len(self), len(self.facts), len(_COLUMNS)).transpose(1, 2).contiguous(),
         }
 
     @classmethod
-    def from_state_dict(cls, state: Any) -> History:
+    def from_state_dict(cls, state: Any) -> Self:
         """Return the history that :meth:`state_dict` saved.
 
         Raises:
@@ -246,6 +263,9 @@ class History:
             history._points = [_Point(*point) for point in zip(steps, state["totals"].tolist(), tables, strict=True)]
             history._seen, history._stride, history.newest = int(state["seen"]), stride, int(state["newest"])
             history._kept = int(state["kept"])
+            if names := state.get("metrics", []):
+                values = state["metric_values"].reshape(len(names), 4).tolist()
+                history.metrics = dict(zip(names, values, strict=True))
         except DAMAGE as error:
             raise ValueError(f"This is no usable history ({type(error).__name__}: {error}).") from None
         return history

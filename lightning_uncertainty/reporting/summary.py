@@ -1,4 +1,4 @@
-"""A summary of a run for the terminal: a table of its tasks and its findings, through rich or as plain text."""
+"""A summary of a run: a table of its tasks and its findings, through rich, as plain text, or for a notebook."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import math
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import groupby
 
 from lightning_uncertainty._arguments import listed
 from lightning_uncertainty._warnings import FEW
 from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, Severity
-from lightning_uncertainty.reporting.diagnosis import diagnose, shares_at_the_end
+from lightning_uncertainty.reporting.diagnosis import diagnose, last_loss, shares_at_the_end
 from lightning_uncertainty.reporting.history import History, TaskFacts
+from lightning_uncertainty.reporting.markup import for_notebook
 from lightning_uncertainty.reporting.scores import SCORE_NOTE, score_table
-from lightning_uncertainty.reporting.tables import Table
-from lightning_uncertainty.snapshot import QUANTILES, spread
+from lightning_uncertainty.reporting.tables import COLOURS, Table
+from lightning_uncertainty.snapshot import QUANTILES, Snapshot, spread
 
 COLUMNS = ("task", "likelihood", "raw loss", "sigma", "sigma_val", "weight", "share", "missing", "NaN", "verdict")
 NOTE = (
-    "Raw loss: first -> last. Sigma of a regression has the unit of its target (laplace: b, the mean absolute error); "
-    "sigma^2 of a classification is twice its loss, and no temperature to predict with. Sigma_val: sigma on held-out "
-    "data. Weight: sigma^-2 (laplace: 1/b). Share: of the "
-    "weighted loss, mean over the last 10% of the steps. Missing: steps in which the task took no part. NaN: calls "
-    "with a loss that was not finite."
+    "Raw loss: first -> last, a mean over the last 10% of the steps. Sigma of a regression has the unit of its target "
+    "(laplace: b, the mean absolute error); sigma^2 of a classification is twice its loss, and no temperature to "
+    "predict with. Sigma_val: sigma on held-out data. Weight: sigma^-2 (laplace: 1/b). Share: of the weighted loss, "
+    "mean over the last 10% of the steps. Missing: steps in which the task took no part. NaN: calls with a loss that "
+    "was not finite."
 )
-NOTE_WITHOUT_SIGMA = "Raw loss: first -> last. Weight: the factor of the loss. " + NOTE[NOTE.index("Share:") :]
+NOTE_WITHOUT_SIGMA = NOTE[: NOTE.index("Sigma of")] + "Weight: the factor of the loss. " + NOTE[NOTE.index("Share:") :]
 MOST_ROWS, MOST_ON_PAGE = 40, 1000  # tasks in a terminal and on a page
-WIDTH = 100
-_COLOURS: dict[Severity, str] = {"fault": "bold red", "look": "yellow", "fine": "green"}
+WIDTH = 80
 _MARKS: dict[Severity, str] = {"fault": "!", "look": "?", "fine": "-"}
 
 
@@ -48,6 +48,8 @@ class Summary:
         note: What the columns mean.
         scores: The scores of predictions on held-out data; None if there are none.
         spread: The texts of the quantiles over the tasks, likewise; none of up to :data:`MOST_ROWS` tasks.
+        metrics: The metrics of the validations; None if there are none.
+        about: Facts about the run, by name.
     """
 
     heading: str
@@ -57,6 +59,8 @@ class Summary:
     note: str = NOTE
     spread: list[list[str]] = field(default_factory=list)
     scores: Table | None = None
+    metrics: Table | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 def summarize(history: History) -> Summary:
@@ -82,8 +86,18 @@ def summarize(history: History) -> Summary:
             (severity, [" ".join(name.split()), *_cells(history, name, fact, shares.get(name, math.nan)), verdict])
         )
     title = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'} after {history.steps[-1]:,} steps"
+    summary = Summary(
+        history.heading,
+        title,
+        rows,
+        list(_digest(found)),
+        note,
+        scores=score_table(history),
+        metrics=_metric_table(history),
+        about=history.about,
+    )
     if len(rows) <= MOST_ROWS:
-        return Summary(history.heading, title, rows, list(_digest(found)), note, scores=score_table(history))
+        return summary
     ends = {"raw loss": _ends(history, "raw_loss"), "weight": _ends(history, "precision"), "share": shares}
     said = _extremes({column: values for column, values in ends.items() if values})
     ordered = []
@@ -92,7 +106,12 @@ def summarize(history: History) -> Summary:
         ordered.append((name not in said, SEVERITIES.index(severity)))
     rows = [row for _, row in sorted(zip(ordered, rows, strict=True), key=lambda pair: pair[0])]
     ends |= {quantity: _ends(history, quantity) for quantity in ("sigma", "sigma_val")}
-    return Summary(history.heading, title, rows, list(_digest(found)), note, list(_spread(ends)), score_table(history))
+    return replace(summary, rows=rows, spread=list(_spread(ends)))
+
+
+def _metric_table(history: History) -> Table | None:
+    rows = [[name, *(_number(value, "") or "NaN" for value in values)] for name, values in history.metrics.items()]
+    return Table(("validation metric", "first", "lowest", "highest", "last"), rows) if rows else None
 
 
 def _ends(history: History, quantity: str) -> dict[str, float]:
@@ -120,7 +139,7 @@ def _spread(columns: Mapping[str, Mapping[str, float]]) -> Iterator[list[str]]:
 
 
 def print_summary(history: History, *, closing: str = "") -> None:
-    """Print the summary: in colour where the output is a terminal and rich is there, else as plain text.
+    """Print the summary: as a table of its own in a notebook, in colour where rich is there, else as plain text.
 
     Args:
         history: The history to summarize.
@@ -130,6 +149,12 @@ def print_summary(history: History, *, closing: str = "") -> None:
         ValueError: If the history has no points.
     """
     summary, encoding = summarize(history), sys.stdout.encoding or "utf-8"
+    if summary.rows and in_notebook():
+        from IPython.display import display
+
+        forms = {"text/html": as_html(summary, closing), "text/plain": as_text(summary, closing)}
+        display(forms, raw=True)  # type: ignore[no-untyped-call]
+        return
     drawn = encoding.lower().startswith("utf") and sys.stdout.isatty()  # any other would stop at the first sign
     if summary.rows and drawn and find_spec("rich") is not None:
         _print_rich(summary, closing)
@@ -140,16 +165,67 @@ def print_summary(history: History, *, closing: str = "") -> None:
     sys.stdout.flush()
 
 
+def in_notebook() -> bool:
+    """Return True where what is displayed may be HTML: in a kernel of Jupyter."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+
+
+def as_html(summary: Summary, closing: str = "") -> str:
+    """Return the summary for a notebook."""
+    title = f"{summary.heading}: {summary.title}"
+    if not summary.rows:
+        return for_notebook([], title=title, found=summary.findings)
+    tables, notes = [task_table(summary)], [summary.note]
+    if summary.scores is not None:
+        tables, notes = [*tables, summary.scores], [*notes, SCORE_NOTE]
+    tables += [summary.metrics] if summary.metrics is not None else []
+    return for_notebook(tables, title=title, found=summary.findings, notes=notes, about=summary.about, closing=closing)
+
+
+def weights_html(snapshot: Snapshot) -> str:
+    """Return the weights of one moment for a notebook."""
+    history, header = (
+        History.of([snapshot]),
+        ("task", "likelihood", "raw loss", "sigma", "sigma_val", "weight", "share"),
+    )
+    rows = [
+        [
+            " ".join(name.split()),
+            fact.likelihood,
+            _number(history.series("raw_loss", name)[-1], loss_unit(fact)),
+            _number(history.series("sigma", name)[-1], fact.unit),
+            _number(history.series("sigma_val", name)[-1], fact.unit),
+            _number(history.series("precision", name)[-1], weight_unit(fact)),
+            _percent(snapshot.shares[name]),
+        ]
+        for name, fact in history.facts.items()
+    ]
+    table = Table(header, rows[:MOST_ROWS], left=(0, 1)).only(
+        [i for i in range(len(header)) if any(r[i] for r in rows)]
+    )
+    more = [f"... and {len(rows) - MOST_ROWS:,} more tasks."] if len(rows) > MOST_ROWS else []
+    return for_notebook([table], title=f"{history.heading} after {snapshot.step:,} steps", notes=more)
+
+
 def as_text(summary: Summary, closing: str = "") -> str:
     """Return the summary as plain text."""
     if not summary.rows:
         return summary.findings[0][1]
     found = [f"{_MARKS[severity]} {text}" for severity, text in summary.findings]
     wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    notes = [*map(wrapper.fill, [summary.note, *found]), closing]
+    notes = [*map(wrapper.fill, [summary.note, *found, about_line(summary.about)]), closing]
+    if summary.metrics is not None:
+        notes[1:1] = [f"\n{summary.metrics}\n"]
     if summary.scores is not None:
         notes[1:1] = [f"\n{summary.scores}", wrapper.fill(SCORE_NOTE)]
-    return "\n".join([f"\n{summary.heading}: {summary.title}", str(_table(summary)), *filter(None, notes)])
+    tables = map(str, _fitting(summary, WIDTH, gap=2))
+    return "\n".join([f"\n{summary.heading}: {summary.title}", "\n\n".join(tables), *filter(None, notes)])
+
+
+def about_line(about: Mapping[str, str]) -> str:
+    """Return the facts about a run in one line."""
+    return ". ".join(f"{name}: {value}" for name, value in about.items()) + ("." if about else "")
 
 
 def _print_rich(summary: Summary, closing: str) -> None:
@@ -158,50 +234,72 @@ def _print_rich(summary: Summary, closing: str) -> None:
 
     console = Console()
     console.print(Text(f"\n{summary.heading}: {summary.title}", style="italic"))
-    table = _table(summary, unsaid=("", "0%", "0") if console.width < WIDTH else ("",))  # where room is scarce
-    console.print(table.rich(fixed=[i for i, name in enumerate(table.header) if name != "raw loss"]))
+    for table in _fitting(summary, console.width, gap=3):
+        console.print(table.rich(fixed=[i for i in range(len(table.header)) if i not in table.left]))
     console.print(Text(summary.note, style="dim"))
     if summary.scores is not None:
         console.print(summary.scores.rich())
         console.print(Text(SCORE_NOTE, style="dim"))
+    if summary.metrics is not None:
+        console.print(summary.metrics.rich(fixed=range(1, 5)))
     for severity, text in summary.findings:
-        console.print(Text.assemble((_MARKS[severity], _COLOURS[severity]), " ", text))
+        console.print(Text.assemble((_MARKS[severity], COLOURS[severity]), " ", text))
+    if summary.about:
+        console.print(Text(about_line(summary.about), style="dim"))
     if closing:
         console.print(Text(closing, style="bold"), soft_wrap=True)
 
 
-def _table(summary: Summary, unsaid: tuple[str, ...] = ("",)) -> Table:
-    """Return the table of the tasks without the columns that have nothing but ``unsaid`` cells."""
-    shown = summary.rows[:MOST_ROWS]
-    hidden = len(summary.rows) - len(shown)
-    where = "the page has all of them" if len(summary.rows) <= MOST_ON_PAGE else "callback.history has all of them"
-    used = [i for i in range(len(COLUMNS)) if any(cells[i] not in unsaid for _, cells in shown)]
-    last = len(used) - 1  # the verdict, which is never empty
-    return Table(
-        [COLUMNS[i] for i in used],
-        [[cells[i] for i in used] for cells in (*(cells for _, cells in shown), *summary.spread)],
-        left=(0, 1, last),
-        sums=(len(shown),) if summary.spread else (),
-        caption=f"... and {hidden:,} more tasks; {where}." if hidden else "",
-        styles={(index, last): _COLOURS[severity] for index, (severity, _) in enumerate(shown)},
+def _fitting(summary: Summary, width: int, gap: int) -> list[Table]:
+    """Return the table of the tasks; if it is too wide, without columns of zeros, and if it still is, in parts."""
+    for unsaid in ("",), ("", "0%", "0"):
+        parts = task_table(summary, unsaid).folded(width, gap)
+        if len(parts) == 1:
+            break
+    return parts
+
+
+def task_table(summary: Summary, unsaid: tuple[str, ...] = ("",), *, page: bool = False) -> Table:
+    """Return the table of the tasks without the columns that have nothing but ``unsaid`` cells.
+
+    On a page it has more of the tasks, and the quantiles come first.
+    """
+    shown = summary.rows[: MOST_ON_PAGE if page else MOST_ROWS]
+    rows, spread = [cells for _, cells in shown], summary.spread
+    hidden, first = len(summary.rows) - len(shown), len(spread) if page else 0
+    all_of_them = "the page" if len(summary.rows) <= MOST_ON_PAGE else "the history" if page else "callback.history"
+    verdict = len(COLUMNS) - 1
+    table = Table(
+        COLUMNS,
+        [*spread, *rows] if page else [*rows, *spread],
+        left=(0, 1, verdict),
+        sums=(len(shown),) if spread and not page else (),
+        caption=f"... and {hidden:,} more tasks; {all_of_them} has all of them." if hidden else "",
+        styles={(first + index, verdict): severity for index, (severity, _) in enumerate(shown)},
     )
+    return table.only([i for i in range(len(COLUMNS)) if any(cells[i] not in unsaid for cells in rows)])
 
 
 def _cells(history: History, name: str, fact: TaskFacts, share: float) -> Iterator[str]:
     """Yield the cells between the name and the verdict."""
-    losses = [loss for loss in history.series("raw_loss", name) if not math.isnan(loss)]
+    first = next((loss for loss in history.series("raw_loss", name) if not math.isnan(loss)), None)
     yield fact.likelihood
-    yield f"{losses[0]:.3g} -> {losses[-1]:.3g} {loss_unit(fact)}".rstrip() if losses else "none"
+    last = last_loss(history, name)
+    yield "none" if first is None else f"{first:.3g} -> {last:.3g} {loss_unit(fact)}".rstrip()
     yield _number(history.series("sigma", name)[-1], fact.unit)
     yield _number(history.series("sigma_val", name)[-1], fact.unit)
     yield _number(history.series("precision", name)[-1], weight_unit(fact))
-    yield "" if math.isnan(share) else f"{share:.1%}"
+    yield _percent(share)
     yield f"{fact.absent / max(history.steps[-1], 1):.0%}"
     yield f"{fact.nonfinite:,}"
 
 
 def _number(value: float, unit: str) -> str:
     return "" if math.isnan(value) else f"{value:.4g} {unit}".rstrip()
+
+
+def _percent(share: float) -> str:
+    return "" if math.isnan(share) else f"{share:.1%}"
 
 
 def loss_unit(fact: TaskFacts) -> str:

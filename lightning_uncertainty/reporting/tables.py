@@ -6,11 +6,15 @@ import csv
 import io
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from lightning_uncertainty.reporting.markup import for_notebook
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+
+COLOURS = {"fault": "bold red", "look": "yellow", "fine": "green"}  # of rich
 
 
 # The signs of this package that are not ASCII. Powers in the first column belong to the user's names.
@@ -28,7 +32,7 @@ class Table:
         left: Indices of the columns that are aligned left. All others are aligned right.
         caption: A line below the table, or "".
         sums: Indices of the rows that sum up those above: a rule is drawn above them, and rich prints them in bold.
-        styles: Styles of rich for single cells, by row and column, such as ``{(0, 2): "red"}``.
+        styles: Styles of single cells, by row and column: ``"fault"``, ``"look"``, ``"fine"``, or one of rich.
     """
 
     header: Sequence[str]
@@ -40,17 +44,54 @@ class Table:
 
     def __str__(self) -> str:
         """Return the table in columns of spaces, for any terminal and log: signs of this package are in ASCII."""
-        rows = [
-            [_plain(first, _ARROWS), *(_plain(cell, _SIGNS) for cell in others)]
-            for first, *others in (self.header, *self.rows)
-        ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        forms = [f"{{:{'<' if column in self.left else '>'}{width}}}" for column, width in enumerate(widths)]
-        lines = ["  ".join(forms).format(*row).rstrip() for row in rows]
+        forms = [f"{{:{'<' if column in self.left else '>'}{width}}}" for column, width in enumerate(self.widths)]
+        lines = ["  ".join(forms).format(*row).rstrip() for row in self._plain_rows()]
         rule = "-" * max(map(len, lines))
         for index in sorted([0, *self.sums], reverse=True):
             lines.insert(index + 1, rule)
         return "\n".join([*lines, _plain(self.caption, _SIGNS)] if self.caption else lines)
+
+    @property
+    def widths(self) -> list[int]:
+        """The number of characters of each column."""
+        return [max(map(len, column)) for column in zip(*self._plain_rows(), strict=True)]
+
+    def _plain_rows(self) -> list[list[str]]:
+        return [
+            [_plain(first, _ARROWS), *(_plain(cell, _SIGNS) for cell in others)]
+            for first, *others in (self.header, *self.rows)
+        ]
+
+    def only(self, columns: Sequence[int]) -> Table:
+        """Return the table with some of its columns."""
+        styles = {(row, columns.index(c)): style for (row, c), style in self.styles.items() if c in columns}
+        left = [place for place, column in enumerate(columns) if column in self.left]
+        header, *rows = ([row[column] for column in columns] for row in (self.header, *self.rows))
+        return replace(self, header=header, rows=rows, left=left, styles=styles)
+
+    def folded(self, width: int, gap: int = 2) -> list[Table]:
+        """Return tables of up to ``width`` characters with ``gap`` between columns, each led by the first column.
+
+        >>> for part in Table(["task", "loss", "weight"], [["depth", "0.25 m", "4"]]).folded(14):
+        ...     print(part)
+        task     loss
+        -------------
+        depth  0.25 m
+        task   weight
+        -------------
+        depth       4
+        """
+        widths, parts = self.widths, [[0]]
+        for column in range(1, len(widths)):
+            if len(parts[-1]) > 1 and sum(widths[c] + gap for c in (*parts[-1], column)) - gap > width:
+                parts.append([0])
+            parts[-1].append(column)
+        tables = [self.only(part) for part in parts]
+        return [*(replace(table, caption="") for table in tables[:-1]), tables[-1]]
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        return for_notebook([self])
 
     def markdown(self) -> str:
         """Return the table in Markdown. A bar inside a cell is escaped."""
@@ -75,7 +116,8 @@ class Table:
         for index, row in enumerate(self.rows):
             if index in self.sums:
                 table.add_section()
-            cells = [Text(cell, self.styles.get((index, column), "")) for column, cell in enumerate(row)]
+            styles = [self.styles.get((index, column), "") for column in range(len(row))]
+            cells = [Text(cell, COLOURS.get(style, style)) for cell, style in zip(row, styles, strict=True)]
             table.add_row(*cells, style="bold" if index in self.sums else None)
         return table
 

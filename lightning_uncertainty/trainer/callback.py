@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty._warnings import Notices
-from lightning_uncertainty.reporting.history import History
+from lightning_uncertainty.reporting.run_history import RunHistory
 from lightning_uncertainty.snapshot import Snapshot, by_key, score_metrics
 from lightning_uncertainty.tasks import Task, parse_tasks
 from lightning_uncertainty.trainer import attachment, packages
@@ -148,7 +148,7 @@ class UncertaintyCallback(packages.CallbackBase):
         return self._weighting
 
     @property
-    def history(self) -> History:
+    def history(self) -> RunHistory:
         """The weights and losses of this run so far, those before a resume included."""
         return self._report.history
 
@@ -211,6 +211,7 @@ class UncertaintyCallback(packages.CallbackBase):
         self.weighting.suit(optimizers)
         with contextlib.suppress(Exception):  # some schedules of accumulation have no number
             self.weighting.expect(trainer.estimated_stepping_batches)
+        self._report.facts.begin(trainer.global_step)
         self.weighting.recorder.begin(optimizers, automatic=pl_module.automatic_optimization, patience=patience)
         self._publish(trainer)
 
@@ -258,6 +259,7 @@ class UncertaintyCallback(packages.CallbackBase):
         snapshot = self._publish(trainer)
         if self._trainer is not None:  # neither a sanity check nor `trainer.validate`
             self._report.save(trainer, snapshot)
+            self._report.facts.begin_validation(trainer)
         if trainer.validating:  # no sanity check
             self.weighting.held_out.begin()
             self.weighting.begin_scores()
@@ -270,6 +272,11 @@ class UncertaintyCallback(packages.CallbackBase):
             if weighed and self._trainer is not None:
                 metrics[f"{self.log_prefix}/val_relative_loss"] = self.weighting.relative.of_validation()
             self._log(trainer, metrics | score_metrics(f"{self.log_prefix}/val", scores, self.weighting.tasks))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what a validation of a fit has measured, to be shown beside the tasks."""
+        if self._trainer is not None:
+            self._report.end_validation(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to score predictions."""

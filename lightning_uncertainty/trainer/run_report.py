@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,14 @@ from lightning_uncertainty._arguments import file_stem
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.reporting.figures import overview
 from lightning_uncertainty.reporting.files import ReportContent, RunFile, history_file, write_whole
-from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import build_page
+from lightning_uncertainty.reporting.run_history import RunHistory
 from lightning_uncertainty.reporting.summary import print_summary
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.trainer.gradient_view import GradientView
 from lightning_uncertainty.trainer.loggers import folder_of, give_picture
 from lightning_uncertainty.trainer.packages import callbacks_of, is_silent
+from lightning_uncertainty.trainer.run_facts import RunFacts, now
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -43,16 +43,17 @@ class RunReport:
 
     def __init__(self, prefix: str, *, report: bool) -> None:
         self.prefix, self.report = prefix, report
-        self._history = History()
+        self.facts = RunFacts(prefix)
+        self._history = RunHistory()
         self._first: Callable[[], Snapshot] | None = None  # the first point, while it is still on the device
         self._next_write = -float("inf")  # by time.monotonic()
         self._notices = Notices()
 
     @property
-    def history(self) -> History:
+    def history(self) -> RunHistory:
         """The history of the run so far. Reading it changes nothing."""
         # While the first point is on the device, it is the only one.
-        return self._history if self._first is None else History.of([self._first()])
+        return self._history if self._first is None else RunHistory.of([self._first()])
 
     @property
     def begun(self) -> bool:
@@ -61,10 +62,10 @@ class RunReport:
 
     def begin(self, state: Any = None) -> None:
         """Start a history of other weights, or go on with that of a checkpoint unless it is damaged."""
-        self._history, self._first = History(), None
+        self._history, self._first = RunHistory(), None
         try:
             if state is not None:
-                self._history = History.from_state_dict(state)
+                self._history = RunHistory.from_state_dict(state)
         except ValueError as error:
             self._notices.warn("history", f"{error} The history of this run starts at the checkpoint.")
 
@@ -93,6 +94,11 @@ class RunReport:
             self._fetch_first()
             self._save(trainer, self._history.ended(snapshot))
 
+    def end_validation(self, trainer: Trainer) -> None:
+        """Add the metrics of a validation to the history."""
+        with self._guarded("table of metrics"):
+            self.facts.end_validation(trainer, self._history)
+
     def fail(
         self, trainer: Trainer, exception: BaseException, snapshot: Callable[[], Snapshot], *, summary: bool
     ) -> None:
@@ -107,6 +113,7 @@ class RunReport:
         """Write all files, which say whether the fit came to its end, draw the picture, and print the summary."""
         if not self._may_speak(trainer):
             return
+        self._history.about = self.facts.about(trainer)
         closing = ""
         if self.report and trainer.loggers:
             with self._guarded("report"):
@@ -119,20 +126,20 @@ class RunReport:
         """Return whether there is anything to say: on the main rank, and not in a run in which Lightning is silent."""
         return trainer.is_global_zero and not is_silent(trainer) and self.begun
 
-    def _save(self, trainer: Trainer, history: History) -> None:
+    def _save(self, trainer: Trainer, history: RunHistory) -> None:
         began = time.monotonic()
+        history.about = self.facts.about(trainer)
         with self._guarded("history file"):
             self._write_history(trainer, history, finished=False)
         now = time.monotonic()
         self._next_write = now + (now - began) * (1.0 - WRITING) / WRITING
 
-    def _write_history(self, trainer: Trainer, history: History, *, finished: bool) -> Path | None:
+    def _write_history(self, trainer: Trainer, history: RunHistory, *, finished: bool) -> Path | None:
         """Write the history beside the files of the first logger that has a folder; return that folder."""
         folder = folder_of(trainer.loggers)
         if folder is not None:
             views = (view for view in callbacks_of(trainer) if isinstance(view, GradientView) and view.snapshots)
-            written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-            file = RunFile(self.prefix, history, {view.module: view.snapshots for view in views}, finished, written)
+            file = RunFile(self.prefix, history, {view.module: view.snapshots for view in views}, finished, now())
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / history_file(self.prefix), file.to_text())
         return folder

@@ -14,7 +14,14 @@ PACKAGE = Path(lightning_uncertainty.__file__).parent
 OWN = [PACKAGE, PACKAGE.parent / "experiments"]  # not the benchmarks, which look into torch to count what it does
 ALLOWED = {PACKAGE / "trainer" / name for name in ("packages.py", "attachment.py")}
 FOREIGN = r"(torch|lightning|lightning_fabric|pytorch_lightning|torchmetrics)"
-STANDARD = {"_asdict", "_fields", "_make", "_replace", "_exit"}  # documented: of named tuples, and os._exit
+STANDARD = {
+    "_asdict",
+    "_fields",
+    "_make",
+    "_replace",
+    "_exit",
+    "_repr_png_",
+}  # documented: of tuples, os._exit, IPython
 GETTERS = {"getattr", "hasattr", "setattr", "delattr", "__setattr__", "__getattribute__", "__delattr__", "get", "pop"}
 
 

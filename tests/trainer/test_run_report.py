@@ -49,7 +49,8 @@ class Units(Weighed):
 # ---------------------------------------------------------------------------------------------------- summary
 
 
-def test_a_fit_ends_with_a_table_of_its_tasks(tmp_path, capsys):
+def test_a_fit_ends_with_a_table_of_its_tasks(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(summary, "WIDTH", 100)
     callback = UncertaintyCallback()
     module, _ = fit(tmp_path, Units(), callback=callback)
     printed = capsys.readouterr().out
@@ -58,8 +59,8 @@ def test_a_fit_ends_with_a_table_of_its_tasks(tmp_path, capsys):
     assert header.split() == ["task", "likelihood", "raw", "loss", "sigma", *COLUMNS[5:]]  # no validation
     now, losses = module.uncertainty.snapshot(), callback.history.series("raw_loss", "a")
     for line, name, sigma_unit, weight_unit, loss_unit in (
-        (first, "a", "m", "m⁻²", "m²"),
-        (second, "b", "$", "$⁻¹", "$"),
+        (first, "a", "m", "m^-2", "m^2"),
+        (second, "b", "$", "$^-1", "$"),
     ):
         task = now.tasks[name]
         losses = callback.history.series("raw_loss", name)
@@ -82,6 +83,54 @@ def test_a_fit_ends_with_a_table_of_its_tasks(tmp_path, capsys):
         ]
     assert any("too few to tell" in line for line in rest)
     assert tmp_path.joinpath("lightning_logs").exists() is False
+
+
+class Measured(Weighed):
+    tasks = {"a": {"likelihood": "gaussian", "unit": "microns"}, "b": {"likelihood": "laplace", "unit": "microns"}}
+
+    def training_step(self, batch, batch_idx):
+        self.log("train_loss", loss := super().training_step(batch, batch_idx), on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        losses = self.losses(batch)
+        self.weigh(losses)
+        self.log_dict({"val/a": losses["a"], "val/epoch": -float(self.current_epoch)})
+
+
+def test_metrics_of_validations_and_facts_are_told_in_80_columns_without_breaking_a_number(tmp_path, capsys):
+    callback, logger = UncertaintyCallback(), CSVLogger(tmp_path)
+    run = trainer(tmp_path, callback, logger=logger, max_epochs=3)
+    run.fit(Measured(), batches(), batches(8))
+    printed = capsys.readouterr().out
+    lines = printed.strip().splitlines()
+    assert max(map(len, lines[:-1])) <= 80  # the last one is a path
+    task = callback.weighting.snapshot().tasks["a"]
+    (_, *sigmas), (_, *weights) = (line.split() for line in lines if line.startswith("a "))  # in two parts
+    assert sigmas[-4:] == [f"{task.sigma:.4g}", "microns", f"{task.sigma_val:.4g}", "microns"]
+    assert weights[:2] == [f"{task.precision:.4g}", "microns^-2"]
+    assert callback.history.metrics.keys() == {"val/a", "val/epoch"}
+    assert callback.history.metrics["val/epoch"] == [0.0, -2.0, 0.0, -2.0]
+    assert ["val/epoch", "0", "-2", "0", "-2"] in [line.split() for line in lines]
+    text = (tmp_path / "lightning_logs" / "version_0" / "uncertainty.html").read_text()
+    for said in (" ".join(printed.split()), Page(text).text):
+        assert "Epochs: 3. Steps: 72. Device: 1 x cpu. Precision: 32-true. Versions: lightning_uncertainty" in said
+        assert re.search(r"Started: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\. Took: 0:\d\d:\d\d\.", said)
+        assert f"{callback.history.metrics['val/a'][3]:.4g}" in said
+    read = history_of(tmp_path).history
+    assert (read.metrics, read.about) == (callback.history.metrics, callback.history.about)
+    assert same(History.from_state_dict(callback.history.state_dict()), callback.history)
+
+
+def test_the_last_loss_is_a_mean_over_the_last_steps(tmp_path):
+    callback = UncertaintyCallback(summary=False)
+    fit(tmp_path, callback=callback, max_epochs=4, log_every_n_steps=1)  # 96 steps
+    losses = callback.history.series("raw_loss", "a")
+    (_, (name, _, raw_loss, *_)), _ = summarize(callback.history).rows
+    assert (name, raw_loss) == ("a", f"{losses[0]:.3g} -> {statistics.fmean(losses[-10:]):.3g}")
+    few = History.of(snapshots(9))  # of which the last tenth is one
+    (_, (name, _, raw_loss, *_)), *_ = summarize(few).rows
+    assert raw_loss.split()[2] == f"{statistics.fmean(few.series('raw_loss', name)[5:]):.3g}"
 
 
 def test_the_summary_can_be_turned_off(tmp_path, capsys):
@@ -512,6 +561,22 @@ def test_the_page_begins_with_what_was_found():
     text = build_page(ReportContent(given))
     places = [text.index(re.sub("'", "&#x27;", each.sentence)) for each in diagnose(given)]
     assert all(place < text.index("<table") < text.index("<svg") for place in places)
+
+
+def test_who_points_at_a_step_reads_its_values():
+    given = history(3, 300)
+    read = Page(build_page(ReportContent(given))).text
+    for place, step in ((0, "1"), (295, "296"), (-1, "300")):  # of up to 60 steps
+        sigma, loss = (given.series(quantity, "task_001")[place] for quantity in ("sigma", "raw_loss"))
+        assert read.count(f"step {step}task_000") == 4
+        assert read.count(f"task_001 {sigma:.4g}") >= 1
+        assert read.count(f"task_001 {loss:.4g}") >= 1
+    assert read.count("task_000") < 300
+
+
+def test_a_table_of_few_tasks_is_not_cut_anywhere():
+    assert 'class="scroll long"' not in build_page(ReportContent(history(MOST_ROWS)))
+    assert 'class="scroll long"' in build_page(ReportContent(history(MOST_ROWS + 1)))
 
 
 def test_the_page_is_the_same_every_time():

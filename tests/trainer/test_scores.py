@@ -92,7 +92,7 @@ def test_the_summary_the_page_and_the_history_have_them(run):
     page = build_page(content)
     assert page.count("<svg role") == 5
     assert "Can the predictions be relied on?" in page
-    assert all(f"<th>{name}</th>" in page for name in HEADER)
+    assert all(f">{name}</th>" in page for name in HEADER)
     json.dumps([fact.score.plain() for fact in content.history.facts.values()], allow_nan=False)
     twin = History.from_state_dict(callback.history.state_dict())
     assert twin.facts == callback.history.facts
