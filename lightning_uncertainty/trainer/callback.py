@@ -157,8 +157,7 @@ class UncertaintyCallback(packages.CallbackBase):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Attach the weights, in every stage, on the device of the strategy."""
         module = attachment.module_at(pl_module, self)
-        others = [c for c in packages.callbacks_of(trainer) if isinstance(c, UncertaintyCallback) and c is not self]
-        attachment.check_apart(pl_module, self, others)
+        attachment.check_apart(pl_module, self, [c for c in self._all_of(trainer) if c is not self])
         weighting = attachment.weighting_for(module, self.tasks, self.options, self._weighting)
         if stage == "fit":
             packages.check_processes(trainer, pl_module, weighting.process_group)
@@ -173,6 +172,10 @@ class UncertaintyCallback(packages.CallbackBase):
             weigh_returned_losses(module, weighting, self._source)
         early, self._loaded_early = self._loaded_early, {}
         self.load_state_dict(early)
+
+    @staticmethod
+    def _all_of(trainer: Trainer) -> list[UncertaintyCallback]:
+        return [c for c in packages.callbacks_of(trainer) if isinstance(c, UncertaintyCallback)]
 
     def _start(self, weighting: UncertaintyWeighting) -> None:
         """Take over the sigmas of another run, unless the engine has learned."""
@@ -233,9 +236,8 @@ class UncertaintyCallback(packages.CallbackBase):
         if packages.logs_now(trainer, self._batch_began_at):
             snapshot = self._publish(trainer)
             self._report.record(snapshot)
-            metrics, step = snapshot.metrics(self.log_prefix), packages.logged_step(trainer)
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics=metrics, step=step)
+            packages.log_row(trainer, snapshot.metrics(self.log_prefix))
+            self._report.lay_out(trainer, [c.log_prefix for c in self._all_of(trainer)])
         elif trainer.is_last_batch:
             self._report.record(self._publish(trainer))
         elif not self._report.begun and self.weighting.steps > 0:
@@ -289,8 +291,8 @@ class UncertaintyCallback(packages.CallbackBase):
 
     def _log(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         packages.publish(trainer, metrics)
-        for logger in trainer.loggers if metrics else ():
-            logger.log_metrics(metrics=metrics, step=max(packages.logged_step(trainer), 0))
+        if metrics:
+            packages.log_row(trainer, metrics)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the strategy, publish the weights, write the history, and warn if nothing was learned from."""

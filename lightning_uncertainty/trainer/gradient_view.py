@@ -12,7 +12,7 @@ from lightning_uncertainty._arguments import check_steps, lookup
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.reporting.gradients import GradientSnapshot, from_state, state_of
 from lightning_uncertainty.trainer.attachment import attached_weighting
-from lightning_uncertainty.trainer.packages import CallbackBase, callbacks_of, is_compiled, logged_step, publish
+from lightning_uncertainty.trainer.packages import CallbackBase, callbacks_of, is_compiled, log_row, publish
 from lightning_uncertainty.trainer.task_gradients import TaskGradients
 from lightning_uncertainty.weighting import UncertaintyWeighting
 
@@ -182,8 +182,7 @@ class GradientView(CallbackBase):
         if self._gradients is not None:
             snapshot, self._gradients = self._gradients.close(self._steps), None
             publish(trainer, metrics := snapshot.metrics(self.log_prefix))
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics=metrics, step=logged_step(trainer))
+            log_row(trainer, metrics)
             self._keep(snapshot)
         self._steps += 1
 

@@ -1,4 +1,4 @@
-"""Logger by logger: the folder of its files, and how it takes a picture.
+"""Logger by logger: the folder of its files, and how it takes a picture and a layout of charts.
 
 A logger is known by the name of its class, because the classes of ``lightning`` and of ``pytorch_lightning`` differ.
 """
@@ -6,6 +6,7 @@ A logger is known by the name of its class, because the classes of ``lightning``
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,19 @@ def give_picture(logger: Any, key: str, path: Path, step: int) -> None:
         logger.log_image(key, [str(path)], step=step)
     elif "MLFlowLogger" in names:  # an artifact has no step
         logger.experiment.log_artifact(logger.run_id, str(path), key.rpartition("/")[0] or None)
+
+
+def give_layout(logger: Any, prefixes: Sequence[str]) -> None:
+    """Give TensorBoard charts with the curves of all tasks: its tab "Custom Scalars"."""
+    # It reads the first layout of a run: one that the user has written before the first row stays.
+    if "TensorBoardLogger" in _names(logger):
+        charts = {"weights": "weight", "sigmas": "sigma", "raw losses": "loss", "shares": "share"}
+        logger.experiment.add_custom_scalars(
+            {
+                prefix: {title: ["Multiline", [f"^{re.escape(prefix)}/{key}/.*"]] for title, key in charts.items()}
+                for prefix in prefixes
+            }
+        )
 
 
 def folder_of(loggers: Sequence[Any]) -> Path | None:

@@ -40,6 +40,7 @@ __all__ = [
     "is_compiled",
     "is_silent",
     "lightning",
+    "log_row",
     "logged_step",
     "logs_now",
     "optimizers_of",
@@ -139,6 +140,13 @@ def logged_step(trainer: Trainer) -> int:
     """Return the step under which Lightning logs: optimizer steps, or batches where the user steps by hand."""
     automatic = trainer.lightning_module.automatic_optimization
     return trainer.global_step - 1 if automatic else trainer.fit_loop.epoch_loop.total_batch_idx
+
+
+def log_row(trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    """Give numbers to every logger, with the epoch beside the step, as rows of Lightning have it."""
+    row = {**metrics, "epoch": trainer.current_epoch}
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics=row, step=max(logged_step(trainer), 0))
 
 
 def optimizers_of(trainer: Trainer, module: Any, notices: Notices) -> list[Any]:

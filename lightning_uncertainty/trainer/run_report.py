@@ -19,7 +19,7 @@ from lightning_uncertainty.reporting.run_history import RunHistory
 from lightning_uncertainty.reporting.summary import print_summary
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.trainer.gradient_view import GradientView
-from lightning_uncertainty.trainer.loggers import folder_of, give_picture
+from lightning_uncertainty.trainer.loggers import folder_of, give_layout, give_picture
 from lightning_uncertainty.trainer.packages import callbacks_of, is_silent
 from lightning_uncertainty.trainer.run_facts import RunFacts, now
 
@@ -48,6 +48,7 @@ class RunReport:
         self._first: Callable[[], Snapshot] | None = None  # the first point, while it is still on the device
         self._next_write = -float("inf")  # by time.monotonic()
         self._notices = Notices()
+        self._laid_out = False
 
     @property
     def history(self) -> RunHistory:
@@ -93,6 +94,14 @@ class RunReport:
         if self.report and time.monotonic() >= self._next_write and self._may_speak(trainer):
             self._fetch_first()
             self._save(trainer, self._history.ended(snapshot))
+
+    def lay_out(self, trainer: Trainer, prefixes: list[str]) -> None:
+        """Give the loggers that combine curves their layout, once: with the first row, and for all callbacks."""
+        if not self._laid_out and prefixes[0] == self.prefix:
+            for logger in trainer.loggers:
+                with self._guarded(f"layout for {type(logger).__name__}"):
+                    give_layout(logger, prefixes)
+        self._laid_out = True
 
     def end_validation(self, trainer: Trainer) -> None:
         """Add the metrics of a validation to the history."""

@@ -5,8 +5,11 @@ import statistics
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.util.tensor_util import make_ndarray
 
 from lightning_uncertainty import GradientView
 from lightning_uncertainty.reporting.files import read_report
@@ -54,6 +57,36 @@ def test_csv_and_tensorboard_hold_the_same_keys_steps_and_values(tmp_path):
         assert series[key].keys() == table.keys() == {9, 19, 29, 39}
         for step, row in table.items():
             assert float(row[key]) == pytest.approx(series[key][step], rel=1e-6)
+
+
+def test_rows_have_the_epoch_beside_the_step_as_those_of_lightning(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logged_fit(tmp_path, logger=logger, log_every_n_steps=10)
+    assert {step: float(row["epoch"]) for step, row in rows(logger).items()} == {9: 0.0, 19: 0.0, 29: 1.0, 39: 1.0}
+
+
+def layout(logger):
+    """The charts of TensorBoard's tab "Custom Scalars", by category: title -> pattern of the tags."""
+    (event,) = EventAccumulator(logger.log_dir).Reload().Tensors("custom_scalars__config__")
+    content = layout_pb2.Layout.FromString(make_ndarray(event.tensor_proto).item())
+    return {c.title: {chart.title: [*chart.multiline.tag] for chart in c.chart} for c in content.category}
+
+
+def test_tensorboard_gets_charts_with_the_curves_of_all_tasks_from_the_first_row_on(tmp_path):
+    class Looks(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == 20:
+                trainer.logger.experiment.flush()
+                seen.update(layout(trainer.logger))
+
+    seen, logger = {}, TensorBoardLogger(tmp_path)
+    logged_fit(tmp_path, logger=logger, log_every_n_steps=10, callbacks=[Looks()])
+    (charts,) = seen.values()
+    assert seen == layout(logger)  # once
+    assert charts.keys() == {"weights", "sigmas", "raw losses", "shares"}
+    drawn = {title: {tag for tag in events(logger) if re.search(pattern, tag)} for title, (pattern,) in charts.items()}
+    assert drawn["weights"] == {"uncertainty/weight/a", "uncertainty/weight/b"}
+    assert drawn["raw losses"] == {"uncertainty/loss/a", "uncertainty/loss/b"}
 
 
 def test_logged_values_are_those_of_the_run(tmp_path):
