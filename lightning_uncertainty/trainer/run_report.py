@@ -156,7 +156,7 @@ class RunReport:
     def _write_all(self, trainer: Trainer, finished: bool) -> str:
         """Write all files and draw the picture; return what to say of them."""
         folder, stem = self._write_history(trainer, self.history, finished=finished), file_stem(self.prefix)
-        said = ""
+        said = "No logger keeps files on this disk, so there is no page: add a CSVLogger to have one."
         if folder is not None:
             page = folder / f"{stem}.html"
             write_whole(page, build_page(ReportContent(self.history, self.history.heading)))

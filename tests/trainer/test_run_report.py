@@ -250,9 +250,10 @@ class InMemory(DummyLogger):
     name, version, save_dir = "runs", 1, "."
 
 
-def test_a_logger_that_keeps_all_in_memory_gets_no_files(tmp_path, monkeypatch):
+def test_a_logger_that_keeps_all_in_memory_gets_no_files(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     fit(tmp_path, logger=[DummyLogger(), InMemory()])
+    assert "No logger keeps files on this disk, so there is no page" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
     folder = tmp_path / "runs" / "version_1"
     folder.mkdir(parents=True)  # as ModelCheckpoint does
