@@ -130,7 +130,8 @@ def _read(name: str, given: Any) -> Arm:
     if options and others:
         raise ComparisonError(
             f"The arm {name!r} has an option, {options[0]!r}, beside {others[0]!r}, which is none. Give options alone, "
-            f"or a weight for each task alone. {suggest(others[0], OPTIONS)}"
+            f"or a weight for each task alone; if {options[0]!r} is a task, by `fixed={{{name!r}: ...}}`. "
+            f"{suggest(others[0], OPTIONS)}"
         )
     if not given:
         raise ComparisonError(f'The arm {name!r} is empty. Give it options, {{"lr": 0.02}}, or a weight for each task.')

@@ -47,6 +47,7 @@ def test_equal_and_learned_weights_stay_unless_they_are_replaced_or_left_out():
     ("arms", "said"),
     [
         ({"mine": {"lr": 0.02, "a": 1.0}}, "an option, 'lr', beside 'a', which is none"),
+        ({"mine": {"scale": 1.0, "a": 1.0}}, r"if 'scale' is a task, by `fixed=\{'mine': ...\}`"),
         ({"mine": {"lrr": "fast"}}, "If it is meant as an option: Did you mean 'lr'"),
         ({"mine": {}}, "The arm 'mine' is empty"),
         ({"mine": {"a": -1.0, "b": 1.0}}, "at least 0; got -1.0"),
@@ -55,7 +56,7 @@ def test_equal_and_learned_weights_stay_unless_they_are_replaced_or_left_out():
         ({"../up": TWO}, "cannot name an arm"),
         ({"equal": None}, "no baseline 'equal'"),
     ],
-    ids=["mixed", "no option", "empty", "negative", "bool", "twice", "name", "no baseline"],
+    ids=["mixed", "task like an option", "no option", "empty", "negative", "bool", "twice", "name", "no baseline"],
 )
 def test_what_is_no_arm_is_refused(arms, said):
     with pytest.raises(ComparisonError, match=said):
