@@ -32,6 +32,8 @@ SHOWN = {
 }
 """Arms that have a colour; the others are grey."""
 
+LOWEST = -12.0  # percent, in the figure of the effort
+
 
 def save_profile(path: Path, results: Results) -> Path:
     """Draw for each arm the part of the runs that come within so many points of the best arm of their set and seed."""
@@ -57,7 +59,7 @@ def save_profile(path: Path, results: Results) -> Path:
 
 def save_effort(path: Path, results: Results) -> Path:
     """Draw the mean gain over the sets against the trainings that it costs, with the learning rates that were tried."""
-    figure = _figure(8.5, 4.6)
+    figure = _figure(10.0, 4.6)
     axis = figure.subplots()
     searches = [results.search(problem) for problem in results.gains]
     rates = fmean(results.cost_of_one(problem, HAND) for problem in results.gains) / len(searches[0])
@@ -67,25 +69,28 @@ def save_effort(path: Path, results: Results) -> Path:
         curve,
         "o-",
         color=SHOWN[HAND],
-        label="best of n by hand (the first seeds)",
+        label="best of n by hand (on the first seeds)",
     )
+    marks = iter("s^vD<>Pps^vD<>Pp")
     for arm in (each for each in results.arms if each != HAND):
         cost = fmean(results.cost_of_one(problem, arm) for problem in results.gains)
-        found = results.interval(arm)
-        spread = [[found.mean - found.low], [found.high - found.mean]]
-        colour = SHOWN.get(arm, GREY)
-        axis.errorbar([cost], [found.mean], spread, fmt="s", color=colour, capsize=3, markersize=5)
-        if arm in SHOWN or arm == SINGLE:
-            axis.annotate(
-                _title(arm), (cost, found.mean), xytext=(7, 0), textcoords="offset points", fontsize=8, va="center"
-            )
+        found, colour, mark = results.interval(arm), SHOWN.get(arm, GREY), next(marks)
+        label = f"{_title(arm)}: {found.mean:+.1f}"
+        place = max(found.mean, LOWEST)
+        if place == found.mean:
+            spread = [[found.mean - found.low], [found.high - found.mean]]
+            axis.errorbar([cost], [found.mean], spread, fmt="none", color=colour, capsize=3, linewidth=1.0)
+        axis.plot(
+            [cost], [place], mark, color=colour, markersize=7, label=label + " (off the scale)" * (place != found.mean)
+        )
     axis.set_xscale("log")
     axis.set_xticks([3, 5, 10, 20, 30], ["3", "5", "10", "20", "30"])
     axis.minorticks_off()
     axis.axhline(0.0, color=GREY, linewidth=0.8)
     axis.set_ylabel("mean gain over equal weights [%]")
     _tidy(axis, title="What a training buys", x="trainings for one seed, learning rates included (mean over the sets)")
-    axis.legend(frameon=False, loc="upper left", fontsize=9)
+    axis.set_ylim(LOWEST - 1.0, None)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     return _saved(figure, path)
 
 
@@ -95,10 +100,17 @@ def save_sets(path: Path, results: Results) -> Path:
     names, arms = list(results.gains), [arm for arm in results.arms if arm != EQUAL]
     axes = figure.subplots(3, 3, sharey=True).flat
     for axis, name in zip(axes, names, strict=False):
+        intervals = {arm: bootstrap([results.gains[name][arm]]) for arm in arms}
+        left = -max(0.75 * max(found.high for found in intervals.values()), 5.0)
         for place, arm in enumerate(reversed(arms)):
-            found = bootstrap([results.gains[name][arm]])
-            colour = SHOWN.get(arm, GREY)
-            axis.plot([found.low, found.high], [place, place], color=colour, linewidth=1.5)
+            found, colour = intervals[arm], SHOWN.get(arm, GREY)
+            if found.mean < left:
+                axis.plot([left], [place], "<", color=colour, markersize=5)
+                axis.annotate(
+                    f"{found.mean:.0f}", (left, place), xytext=(5, -3), textcoords="offset points", fontsize=7
+                )
+                continue
+            axis.plot([max(found.low, left), found.high], [place, place], color=colour, linewidth=1.5)
             axis.plot([found.mean], [place], "o", color=colour, markersize=5)
         axis.axvline(0.0, color="#000000", linewidth=0.8)
         axis.set_yticks(range(len(arms)), [_title(arm) for arm in reversed(arms)], fontsize=8)
