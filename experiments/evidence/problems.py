@@ -15,7 +15,7 @@ from lightning_uncertainty._arguments import lookup
 from lightning_uncertainty.comparison.statistics import Direction
 from lightning_uncertainty.demo.run import by_hand
 
-__all__ = ["PROBLEMS", "TableProblem", "load"]
+__all__ = ["CONTROLS", "PROBLEMS", "TableProblem", "load"]
 
 HAND_WEIGHTINGS = 9
 HAND_FACTOR = 3.0
@@ -117,10 +117,13 @@ PROBLEMS = {
 }
 """The problems by name. Their packages are imported when they are used."""
 
+CONTROLS: dict[str, TableProblem] = {}
+"""Further problems, of :mod:`experiments.evidence.why`."""
+
 
 def load(name: str) -> Any:
     """Return a problem by name."""
-    problem = lookup("problem", name, PROBLEMS)
+    problem = lookup("problem", name, {**PROBLEMS, **CONTROLS})
     if isinstance(problem, str):
         module, attribute = problem.split(":")
         return getattr(import_module(module), attribute)()

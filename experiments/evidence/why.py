@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.evidence.problems import PROBLEMS, TableProblem
+from experiments.evidence.problems import CONTROLS, PROBLEMS, TableProblem
 from experiments.evidence.study import FULL, run_problem
 from experiments.evidence.table import TableNet
 from experiments.evidence.trainings import EQUAL, read_trainings, write_trainings
@@ -49,7 +49,7 @@ class ForgettingProblem(TableProblem):
         return net
 
 
-PROBLEMS.update({name: ForgettingProblem(**vars(PROBLEMS[of])) for name, of in NAMES.items()})
+CONTROLS.update({name: ForgettingProblem(**vars(PROBLEMS[of])) for name, of in NAMES.items()})
 
 
 def why(

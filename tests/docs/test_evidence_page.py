@@ -8,7 +8,9 @@ import pytest
 
 from experiments.evidence.page import build_page
 from experiments.evidence.problems import PROBLEMS, load
-from experiments.evidence.results import ARMS, read_results
+from experiments.evidence.results import ARMS, HAND, SINGLE, read_results
+from experiments.evidence.statistics import p_value
+from experiments.evidence.why import NAMES
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
@@ -68,3 +70,56 @@ def test_the_numbers_of_the_sentences_are_those_of_the_trainings(results, page):
     for value, arm, where in claims:
         problems = groups.get(where) or ([where] if where in results.gains else list(results.gains))
         assert value == f"{fmean(map(fmean, results.over(arm, problems))):+.1f}", (arm, where)
+
+
+def test_the_counts_of_tasks_are_those_of_the_trainings(results):
+    better = worse = total = 0
+    for name, known in results.trainings.items():
+        mine, equal = results.metrics(name, "uncertainty"), results.metrics(name, "equal")
+        for task in known.directions:
+            gains = [known.gain(mine[seed], equal[seed], [task]) for seed in sorted(equal)]
+            total, significant = total + 1, p_value(gains) < 0.05
+            better, worse = better + (significant and fmean(gains) > 0.0), worse + (significant and fmean(gains) < 0.0)
+    said = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"of {total}, {better} are better with the default than with equal weights, {worse} are worse" in said
+
+
+def test_which_arms_beat_the_default_is_what_the_page_says(results):
+    beaten = {key for key, sign in results.resolved("uncertainty").items() if sign > 0 and key[1] != SINGLE}
+    assert beaten == {
+        ("fluids", "article"),
+        ("fluids", "log_sum"),
+        ("modules", HAND),
+        ("modules", "initial"),
+        ("signals", HAND),
+    }
+    by_hand = {
+        problem: sign for (problem, arm), sign in results.resolved(HAND).items() if arm == "uncertainty" and sign
+    }
+    assert by_hand == {"flights": 1, "modules": -1, "signals": -1}
+
+
+def test_weights_that_standardise_come_as_far_on_the_first_seeds(results):
+    means = []
+    for arm in ("hand_0", "uncertainty"):
+        gains = []
+        for known in (results.trainings[name] for name in results.gains if load(name).units):
+            equal = {run.seed: run.test for run in known.chosen("equal")}
+            tuned = [run for run in known.chosen(arm) if run.seed in known.tuning]
+            gains.append(fmean(known.gain(run.test, equal[run.seed], list(known.directions)) for run in tuned))
+        means.append(f"{fmean(gains):+.1f} %")
+    assert f"of the six sets: {means[0]}, the default {means[1]}" in " ".join(PAGE.read_text(encoding="utf-8").split())
+
+
+def test_the_table_of_the_control_is_that_of_its_trainings(results):
+    control = read_results(FOLDER / "why.csv")
+    titles = {title: arm for arm, title in ARMS.items()}
+    table = [row for row in rows(PAGE.read_text(encoding="utf-8"), 5) if row[0] in titles]
+    assert [titles[row[0]] for row in table] == [arm for arm in control.arms if arm != "equal"]
+    for title, *cells in table:
+        arm = titles[title]
+        pairs = ((results.gains[of][arm], control.gains[name][arm]) for name, of in NAMES.items())
+        assert cells == [f"{fmean(gains):+.1f}" for pair in pairs for gains in pair]
+    resolved = control.resolved("uncertainty")
+    assert {arm for (name, arm), sign in resolved.items() if name == "fluids_forgetting" and sign} == {"equal"}
+    assert resolved["signals_forgetting", "no_guard"] == 1

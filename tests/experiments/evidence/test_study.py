@@ -3,12 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import Trainer
 
 from experiments.evidence.__main__ import main
 from experiments.evidence.problems import PROBLEMS, load
 from experiments.evidence.scalarized import PEERS, scalarized
 from experiments.evidence.study import FULL, SMOKE, Study, arms_of, run_problem
 from experiments.evidence.trainings import Training, read_trainings
+from experiments.evidence.why import BETAS
 from lightning_uncertainty.strategies import STRATEGIES
 from tests.experiments.evidence.test_sets import PACKAGES
 
@@ -104,3 +106,17 @@ def test_the_command_runs_resumes_and_refuses_unknown_sets(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("run.json")} == stored
     assert "README.md" in capsys.readouterr().out.replace("\n", "")
     assert main(["--only", "nothing"]) == 2
+
+
+def test_the_control_differs_in_the_memory_of_its_optimizer_alone():
+    pytest.importorskip("CoolProp")
+    nets = []
+    for name in ("fluids", "fluids_forgetting"):
+        torch.manual_seed(0)
+        nets.append(load(name).make_net(1e-2))
+    assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
+    for net, beta2 in zip(nets, (0.999, BETAS[1]), strict=True):
+        trainer = Trainer(max_steps=3, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        torch.manual_seed(0)
+        trainer.fit(net, load("fluids").make_data())
+        assert trainer.optimizers[0].param_groups[0]["betas"][1] == beta2
