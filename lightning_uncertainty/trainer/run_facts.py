@@ -28,13 +28,15 @@ class RunFacts:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        self.begin(0)
+        # Nothing of the moment: by what a new callback holds, `compare` finds out whether a run is done already.
+        self._started, self._clock, self._step = "", 0.0, 0
+        self._known: set[str] = set()  # before a validation
+        self._measured: set[str] = set()
 
     def begin(self, step: int) -> None:
         """Note that a fit begins, or goes on, at an optimizer step."""
         self._started, self._clock, self._step = now(), time.monotonic(), step
-        self._known: set[str] = set()  # before a validation
-        self._measured: set[str] = set()
+        self._known, self._measured = set(), set()
 
     def begin_validation(self, trainer: Trainer) -> None:
         """Note which metrics are there already: those of the training."""
