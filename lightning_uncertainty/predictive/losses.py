@@ -6,17 +6,21 @@ of other tasks. They are computed in single precision at least, whatever the pre
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_uncertainty._arguments import check_choice, check_number
+from lightning_uncertainty._arguments import as_number, check_choice
 
-__all__ = ["Reduction", "gaussian_nll", "laplace_nll", "noisy_cross_entropy"]
+__all__ = ["IGNORED", "Reduction", "check_classes", "check_means", "gaussian_nll", "laplace_nll", "noisy_cross_entropy"]
 
 Reduction = Literal["mean", "sum", "none"]
+
+IGNORED = -100
+"""The index of no class: what ``F.cross_entropy`` leaves out by default."""
 
 
 def gaussian_nll(
@@ -35,7 +39,11 @@ def gaussian_nll(
     with ``s = log sigma^2`` [Kendall and Gal, NeurIPS 2017, equations (5) and (8)], and a constant power of the
     variance before it [Seitzer et al., ICLR 2022, equation (5)]. With ``beta=0`` it is the likelihood itself (less the
     constant ``log(2 pi) / 2``), and samples that are predicted badly soon count little. With ``beta=1`` the mean gets
-    the gradient of half a squared error. Measure with ``beta=0``.
+    the gradient of half a squared error.
+
+    Only with ``beta=0`` is it in nats. Above, its gradient depends on the unit of the target, by ``sigma^(2 beta)``: of
+    metres as millimetres it is ``1000^(2 beta)`` times as large. Standardise the target, or take ``beta=0``, and
+    measure with ``beta=0``.
 
     A noise of each sample that is known is its ``log_var``.
 
@@ -72,7 +80,8 @@ def laplace_nll(
 
     .. math:: \lfloor b^{\beta} \rfloor \left( e^{-s/2} |y - \mu| + \tfrac12 s \right), \qquad s = \log b^2,
 
-    less the constant ``log 2``. With ``beta=1`` the location gets the gradient of an absolute error.
+    less the constant ``log 2``. With ``beta=1`` the location gets the gradient of an absolute error. As with
+    :func:`gaussian_nll`, it is in nats only with ``beta=0``, and its gradient depends on the unit by ``b^beta``.
 
     Args:
         mean: The predicted locations, in the unit of the target.
@@ -114,7 +123,7 @@ def noisy_cross_entropy(
         logits: The logits ``z``, of shape (N, C) or (N, C, d1, ...).
         log_std: The logarithms ``u`` of the standard deviations, of a shape that broadcasts with ``logits``, for
             example (N, 1).
-        target: Class indices, of shape (N,) or (N, d1, ...).
+        target: Class indices, of shape (N,) or (N, d1, ...); -100 where there is none, as in ``F.cross_entropy``.
         samples: The number ``T``.
         mask: bool: True where there is a target, of the shape of ``target``.
         reduction: As in :func:`gaussian_nll`.
@@ -127,22 +136,27 @@ def noisy_cross_entropy(
     >>> noisy_cross_entropy(logits, torch.full((1, 1), -20.0), target)  # next to no noise
     tensor(0.1269)
     """
-    count = int(check_number("The number of samples", samples, above=1.0))
-    if logits.dim() < 2 or target.shape != logits.shape[:1] + logits.shape[2:]:
+    count = as_number(samples)
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"The number of samples must be a whole number of at least 1; got {samples!r}.")
+    check_classes(logits, target, mask)
+    if not _broadcasts(log_std, logits):
         raise ValueError(
-            f"Got logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}. Expected (N, C) "
-            "and (N,), or (N, C, d1, ...) and (N, d1, ...): class indices, and the classes in the second dimension."
+            f"The logits have shape {tuple(logits.shape)} and log_std {tuple(log_std.shape)}. Expected one for each "
+            "logit, or a shape that broadcasts to that of the logits: for example `log_std.unsqueeze(1)`, of shape "
+            "(N, 1, ...)."
         )
-    _check_mask(mask, target)
-    logits, log_std = lifted(logits), lifted(log_std)
-    target = target if mask is None else target.where(mask, 0)
+    there = target != IGNORED if mask is None else mask & (target != IGNORED)
+    # As in `_checked`: nothing of a sample without a target may meet the gradient.
+    logits, log_std = (lifted(each).expand_as(logits).where(there.unsqueeze(1), 0.0) for each in (logits, log_std))
+    target = target.where(there, 0)
     shape = (count, *logits.shape)
     noise = torch.randn(shape, dtype=logits.dtype, device=logits.device, generator=generator)
     noisy = logits + torch.exp(log_std) * noise
     # One cross entropy over the samples and the batch, which are one dimension to it.
     costs = F.cross_entropy(noisy.flatten(0, 1), target.repeat(count, *[1] * (target.dim() - 1)), reduction="none")
-    likelihood = torch.logsumexp(-costs.reshape(count, *target.shape), 0) - torch.log(torch.tensor(float(count)))
-    return _reduced(-likelihood, None, mask, reduction)
+    likelihood = torch.logsumexp(-costs.reshape(count, *target.shape), 0) - math.log(count)
+    return _reduced(-likelihood, None, there, reduction)
 
 
 def lifted(tensor: Tensor) -> Tensor:
@@ -150,23 +164,45 @@ def lifted(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _checked(mean: Tensor, log_var: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the three in single precision at least, without targets that are not there."""
+def check_means(mean: Tensor, log_var: Tensor | None, target: Tensor, mask: Tensor | None, what: str = "mean") -> None:
+    """Raise ``ValueError`` unless the shapes fit: nothing but ``log_var`` may be broadcast."""
     if target.shape != mean.shape:
         raise ValueError(
-            f"The mean has shape {tuple(mean.shape)} and the target {tuple(target.shape)}. Expected the same shape, "
-            "since others would be broadcast: for example `mean.squeeze(-1)`."
+            f"The {what} has shape {tuple(mean.shape)} and the target {tuple(target.shape)}. Expected the same shape, "
+            f"since others would be broadcast: for example `{what}.squeeze(-1)`."
         )
-    pairs = zip(reversed(log_var.shape), reversed(mean.shape), strict=False)
-    if log_var.dim() > mean.dim() or not all(mine in (1, size) for mine, size in pairs):
+    if log_var is not None and not _broadcasts(log_var, mean):
         raise ValueError(
             f"The mean has shape {tuple(mean.shape)} and log_var {tuple(log_var.shape)}. Expected one log-variance for "
             "each mean, or a shape that broadcasts to that of the means: for example `log_var.squeeze(-1)`."
         )
     _check_mask(mask, target)
+
+
+def check_classes(logits: Tensor, target: Tensor, mask: Tensor | None) -> None:
+    """Raise ``ValueError`` unless the shapes fit: one class index for each row, or pixel, of the logits."""
+    if logits.dim() < 2 or target.shape != logits.shape[:1] + logits.shape[2:]:
+        raise ValueError(
+            f"Got logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}. Expected (N, C) "
+            "and (N,), or (N, C, d1, ...) and (N, d1, ...): class indices, and the classes in the second dimension."
+        )
+    _check_mask(mask, target)
+
+
+def _checked(mean: Tensor, log_var: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the three in single precision at least, all 0 where there is no target."""
+    check_means(mean, log_var, target, mask)
     mean, log_var, target = (lifted(each) for each in (mean, log_var, target))
-    # What stands there instead, such as NaN, must not meet the gradient.
-    return mean, log_var, target if mask is None else target.where(mask, mean.detach())
+    if mask is None:
+        return mean, log_var, target
+    # Whatever stands there, NaN or a variance out of range, must not meet the gradient.
+    return mean.where(mask, 0.0), log_var.expand_as(mean).where(mask, 0.0), target.where(mask, 0.0)
+
+
+def _broadcasts(tensor: Tensor, other: Tensor) -> bool:
+    """Return True if a tensor broadcasts to the shape of another one."""
+    pairs = zip(reversed(tensor.shape), reversed(other.shape), strict=False)
+    return tensor.dim() <= other.dim() and all(mine in (1, size) for mine, size in pairs)
 
 
 def _check_mask(mask: Tensor | None, target: Tensor) -> None:

@@ -81,6 +81,20 @@ def test_what_the_mask_leaves_out_has_neither_value_nor_gradient(loss, reduction
 
 
 @LOSSES
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("mu", "s"), [(math.inf, 0.0), (math.nan, 0.0), (1.0, -100.0), (1.0, math.inf), (1.0, 100.0)])
+def test_whatever_a_head_says_where_the_mask_leaves_out_has_no_gradient(loss, mu, s, shared):
+    mean = torch.tensor([[0.5, mu], [0.5, mu]], requires_grad=True)
+    log_var = torch.tensor([[0.2, s]] if shared else [[0.2, s], [0.2, s]], requires_grad=True)
+    mask = torch.tensor([[True, False], [True, False]])
+    loss(mean, log_var, torch.ones(2, 2), mask=mask).backward()
+    for head in (mean, log_var):
+        assert head.grad.isfinite().all()
+        assert head.grad[:, 1].eq(0.0).all()
+        assert head.grad[:, 0].ne(0.0).all()
+
+
+@LOSSES
 def test_without_any_target_the_loss_is_nan_and_its_gradient_is_0(loss):
     mean, log_var, target = sample()
     got = loss(mean, log_var, target, mask=torch.zeros(SHAPE, dtype=torch.bool))
@@ -207,5 +221,26 @@ def test_classes_of_a_wrong_shape_or_without_samples_are_refused():
     logits, log_std, target = classes()
     with pytest.raises(ValueError, match=r"logits of shape \(5, 4\) and a target of shape \(5, 1\)"):
         noisy_cross_entropy(logits, log_std, target[:, None])
-    with pytest.raises(ValueError, match="The number of samples must be a finite number of at least 1"):
+    with pytest.raises(ValueError, match="The number of samples must be a whole number of at least 1; got 0"):
         noisy_cross_entropy(logits, log_std, target, samples=0)
+    for samples in (2.5, True, math.inf):
+        with pytest.raises(ValueError, match="The number of samples must be a whole number of at least 1; got"):
+            noisy_cross_entropy(logits, log_std, target, samples=samples)
+    for wrong in (log_std[:, :2], log_std[:3], log_std[None]):
+        with pytest.raises(ValueError, match=r"The logits have shape \(5, 4\) and log_std .* Expected one for each"):
+            noisy_cross_entropy(logits, wrong, target)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_an_index_that_cross_entropy_ignores_takes_no_part(reduction):
+    logits, log_std, target = classes()
+    target[1] = target[4] = -100
+    broken = logits.detach().clone()
+    broken[4] = math.inf
+    broken.requires_grad_()
+    got = noisy_cross_entropy(broken, log_std - 50.0, target, reduction=reduction)
+    torch.testing.assert_close(got, F.cross_entropy(logits, target, reduction=reduction))
+    got.sum().backward()
+    assert broken.grad.isfinite().all()
+    assert broken.grad[[1, 4]].eq(0.0).all()
+    assert noisy_cross_entropy(logits, log_std, torch.full_like(target, -100)).isnan()
