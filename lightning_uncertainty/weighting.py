@@ -133,7 +133,6 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         self.tasks = {task.name: task for task in parse_tasks(tasks, likelihood)}
         self.task_names = tuple(self.tasks)
         check_choice("nonfinite", nonfinite, ("skip", "raise"))
-        check_choice("sigma_from", sigma_from, ("training", "validation"))
         self.sigma_from, self.scores = sigma_from, {}
         super().__init__(warmup_steps, warmup, freeze_after)
         self.nonfinite, self.process_group = nonfinite, process_group

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +32,9 @@ Written by `python -m experiments.predictive`, from `results.json`.
 same networks, trained for {epochs} epochs. Means over {seeds} seeds, with the standard deviation between seeds.
 
 {coverage}
+Seeds differ. With sigma of the validation and known noise, coverage lies outside of 87 to 93 % in
+{outside}.
+
 With 400 rows of made-up data the network learns most of their noise by heart. What is left as the training residual is
 no noise that a prediction could have.
 
@@ -87,11 +90,18 @@ def page(numbers: Mapping[str, Any]) -> str:
         epochs=numbers["epochs"],
         seeds=len(next(iter(numbers["coverage"].values()))),
         coverage=TextTable(header, rows, left=(0, 1)).markdown(),
+        outside=" and ".join(_outside(numbers["coverage"]["known noise, 400 rows"])),
         past=returns.PAST,
         head_seeds=len(heads),
         likelihood=TextTable(["model", "S&P 500", "Nasdaq"], days).markdown(),
         shift=" and ".join(f"{shift:.2f}" for shift in shifts),
     )
+
+
+def _outside(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for task in runs[0]:
+        count = sum(not 0.87 <= run[task]["validation"]["covered"] <= 0.93 for run in runs)
+        yield f"{count} of {len(runs)} seeds for {task}"
 
 
 def _cells(runs: Sequence[Mapping[str, Any]], task: str, source: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 r"""Negative log-likelihoods of heads that predict the noise of each sample: heteroscedastic aleatoric uncertainty.
 
-They are in nats already, so their task is declared as ``"nll"``: its factor is 1, and it adds up with the learned terms
-of other tasks. They are computed in single precision at least, whatever the precision of the head.
+Their task is declared as ``"nll"``: its factor is 1, and with ``beta=0``, in nats, it adds up with the learned terms of
+other tasks. They are computed in single precision at least, whatever the precision of the head.
 """
 
 from __future__ import annotations

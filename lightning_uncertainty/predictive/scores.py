@@ -4,7 +4,8 @@ All are sums, so that batches and ranks add up, and memory does not grow. For a 
 ``z = (y - mu) / sigma``: the coverage of central intervals, the negative log-likelihood in nats, the mean of ``z^2``
 (for Laplace with its standard deviation ``sqrt(2) b``) and the continuous ranked probability score in the unit of the
 target [Gneiting and Raftery, JASA 2007]. For classes: the negative log-likelihood, and the expected
-calibration error (as in torchmetrics, norm ``"l1"``) over 20 bins of the confidence.
+calibration error (as in torchmetrics, norm ``"l1"``) over 20 bins of the confidence. A sample whose score is not finite
+is left out, and counted as such.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from torch import Tensor
 from torch.distributions import Laplace, Normal
 from torch.nn import functional as F
 
-from lightning_uncertainty.predictive.losses import lifted
+from lightning_uncertainty.predictive.losses import IGNORED, lifted
 from lightning_uncertainty.snapshot import BINS, Score
 
-__all__ = ["WIDTH", "class_sums", "read_score", "read_shift", "regression_sums"]
+__all__ = ["WIDTH", "class_sums", "read_left_out", "read_score", "read_shift", "regression_sums"]
 
 _LOG_TEMPERATURES = tuple(-1.5 + 0.25 * step for step in range(19))  # 0.22 to 20
-_SUMS = 5  # samples, NLL, z^2, CRPS, unscaled deviations
+_SUMS = 6  # samples, NLL, z^2, CRPS, unscaled deviations, samples left out
 _KIND = _SUMS + 3 * BINS
 WIDTH = _KIND + len(_LOG_TEMPERATURES) + 2
 """The length of a vector of sums. Its last two entries are above 0 for a regression, and for one by Laplace."""
@@ -38,7 +39,7 @@ def regression_sums(predicted: Normal | Laplace, target: Tensor, mask: Tensor | 
         shift: The logarithm of the number that the variances of a head were multiplied by; None without a head.
     """
     loc, scale = predicted.loc, predicted.scale
-    target = lifted(target) if mask is None else lifted(target).where(mask, loc)
+    target = lifted(target)
     z = ((target - loc) / scale).abs()
     if isinstance(predicted, Normal):
         inside = torch.erf(z * math.sqrt(0.5))
@@ -49,18 +50,14 @@ def regression_sums(predicted: Normal | Laplace, target: Tensor, mask: Tensor | 
         inside = -torch.expm1(-z)
         crps = z + torch.exp(-z) - 0.75
         squares, power = 0.5 * z.square(), 1.0
-    deviation = torch.zeros_like(z) if shift is None else (z * torch.exp(0.5 * shift)) ** power
-    rows = [
-        torch.ones_like(z),
-        -predicted.log_prob(target),  # type: ignore[no-untyped-call]
-        squares,
-        crps * scale,
-        deviation,
-    ]
+    deviation = torch.zeros_like(z) if shift is None else (z * torch.exp(0.5 * shift.to(z))) ** power
+    nll = -predicted.log_prob(target)  # type: ignore[no-untyped-call]
+    rows = [nll, squares, crps * scale, deviation]
+    mask, samples, left_out = _kept(rows, mask)
     counts = _binned(inside, [torch.ones_like(z)], mask)
     kind = torch.tensor([1.0, float(isinstance(predicted, Laplace))], dtype=counts.dtype, device=counts.device)
     blank = counts.new_zeros(2 * BINS + len(_LOG_TEMPERATURES))
-    return torch.cat([*(_sum(row, mask) for row in rows), counts, blank, kind])
+    return torch.cat([samples, *(_sum(row, mask) for row in rows), left_out, counts, blank, kind])
 
 
 def class_sums(logits: Tensor, target: Tensor, mask: Tensor | None, log_temperature: Tensor, binary: bool) -> Tensor:
@@ -68,12 +65,15 @@ def class_sums(logits: Tensor, target: Tensor, mask: Tensor | None, log_temperat
 
     Args:
         logits: The logits, of shape (N, C, ...), or of the shape of the target if they are ``binary``.
-        target: Class indices of shape (N, ...), or 0 and 1.
+        target: Class indices of shape (N, ...), -100 where there is none; or 0 and 1.
         mask: bool: True where there is a target, of its shape; None for everywhere.
         log_temperature: The logarithm of the temperature that the logits are divided by.
         binary: True if each logit is that of one yes or no.
     """
     logits = lifted(logits)
+    if not binary:
+        there = target != IGNORED
+        mask = there if mask is None else mask & there
     target = target if mask is None else target.where(mask, torch.zeros_like(target))
 
     def cost(log_t: Tensor | float) -> Tensor:
@@ -88,11 +88,20 @@ def class_sums(logits: Tensor, target: Tensor, mask: Tensor | None, log_temperat
     else:
         sure, chosen = torch.softmax(tempered, 1).max(1)
         right = chosen.eq(target).to(sure.dtype)
+    nll, coldest = cost(log_temperature), cost(_LOG_TEMPERATURES[0])  # what is finite there, is in between, too
+    mask, samples, left_out = _kept([nll, coldest], mask)
     bins = _binned(sure, [torch.ones_like(sure), sure, right], mask)
-    nll = cost(log_temperature)
     zero = bins.new_zeros(1)
-    fits = [_sum(cost(log_t), mask) for log_t in _LOG_TEMPERATURES]
-    return torch.cat([_sum(torch.ones_like(nll), mask), _sum(nll, mask), *[zero] * 3, bins, *fits, zero, zero])
+    fits = [_sum(coldest, mask), *(_sum(cost(log_t), mask) for log_t in _LOG_TEMPERATURES[1:])]
+    return torch.cat([samples, _sum(nll, mask), *[zero] * 3, left_out, bins, *fits, zero, zero])
+
+
+def _kept(rows: list[Tensor], mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where there is a target and all rows are finite; how many these are; and the other targets' number."""
+    finite = torch.stack([row.isfinite() for row in rows]).all(0)
+    mask = torch.ones_like(finite) if mask is None else mask
+    kept = mask & finite
+    return kept, _sum(kept.to(rows[0]), None), _sum((mask & ~finite).to(rows[0]), None)
 
 
 def _exact(tensor: Tensor) -> Tensor:
@@ -117,7 +126,7 @@ def _binned(part: Tensor, rows: list[Tensor], mask: Tensor | None) -> Tensor:
 
 def read_score(sums: list[float]) -> Score | None:
     """Return the score of sums that were moved to the host; None without samples."""
-    samples, nll, squares, crps, _ = sums[:_SUMS]
+    samples, nll, squares, crps = sums[:4]
     if not samples or not all(map(math.isfinite, sums)):  # a network that is lost has no score
         return None
     bins = [sums[_SUMS + row * BINS :][:BINS] for row in range(3)]
@@ -131,7 +140,7 @@ def read_score(sums: list[float]) -> Score | None:
 
 def read_shift(sums: list[float]) -> float:
     """Return the best ``shift`` of the log-variances, or logarithm of the temperature; NaN without samples."""
-    samples, deviation = sums[0], sums[_SUMS - 1]
+    samples, deviation = sums[0], sums[4]
     if not samples or not all(map(math.isfinite, sums)):
         return math.nan
     if sums[-2]:
@@ -144,3 +153,8 @@ def read_shift(sums: list[float]) -> float:
         left, middle, right = costs[lowest - 1 : lowest + 2]
         best += 0.125 * (left - right) / (left - 2.0 * middle + right) if left + right > 2.0 * middle else 0.0
     return best
+
+
+def read_left_out(sums: list[float]) -> int:
+    """Return how many samples had a target and no finite score."""
+    return int(sums[_SUMS - 1])

@@ -8,12 +8,12 @@ import torch
 from torch.distributions import Bernoulli, Categorical, Laplace, Normal
 from torch.nn import functional as F
 
-from lightning_uncertainty import CrossEntropy
+from lightning_uncertainty import CrossEntropy, UncertaintyWarning
 from lightning_uncertainty.likelihoods import GAUSSIAN, SOFTMAX, Likelihood
 from lightning_uncertainty.predictive import distribution
 from tests.paper import UncertaintyWeighting
 
-KINDS = {"a": "gaussian", "b": "laplace", "c": "softmax", "d": "bernoulli", "e": "softmax_exact", "f": "nll"}
+KINDS = {"a": "gaussian", "b": "laplace", "c": "softmax", "d": "bernoulli", "e": "softmax_exact", "f": "nll", "g": 0.1}
 LOG_VARS = {"a": math.log(4.0), "b": math.log(9.0), "c": 1.0, "d": 1.0, "e": math.log(2.0)}
 MEAN = torch.tensor([1.0, -2.0, 0.5])
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]])
@@ -102,7 +102,33 @@ def test_sigma_comes_from_the_data_that_are_asked_for_and_the_weights_from_train
     assert weighting.predictive("a", MEAN).scale[0].item() == pytest.approx(5.0)
     assert weighting.predictive("b", MEAN).scale[0].item() == pytest.approx(7.0)
     assert weighting.weights == factors
-    assert engine(sigma_from="validation").predictive("a", MEAN).scale[0].item() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("task", "prediction", "call"),
+    [
+        ("a", (MEAN,), r"self\.weigh\(losses\)"),
+        ("a", (MEAN, MEAN), r"self\.uncertainty\.score\('a', \.\.\.\)"),
+        ("f", (MEAN, MEAN), r"self\.uncertainty\.score\('f', "),
+        ("c", (LOGITS,), r"self\.uncertainty\.score\('c', "),
+    ],
+)
+def test_without_a_validation_the_noise_is_that_of_training_and_it_says_so_once(task, prediction, call):
+    weighting, trained = engine(sigma_from="validation"), engine()
+    with pytest.warns(UncertaintyWarning, match=rf"Task '{task}': sigma_from is 'validation', but .*{call}") as told:
+        found = [weighting.predictive(task, *prediction) for _ in range(2)]
+    assert len(told) == 1
+    expected = trained.predictive(task, *prediction)
+    for got in found:
+        torch.testing.assert_close(got.mean, expected.mean, equal_nan=True)
+        torch.testing.assert_close(got.variance, expected.variance, equal_nan=True)
+
+
+def test_sigma_comes_from_one_of_two_places_also_if_set_later():
+    weighting = engine()
+    with pytest.raises(ValueError, match="sigma_from must be one of 'training', 'validation'; got 'valid'"):
+        weighting.sigma_from = "valid"
+    assert weighting.sigma_from == "training"
 
 
 def test_a_strategy_without_a_sigma_predicts_with_that_of_the_validation():
@@ -123,6 +149,18 @@ def test_a_checkpoint_keeps_which_data_sigma_comes_from():
     [
         ({}, ("z", MEAN), r"Unknown task 'z'. Known: 'a', "),
         ({}, ("f", MEAN), r"'nll' has no distribution here. .*`predictive\(name, mean, log_var, likelihood="),
+        (
+            {},
+            ("c", LOGITS, LOGITS),
+            r"log_var was given for task 'c'\. Expected .* 'softmax'\. .*`predictive\('c', logits\)",
+        ),
+        ({}, ("d", MEAN, MEAN), r"Expected it for a regression only.* its likelihood is 'bernoulli'"),
+        ({}, ("e", LOGITS, LOGITS), r"its likelihood is 'softmax_exact'"),
+        (
+            {},
+            ("g", MEAN, MEAN),
+            r"its likelihood is 'fixed'.*`predictive\('g', mean, log_var, likelihood=\"gaussian\"\)",
+        ),
         ({"init": "auto"}, ("a", MEAN), r"Task 'a' has no sigma to predict with. Expected one that was learned, or a"),
     ],
 )

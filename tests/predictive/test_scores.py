@@ -8,6 +8,7 @@ from torch.distributions import Categorical, Laplace, Normal
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
+from lightning_uncertainty import UncertaintyWarning
 from lightning_uncertainty.snapshot import Score
 from tests.paper import UncertaintyWeighting
 
@@ -108,7 +109,9 @@ def test_the_temperature_is_the_best_one_and_is_used_only_if_asked_for():
 def test_a_test_fits_nothing_and_an_exact_softmax_takes_its_own_temperature():
     weighting = engine("softmax_exact", sigma_from="validation")
     scored(weighting, (LOGITS, LABELS))
-    assert weighting.predictive("a", LOGITS).logits.softmax(1).max() == LOGITS.softmax(1).max()
+    with pytest.warns(UncertaintyWarning, match=r"Task 'a': sigma_from is 'validation', but no .*uncertainty\.score\("):
+        found = weighting.predictive("a", LOGITS)
+    assert found.logits.softmax(1).max() == LOGITS.softmax(1).max()
     scored(weighting, (LOGITS, LABELS), fit=True)
     assert weighting.sigmas_val["a"] ** 2 == pytest.approx(2.5, rel=0.05)
 
@@ -144,7 +147,95 @@ def test_a_network_that_is_lost_has_no_score():
     weighting = engine()
     weighting.begin_scores()
     weighting.score("a", MEAN * math.nan, MEAN)
-    assert weighting.end_scores(fit=True) == {}
+    with pytest.warns(UncertaintyWarning, match="Task 'a': 3,000 of 3,000 predictions have no finite score"):
+        assert weighting.end_scores(fit=True) == {}
+
+
+@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize("kind", ["gaussian", "laplace", "nll", "softmax", "bernoulli"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 3e38])
+def test_what_has_no_finite_score_is_left_out_with_one_warning(kind, bad, fit):
+    log_var = (0.3 * NOISE,) if kind == "nll" else ()
+    first = LOGITS.clone() if kind == "softmax" else MEAN.clone()
+    second = {"softmax": LABELS, "bernoulli": (NOISE > 0.0).float()}.get(kind, MEAN + NOISE)
+    rest = tuple(each[2:] for each in (first, second, *log_var))
+    want = engine(kind)
+    whole = scored(want, rest, fit=fit)
+    first[:2] = bad
+    if kind == "bernoulli":
+        first[:2], second[:2] = bad, 1.0 - float(bad > 0.0)
+    weighting = engine(kind)
+    with pytest.warns(UncertaintyWarning, match=r"Task 'a': 2 of 3,000 predictions have no finite .* Look at") as told:
+        got = scored(weighting, (first, second, *log_var), fit=fit)
+    assert len(told) == 1
+    assert got.numbers() == pytest.approx(whole.numbers())
+    assert got.samples == 2998
+    torch.testing.assert_close(weighting._state.val_shift, want._state.val_shift)
+    scored(weighting, (first, second, *log_var))  # told once
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "nll", "softmax", "bernoulli"])
+def test_an_empty_batch_counts_nothing(kind):
+    first, second = {"softmax": (LOGITS, LABELS), "bernoulli": (MEAN, (NOISE > 0).float())}.get(kind, (MEAN, NOISE))
+    log_var = (0.3 * NOISE,) if kind == "nll" else ()
+    batch = (first, second, *log_var)
+    empty = tuple(each[:0] for each in batch)
+    one, other = engine(kind), engine(kind)
+    assert scored(one, empty, batch, empty, fit=True) == scored(other, batch, fit=True)
+    one.begin_scores()
+    one.score("a", *empty)
+    assert one.end_scores(fit=True) == {}
+    torch.testing.assert_close(one._state.val_shift, other._state.val_shift)
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_what_a_head_says_without_a_target_does_not_reach_its_scale(bad):
+    mean, log_var, target = MEAN.clone(), 0.3 * NOISE, MEAN + 2.0 * NOISE
+    weighting, twin = (engine("nll", sigma_from="validation") for _ in range(2))
+    log_var[0], mean[1], mask = bad, bad, torch.arange(3000) > 1
+    for _ in range(2):  # the second time with a shift
+        got = scored(weighting, (mean, target, log_var), mask=mask, fit=True)
+        assert got == scored(twin, (mean[2:], target[2:], log_var[2:]), fit=True)
+        assert weighting.sigmas_val == twin.sigmas_val
+    assert weighting.sigmas_val["a"] > 1.5
+
+
+def test_classes_that_cross_entropy_ignores_are_not_scored():
+    whole = scored(engine("softmax"), (LOGITS[:2000], LABELS[:2000]))
+    ignored = LABELS.where(torch.arange(3000) < 2000, -100)
+    assert scored(engine("softmax"), (LOGITS, ignored)).numbers() == pytest.approx(whole.numbers())
+    mask = torch.arange(3000) < 2500
+    got = scored(engine("softmax"), (LOGITS, ignored), mask=mask)
+    assert got.samples == 2000
+    assert got.numbers() == pytest.approx(whole.numbers())
+
+
+def test_shapes_that_would_be_broadcast_are_refused():
+    mean, target, mask = torch.zeros(4), torch.zeros(4), torch.ones(4, dtype=torch.bool)
+    column = mean[:, None]
+    for kind, arguments, words in (
+        ("gaussian", (column, target), r"The mean has shape \(4, 1\) and the target \(4,\)\. Expected the same"),
+        ("bernoulli", (column, target), r"The logit has shape \(4, 1\) and the target .* `logit\.squeeze\(-1\)`"),
+        ("nll", (mean, target, column), r"log_var \(4, 1\)\. Expected one log-variance for each mean"),
+        ("nll", (mean, target, mean[:3]), r"log_var \(3,\)\. Expected one log-variance for each mean"),
+        ("softmax", (LOGITS, LABELS[:, None]), r"logits of shape \(3000, 5\) and a target of shape \(3000, 1\)"),
+        ("softmax_exact", (mean, target.long()), r"logits of shape \(4,\) and a target of shape \(4,\)"),
+    ):
+        weighting = engine(kind)
+        weighting.begin_scores()
+        with pytest.raises(ValueError, match=words):
+            weighting.score("a", *arguments)
+        assert weighting.end_scores(fit=True) == {}
+    for kind, first, second, wrong in (
+        ("gaussian", mean, target, mask[:, None]),
+        ("gaussian", mean, target, mask.float()),
+        ("softmax", LOGITS[:4], LABELS[:4], mask[:, None]),
+        ("bernoulli", mean, target, mask[:1]),
+    ):
+        weighting = engine(kind)
+        weighting.begin_scores()
+        with pytest.raises(ValueError, match=r"Expected a mask of bools of the shape of the target, \(4,\)"):
+            weighting.score("a", first, second, mask=wrong)
 
 
 def test_a_score_comes_back_from_plain_numbers():
