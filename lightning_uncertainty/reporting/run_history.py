@@ -44,7 +44,7 @@ class RunHistory(History):
         """Return a table of pandas with a row for each point: ``history.to_frame()["raw_loss"].plot(logy=True)``.
 
         Its index is the optimizer step. Its columns have two levels, quantity and task: ``raw_loss``, ``precision``
-        (the weight that is logged), ``factor``, ``sigma``, ``sigma_val`` and ``share``, as in :meth:`series`; those
+        (the weight that is logged), ``factor``, ``sigma``, ``sigma_val`` and ``share``, as in ``series``; those
         without any value are left out. ``total`` is the weighted sum with regularisers.
 
         Raises:

@@ -136,7 +136,7 @@ def complaints(item, where):
     text = inspect.getdoc(item) or ""
     if not text:
         yield f"{where} has no docstring."
-    made = inspect.isclass(item) and not issubclass(item, (Enum, BaseException, dict))
+    made = inspect.isclass(item) and not issubclass(item, (Enum, BaseException, dict, list))
     if made or (inspect.isfunction(item) and "Args:\n" in text):
         for each in inspect.signature(item).parameters.values():
             counts = each.name not in ("self", "cls") and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
