@@ -127,6 +127,7 @@ class Scale:
         enough = torch.where(share > 0.0, now.factor, torch.inf).amin().reciprocal()
         return torch.fmax(common, torch.fmin(enough, self.most * common))
 
+    @np.errstate(all="ignore")  # of tasks that sit out
     def _settle_on_host(self, begun: Array, pull: Array, given: Array, trust: Array) -> None:
         """Work out what does not change from step to step once all trust is there."""
         importance = self.importance.numpy()
@@ -145,6 +146,7 @@ class Scale:
         """Return what :meth:`apply` does on a CPU, where nothing but the factors has changed since it was asked."""
         return (factor, offset) if self.plain else (torch.from_numpy(self._sum_on_host(factor.numpy())), self._none)
 
+    @np.errstate(all="ignore")  # of tasks that sit out
     def _sum_on_host(self, factor: Array) -> Array:
         importance, parts, whole, absent, partly = self._on_host
         common = parts.dot(1.0 / factor) / whole if whole > 0.0 else np.float32(1.0)

@@ -220,6 +220,7 @@ class Uncertainty(Strategy):
         loss = (self._expected(weighing) - self._prior_loss).clamp(min=torch.finfo(weighing.dtype).tiny)
         return torch.where(self._tamed, self.likelihoods.optimum(loss, self.regularizer), weighing)
 
+    @np.errstate(all="ignore")  # of tasks that sit out
     def _derive_on_host(self, log_var: Array) -> None:
         """Derive them in numpy, as each step on a CPU does: torch rounds otherwise, and a resume would differ."""
         push, minus_rate, coefficient, _ = self._on_host
@@ -326,6 +327,7 @@ class Uncertainty(Strategy):
         state.log_var.clamp_(self.lower, self.ceiling)
         self._derive()
 
+    @np.errstate(all="ignore")  # of tasks that sit out
     def learn_on_host(self, mean_loss: Array, active: Array | None = None) -> None:
         """Take the same step in numpy, to rounding.
 
