@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lightning_uncertainty import CrossEntropy, Task, UncertaintyWarning
@@ -504,11 +504,13 @@ NUMBERS = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True, width=32),
     st.sampled_from([0.0, -0.0, 1e-30, 1e30, math.nan, math.inf, 65504.0]),
 )
+LARGE = dict.fromkeys(TASKS, (3e38, torch.float32))
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64])
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(list(TASKS)), st.tuples(NUMBERS, DTYPES)), max_size=12))
+@example([LARGE, LARGE])  # whose sum over an epoch is infinite
 def test_no_dictionary_of_losses_makes_anything_infinite_or_moves_an_absent_task(batches):
     weighting = UncertaintyWeighting(TASKS)
     for batch in batches:

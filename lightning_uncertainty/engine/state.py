@@ -142,6 +142,7 @@ class EngineState(TaskTensors):
         names = (each.name for each in fields(cls))
         return cls(**{n: torch.full((size,), first.get(n, 0), dtype=kinds.get(n, torch.float32)) for n in names})
 
+    @np.errstate(all="ignore")  # of losses at the end of the range
     def remember(self, means: WindowMeans) -> None:
         """Update by one step."""
         if means.whole:  # there is nothing to count
