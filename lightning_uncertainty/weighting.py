@@ -290,7 +290,7 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         1
         """
         self.recorder.follow(optimizers)
-        self.suit(optimizers)
+        self.suit(self.recorder.gradients.optimizers)
         return self
 
     def step(self) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lightning_uncertainty._arguments import suggest
 from lightning_uncertainty.engine.window import in_numpy
-from lightning_uncertainty.likelihoods import NLL
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Factors", "Scale"]
@@ -53,8 +52,9 @@ class Scale:
     ===============  =======================================================  ====================================
 
     With Adam and its kin, ``"sum"`` is up to twice as large, as far as it keeps factors from falling below 1. Ratios
-    between learned tasks and the optimum of each ``s`` stay, also to tasks whose loss is a likelihood in nats
-    (``"nll"``), which ``C`` multiplies too; fixed tasks keep the factor that they were given. On the way from the plain
+    between learned tasks and the optimum of each ``s`` stay. Learned uncertainty keeps also those to a likelihood in
+    nats (``"nll"``), which ``C`` multiplies too; other strategies leave its factor at 1. Fixed tasks keep the factor
+    that they were given. On the way from the plain
     sum the factor of a task is ``(C f_k)^t``, and each term of the sums over tasks counts ``t`` times: no factor jumps
     when a task joins.
 
@@ -81,9 +81,7 @@ class Scale:
         values = [task.importance for task in tasks.values()]
         self.importance = torch.tensor(values, dtype=torch.float32)
         self.plain = kind is None and all(value == 1.0 for value in values)
-        kinds = [task.likelihood for task in tasks.values()]
-        self.learned = torch.tensor([kind.learned for kind in kinds])
-        self._weighed = torch.tensor([kind.learned or kind == NLL for kind in kinds])
+        self.learned = torch.tensor([task.likelihood.learned for task in tasks.values()])
         self._none, self.most = torch.zeros_like(self.importance), 1.0
 
     def apply(self, now: Factors, trust: Tensor, raw_loss: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +99,7 @@ class Scale:
         if self.kind is None:
             return now.factor * self.importance, now.offset * self.importance
         if now.pull is None:  # a factor of 0 is that of a task that sits out
-            begun, pull = self._weighed & (now.factor > 0.0), torch.where(raw_loss > 0.0, now.factor * raw_loss, 0.0)
+            begun, pull = self.learned & (now.factor > 0.0), torch.where(raw_loss > 0.0, now.factor * raw_loss, 0.0)
             given = ~begun
         else:
             begun, pull = now.pull > 0.0, now.pull

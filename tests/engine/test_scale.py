@@ -201,3 +201,29 @@ def test_one_optimizer_that_does_not_forgive_is_enough():
     x, y = (torch.nn.Parameter(torch.ones(())) for _ in range(2))
     weighting.follow(torch.optim.Adam([x]), torch.optim.SGD([y], lr=0.1))
     assert weighting._scale.most == 1.0
+
+
+def test_optimizers_that_are_followed_one_by_one_count_together():
+    weighting = UncertaintyWeighting(["a", "b"])
+    x, y = (torch.nn.Parameter(torch.ones(())) for _ in range(2))
+    sgd, adam = torch.optim.SGD([y], lr=0.1), torch.optim.Adam([x])
+    weighting.follow(sgd)
+    weighting.follow(adam)
+    assert weighting._scale.most == 1.0
+    assert weighting._guard.strict
+
+
+@pytest.mark.parametrize("strategy", ["dwa", "equal", "geometric_mean", "initial", "log_sum", "uw_so"])
+@pytest.mark.parametrize("nats", [0.5, -0.5])
+def test_with_other_strategies_a_likelihood_in_nats_keeps_its_factor_and_is_not_counted(strategy, nats):
+    options = {"strategy": strategy, "scale": "sum", "guard": False}
+    mixed, alone = (
+        UncertaintyWeighting({"a": "gaussian", "b": "nll"}, **options),
+        UncertaintyWeighting(["a"], **options),
+    )
+    for loss in (8.0, 2.0):
+        values, one = torch.tensor([loss, nats], requires_grad=True), torch.tensor([loss], requires_grad=True)
+        for weighting, losses in ((mixed, values), (alone, one)):
+            weighting(losses).backward()
+            weighting.step()
+        assert values.grad.tolist() == [*one.grad.tolist(), 1.0]
