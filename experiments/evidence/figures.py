@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.drawing import empty_figure, save, tidy
 from experiments.evidence.problems import load
 from experiments.evidence.results import ARMS, HAND, SINGLE, Results
 from experiments.evidence.statistics import bootstrap, profile
 from experiments.evidence.trainings import EQUAL
-from lightning_uncertainty._arguments import require
 from lightning_uncertainty.reporting.figures import COLOURS, GREY
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    pass
 
 __all__ = ["save_effort", "save_profile", "save_sets"]
 
@@ -37,7 +36,7 @@ LOWEST = -12.0  # percent, in the figure of the effort
 
 def save_profile(path: Path, results: Results) -> Path:
     """Draw for each arm the part of the runs that come within so many points of the best arm of their set and seed."""
-    figure = _figure(8.5, 4.6)
+    figure = empty_figure(8.5, 4.6)
     axis = figure.subplots()
     points = np.concatenate([[0.0], np.geomspace(0.1, 100.0, 200)])
     gains = {
@@ -52,14 +51,14 @@ def save_profile(path: Path, results: Results) -> Path:
     axis.set_xticks([0, 1, 3, 10, 30, 100], ["0", "1", "3", "10", "30", "100"])
     axis.set_ylim(0.0, 1.02)
     axis.set_ylabel("part of the runs (each set counts alike)")
-    _tidy(axis, title="How close to the best", x="points of gain behind the best arm of the set and seed")
+    tidy(axis, title="How close to the best", x="points of gain behind the best arm of the set and seed")
     axis.legend(frameon=False, loc="lower right", fontsize=9)
-    return _saved(figure, path)
+    return save(figure, path)
 
 
 def save_effort(path: Path, results: Results) -> Path:
     """Draw the mean gain over the sets against the trainings that it costs, with the learning rates that were tried."""
-    figure = _figure(10.0, 4.6)
+    figure = empty_figure(10.0, 4.6)
     axis = figure.subplots()
     searches = [results.search(problem) for problem in results.gains]
     rates = fmean(results.cost_of_one(problem, HAND) for problem in results.gains) / len(searches[0])
@@ -88,15 +87,15 @@ def save_effort(path: Path, results: Results) -> Path:
     axis.minorticks_off()
     axis.axhline(0.0, color=GREY, linewidth=0.8)
     axis.set_ylabel("mean gain over equal weights [%]")
-    _tidy(axis, title="What a training buys", x="trainings for one seed, learning rates included (mean over the sets)")
+    tidy(axis, title="What a training buys", x="trainings for one seed, learning rates included (mean over the sets)")
     axis.set_ylim(LOWEST - 1.0, None)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
-    return _saved(figure, path)
+    return save(figure, path)
 
 
 def save_sets(path: Path, results: Results) -> Path:
     """Draw the gain of each arm over equal weights on each set: dots with intervals over the seeds."""
-    figure = _figure(12.0, 9.0)
+    figure = empty_figure(12.0, 9.0)
     names, arms = list(results.gains), [arm for arm in results.arms if arm != EQUAL]
     axes = figure.subplots(3, 3, sharey=True).flat
     for axis, name in zip(axes, names, strict=False):
@@ -114,30 +113,11 @@ def save_sets(path: Path, results: Results) -> Path:
             axis.plot([found.mean], [place], "o", color=colour, markersize=5)
         axis.axvline(0.0, color="#000000", linewidth=0.8)
         axis.set_yticks(range(len(arms)), [_title(arm) for arm in reversed(arms)], fontsize=8)
-        _tidy(axis, title=load(name).title, x="gain over equal weights [%]")
+        tidy(axis, title=load(name).title, x="gain over equal weights [%]")
     for axis in list(axes)[len(names) :]:
         axis.set_visible(False)
-    return _saved(figure, path)
+    return save(figure, path)
 
 
 def _title(arm: str) -> str:
     return ARMS[arm].replace("*", "")
-
-
-def _figure(width: float, height: float) -> Figure:
-    require("evidence", "matplotlib")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _tidy(axis: Axes, *, title: str, x: str) -> None:
-    axis.set_title(title, fontsize=11)
-    axis.set_xlabel(x)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def _saved(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=90)
-    return path

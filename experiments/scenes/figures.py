@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.drawing import empty_figure, save, tidy
 from experiments.scenes.data.batch import TASKS
 from experiments.scenes.noise_check import NoiseResult
 from experiments.scenes.results import Results, StartPath, expected_best
-from lightning_uncertainty._arguments import require
 from lightning_uncertainty.reporting.figures import COLOURS
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    pass
 
 __all__ = ["save_effort", "save_grid", "save_noise", "save_starts"]
 
@@ -29,7 +28,7 @@ _WEIGHTS = {
 
 def save_starts(path: Path, paths: Sequence[StartPath]) -> Path:
     """Draw the weight of each task over the steps, a line per start; a dot where it has met that from the data."""
-    figure = _figure(12.0, 3.6)
+    figure = empty_figure(12.0, 3.6)
     for axis, task in zip(figure.subplots(1, 3), TASKS, strict=True):
         for start, colour in zip(paths, COLOURS, strict=False):
             axis.plot(start.steps, start.weights[task], color=colour, linewidth=1.5, label=start.title)
@@ -37,12 +36,12 @@ def save_starts(path: Path, paths: Sequence[StartPath]) -> Path:
                 height = start.weights[task][list(start.steps).index(met)]
                 axis.plot([met], [height], "o", color=colour, markersize=6)
         axis.set_yscale("log")
-        _tidy(axis, title=_WEIGHTS[task], x="optimizer step")
+        tidy(axis, title=_WEIGHTS[task], x="optimizer step")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.suptitle(
         "Learned weights from several initial values; dots: within 5 % of the run from the data, to the end"
     )
-    return _saved(figure, path)
+    return save(figure, path)
 
 
 def save_effort(path: Path, results: Results) -> Path:
@@ -50,7 +49,7 @@ def save_effort(path: Path, results: Results) -> Path:
 
     Bars are standard deviations over the seeds, of the learned weights and of the best ones by hand.
     """
-    figure = _figure(7.0, 4.2)
+    figure = empty_figure(7.0, 4.2)
     axis = figure.subplots()
     gains, learned = expected_best(list(results.grid.values())), results.gains("learned")
     runs = np.arange(1, len(gains) + 1)
@@ -65,9 +64,9 @@ def save_effort(path: Path, results: Results) -> Path:
     axis.axhline(0.0, color="#888888", linewidth=0.8)
     axis.set_xticks(runs)
     axis.set_ylabel("mean gain over single-task nets [%]")
-    _tidy(axis, title="What a search by hand buys", x="training runs (each with one seed; gain: mean over the seeds)")
+    tidy(axis, title="What a search by hand buys", x="training runs (each with one seed; gain: mean over the seeds)")
     axis.legend(frameon=False, loc="lower right")
-    return _saved(figure, path)
+    return save(figure, path)
 
 
 def _spread(gains: Sequence[float]) -> float:
@@ -78,7 +77,7 @@ def save_grid(path: Path, results: Results) -> Path:
     """Draw the search by hand: the gain of each weighting that was tried; the frame marks the best."""
     from matplotlib.patches import Rectangle
 
-    figure = _figure(6.4, 4.6)
+    figure = empty_figure(6.4, 4.6)
     axis = figure.subplots()
     grid = results.grid
     xs, ys = (sorted({point[i] for point in grid}) for i in (0, 1))
@@ -98,12 +97,12 @@ def save_grid(path: Path, results: Results) -> Path:
     axis.set_ylabel("weight of inverse depth")
     axis.set_title(f"By hand; learned in one run: {results.gain('learned'):+.1f} %", fontsize=11)
     figure.colorbar(image, label="mean gain over single-task nets [%]")
-    return _saved(figure, path)
+    return save(figure, path)
 
 
 def save_noise(path: Path, found: Sequence[NoiseResult]) -> Path:
     """Draw learned sigma against what the formula gives for the noise on the labels."""
-    figure = _figure(11.0, 3.8)
+    figure = empty_figure(11.0, 3.8)
     panels = {
         "semantic": "share of mislabelled objects [%]",
         "instance": "noise of offsets [px]",
@@ -119,30 +118,11 @@ def save_noise(path: Path, found: Sequence[NoiseResult]) -> Path:
                 axis.plot(noise, [point.expected for point in points], color=colour, linewidth=1.0)
                 axis.plot(noise, [point.learned for point in points], "o", color=colour, label=names[likelihood])
         axis.set_ylabel("learned (dots), expected (line)")
-        _tidy(axis, title=task if task != "depth" else "inverse depth", x=label)
+        tidy(axis, title=task if task != "depth" else "inverse depth", x=label)
         if here:
             axis.legend(frameon=False, fontsize=8)
-    return _saved(figure, path)
+    return save(figure, path)
 
 
 def _power(factor: float, power: int) -> str:
     return f"{factor**power:g}" if power >= 0 else f"1/{factor**-power:g}"
-
-
-def _figure(width: float, height: float) -> Figure:
-    require("experiments", "matplotlib")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _tidy(axis: Axes, *, title: str, x: str) -> None:
-    axis.set_title(title, fontsize=11)
-    axis.set_xlabel(x)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def _saved(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=100)
-    return path
