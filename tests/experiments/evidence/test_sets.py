@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -18,8 +20,14 @@ PACKAGES = {
 }
 
 
+def skip_without(package):
+    """Skip where it is not installed. It is not imported: one that only brings data may no longer import."""
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+
+
 def table(name, seed):
-    pytest.importorskip(PACKAGES[name])
+    skip_without(PACKAGES[name])
     from experiments.evidence.problems import _module
 
     module, function = load(name).source.split(".")

@@ -12,7 +12,7 @@ from experiments.evidence.study import FULL, SMOKE, Study, arms_of, run_problem
 from experiments.evidence.trainings import Training, read_trainings
 from experiments.evidence.why import BETAS
 from lightning_uncertainty.strategies import STRATEGIES
-from tests.experiments.evidence.test_sets import PACKAGES
+from tests.experiments.evidence.test_sets import PACKAGES, skip_without
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def threads():
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_every_set_can_be_trained_with_every_kind_of_arm(name, tmp_path):
-    pytest.importorskip(PACKAGES.get(name, "torch"))
+    skip_without(PACKAGES.get(name, "torch"))
     pytest.importorskip("torchjd")
     run_problem(name, tmp_path, SMOKE)
     runs = read_trainings(tmp_path / f"{name}.csv")
