@@ -25,7 +25,7 @@ __all__ = ["NamedValues"]
 
 
 class NamedValues:
-    """What people read of an :class:`~lightning_uncertainty.UncertaintyWeighting`; each costs a host transfer."""
+    """The values of an :class:`~lightning_uncertainty.UncertaintyWeighting` by task; each costs a host transfer."""
 
     tasks: dict[str, Task]
     strategy: Strategy

@@ -48,6 +48,7 @@ class Predictions:
     """
 
     tasks: dict[str, Task]
+    task_names: tuple[str, ...]
     strategy: Strategy
     held_out: HeldOut
     process_group: dist.ProcessGroup | None
@@ -112,7 +113,7 @@ class Predictions:
         return distribution(kind, prediction, noise)
 
     def _warn_of_training(self, name: str, kind: Likelihood, *, scored: bool) -> None:
-        place = list(self.tasks).index(name)
+        place = self.task_names.index(name)
         found = self._state.val_shift[place] != 0.0 if scored else self.held_out.log_var[place].isfinite()
         if found:
             return
@@ -140,7 +141,7 @@ class Predictions:
 
     def _noise(self, name: str, kind: Likelihood, log_var: Tensor | None) -> Tensor:
         """Return the log-variance, or the logarithm of the temperature."""
-        place, held_out = list(self.tasks).index(name), self.sigma_from == "validation"
+        place, held_out = self.task_names.index(name), self.sigma_from == "validation"
         if log_var is not None:
             return log_var + self._shift(place).to(log_var)
         if kind.name in CLASSES and not kind.tempered:
@@ -209,7 +210,7 @@ class Predictions:
             check_means(prediction, log_var, target, mask, "logit" if binary else "mean")
         if mask is None and target.is_floating_point():
             mask = ~target.isnan()
-        place = list(self.tasks).index(name)
+        place = self.task_names.index(name)
         try:
             noise = self._noise(name, kind, log_var)
         except ValueError:  # nothing has told of sigma yet

@@ -147,7 +147,7 @@ def _of_pairs(history: History) -> Iterator[Diagnosis]:
     }
     largest = max(factors, key=factors.__getitem__, default="")
     for other in sorted(factors, key=factors.__getitem__):
-        losses, ends = (_known(history, "raw_loss", other), _at_the_end(history, history.series("raw_loss", other)))
+        losses, ends = _known(history, "raw_loss", other), _at_the_end(history, history.series("raw_loss", other))
         flat = ends and statistics.median(ends) > findings.FLAT * losses[0] > 0.0
         if flat and factors[largest] > findings.APART * factors[other] and not _is_too_short(history):
             apart = factors[largest] / factors[other] if factors[other] else math.inf

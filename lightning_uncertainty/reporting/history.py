@@ -157,7 +157,7 @@ class History:
 
     @property
     def heading(self) -> str:
-        """What a table, a picture or a page of the history is called."""
+        """The heading of a table, a picture or a page of the history."""
         return "Uncertainty weighting" if self.strategy == "uncertainty" else f"Loss weighting by {self.strategy!r}"
 
     @property

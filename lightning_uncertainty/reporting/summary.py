@@ -185,10 +185,8 @@ def as_html(summary: Summary, closing: str = "") -> str:
 
 def weights_html(snapshot: Snapshot) -> str:
     """Return the weights of one moment for a notebook."""
-    history, header = (
-        History.of([snapshot]),
-        ("task", "likelihood", "raw loss", "sigma", "sigma_val", "weight", "share"),
-    )
+    history = History.of([snapshot])
+    header = ("task", "likelihood", "raw loss", "sigma", "sigma_val", "weight", "share")
     rows = [
         [
             " ".join(name.split()),

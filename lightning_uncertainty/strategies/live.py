@@ -22,7 +22,7 @@ _SMALLEST, _LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32
 
 @dataclass
 class LiveState(TaskTensors):
-    """What is shown of a rule that needs no memory.
+    """The state of a rule that needs no memory: what is shown of it.
 
     Attributes:
         live_factor: The factor at the mean loss of the last step with the task.
