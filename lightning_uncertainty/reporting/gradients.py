@@ -57,7 +57,7 @@ class GradientSnapshot:
         metrics[f"{prefix}/cosine/mean"] = statistics.fmean(known) if known else math.nan
         if len(self.norms) <= PAIRED:
             keys = metric_keys(self.norms)
-            metrics |= {f"{prefix}/cosine/{keys[a]},{keys[b]}": cosine for (a, b), cosine in self.cosines.items()}
+            metrics |= {f"{prefix}/cosine/{keys[a]}/{keys[b]}": cosine for (a, b), cosine in self.cosines.items()}
         return metrics
 
 

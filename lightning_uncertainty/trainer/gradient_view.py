@@ -44,7 +44,7 @@ class GradientView(CallbackBase):
     ``/norm/<task>``             norm of the gradient of the raw loss; NaN for a task that did not take part, 0 for
                                  one that does not reach the shared part
     ``/weighted/<task>``         the same times the factor of the task in the total
-    ``/cosine/<task>,<task>``    cosine between the gradients of a pair, -1 to 1; for up to 8 tasks
+    ``/cosine/<task>/<task>``    cosine between the gradients of a pair, -1 to 1; for up to 8 tasks
     ``/cosine/lowest``           the lowest of all pairs: below 0, two tasks pull against each other
     ``/cosine/mean``             the mean over all pairs
     ===========================  =============================================================================

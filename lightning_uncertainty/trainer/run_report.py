@@ -19,7 +19,7 @@ from lightning_uncertainty.reporting.run_history import RunHistory
 from lightning_uncertainty.reporting.summary import print_summary
 from lightning_uncertainty.snapshot import Snapshot
 from lightning_uncertainty.trainer.gradient_view import GradientView
-from lightning_uncertainty.trainer.loggers import folder_of, give_layout, give_picture
+from lightning_uncertainty.trainer.loggers import folder_of, give_files, give_layout, give_picture
 from lightning_uncertainty.trainer.packages import callbacks_of, is_silent
 from lightning_uncertainty.trainer.run_facts import RunFacts, now
 
@@ -139,37 +139,44 @@ class RunReport:
         began = time.monotonic()
         history.about = self.facts.about(trainer)
         with self._guarded("history file"):
-            self._write_history(trainer, history, finished=False)
+            folder = folder_of(trainer.loggers)
+            if folder is not None:
+                self._write_history(trainer, folder, history, finished=False)
         now = time.monotonic()
         self._next_write = now + (now - began) * (1.0 - WRITING) / WRITING
 
-    def _write_history(self, trainer: Trainer, history: RunHistory, *, finished: bool) -> Path | None:
-        """Write the history beside the files of the first logger that has a folder; return that folder."""
-        folder = folder_of(trainer.loggers)
-        if folder is not None:
-            views = (view for view in callbacks_of(trainer) if isinstance(view, GradientView) and view.snapshots)
-            file = RunFile(self.prefix, history, {view.module: view.snapshots for view in views}, finished, now())
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / history_file(self.prefix), file.to_text())
-        return folder
+    def _write_history(self, trainer: Trainer, folder: Path, history: RunHistory, *, finished: bool) -> Path:
+        """Write the history into a folder; return its file."""
+        views = (view for view in callbacks_of(trainer) if isinstance(view, GradientView) and view.snapshots)
+        file = RunFile(self.prefix, history, {view.module: view.snapshots for view in views}, finished, now())
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / history_file(self.prefix)
+        write_whole(path, file.to_text())
+        return path
 
     def _write_all(self, trainer: Trainer, finished: bool) -> str:
-        """Write all files and draw the picture; return what to say of them."""
-        folder, stem = self._write_history(trainer, self.history, finished=finished), file_stem(self.prefix)
-        said = "No logger keeps files on this disk, so there is no page: add a CSVLogger to have one."
-        if folder is not None:
-            page = folder / f"{stem}.html"
-            write_whole(page, build_page(ReportContent(self.history, self.history.heading)))
-            said = f"Open {page}"
-        if find_spec("matplotlib") is None:
-            return f'The plots need matplotlib: pip install "lightning-uncertainty[report]". {said}'.rstrip()
+        """Write all files beside those of a logger, else give them to one; return what to say of them."""
+        folder, stem = folder_of(trainer.loggers), file_stem(self.prefix)
         with tempfile.TemporaryDirectory() as temporary:
-            picture = (folder or Path(temporary)) / f"{stem}.png"
+            page, picture = ((folder or Path(temporary)) / f"{stem}.{kind}" for kind in ("html", "png"))
+            history = self._write_history(trainer, page.parent, self.history, finished=finished)
+            write_whole(page, build_page(ReportContent(self.history, self.history.heading)))
+            said = f"Open {page}" if folder is not None else self._give_away(trainer, page, history)
+            if find_spec("matplotlib") is None:
+                return f'The plots need matplotlib: pip install "lightning-uncertainty[report]". {said}'.rstrip()
             overview(self.history).savefig(picture)
             for logger in trainer.loggers:  # one that fails must not keep the picture from the others
                 with self._guarded(f"image for {type(logger).__name__}"):
                     give_picture(logger, f"{self.prefix}/overview", picture, trainer.global_step)
         return said
+
+    def _give_away(self, trainer: Trainer, page: Path, history: Path) -> str:
+        """Give files that no folder keeps to the first logger that takes them; return what to say of them."""
+        for logger in trainer.loggers:
+            with self._guarded(f"page for {type(logger).__name__}"):
+                if place := give_files(logger, self.prefix, [page, history]):
+                    return f"{page.name} is {place}."
+        return "No logger keeps files on this disk, so there is no page: add a CSVLogger to have one."
 
     @contextmanager
     def _guarded(self, subject: str) -> Iterator[None]:

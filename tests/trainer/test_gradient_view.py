@@ -191,7 +191,7 @@ def test_it_looks_every_so_many_steps_and_logs_under_lightnings_step(tmp_path):
     for step, row in rows.items():
         norms, cosines = truth[step]
         assert float(row["gradients/norm/b"]) == pytest.approx(norms["b"], rel=1e-5)
-        assert float(row["gradients/cosine/a,kind"]) == pytest.approx(cosines["a", "kind"], abs=1e-5)
+        assert float(row["gradients/cosine/a/kind"]) == pytest.approx(cosines["a", "kind"], abs=1e-5)
         assert float(row["gradients/cosine/lowest"]) == pytest.approx(min(cosines.values()), abs=1e-5)
         assert float(row["gradients/cosine/mean"]) == pytest.approx(np.mean(list(cosines.values())), abs=1e-5)
 

@@ -189,7 +189,7 @@ def test_names_as_in_a_table_are_kept_and_loggers_get_keys_that_they_take(tmp_pa
         next(iter(rows(loggers[0]).values())).keys(),
     ):
         assert {key for key in keys if key.startswith("uncertainty/")} == expected
-    assert {"gradients/norm/U_atom", "gradients/cosine/U_atom,mu_D"} <= runner.callback_metrics.keys()
+    assert {"gradients/norm/U_atom", "gradients/cosine/U_atom/mu_D"} <= runner.callback_metrics.keys()
     assert {"weight/U_atom", "weight/mu_D"} <= runner.progress_bar_metrics.keys()
     assert callback.history.tasks == tuple(module.uncertainty.weights) == ("U/atom", "mu (D)")
     assert "U/atom" in capsys.readouterr().out
