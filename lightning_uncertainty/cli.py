@@ -1,4 +1,4 @@
-"""The command line: ``lightning-uncertainty demo``, ``compare``, ``report``.
+"""The command line: ``lightning-uncertainty demo``, ``compare``, ``report``, ``--version``.
 
 Each command imports what it needs when it runs: ``--help`` answers at once, and a missing package is named in one line.
 """
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import lightning_uncertainty
 from lightning_uncertainty._arguments import MissingExtraError, require
 
 if TYPE_CHECKING:
@@ -61,8 +62,14 @@ def _app(commands: Sequence[Callable[..., None]], words: Sequence[str]) -> typer
     return app
 
 
-def welcome(context: typer.Context) -> None:
+def welcome(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     """Learned weights for multi-task losses, from each task's homoscedastic uncertainty."""
+    if version:
+        typer.echo(f"lightning-uncertainty {lightning_uncertainty.__version__}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

@@ -36,7 +36,8 @@ class Task(Setting):
         unit: The unit of the target, for tables and pictures: ``"m"``, ``"$"``.
         classes: The number of classes, to tell whether a loss is better than a guess; not needed with ``CrossEntropy``.
         importance: The factor ``a`` of the whole term, ``a (c e^{-r s} L + R(s))``: as if the task had ``a`` times the
-            samples. The optimum of ``s`` does not move, so ``s`` cannot absorb it as it does a factor before a loss.
+            samples. The optimum of ``s`` does not move, so ``s`` cannot absorb it as it does a factor before a loss. At
+            its optimum ``"laplace"`` pulls twice as hard as the others, ``1/L`` against ``1/(2L)``: 0.5 evens it.
 
     Raises:
         ValueError: if one of them is not valid, or ``name`` is blank.

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import lightning_uncertainty._arguments as extras
-from lightning_uncertainty import cli
+from lightning_uncertainty import __version__, cli
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,13 @@ def test_without_typer_the_extra_is_that_of_the_command(words, extra, capsys, mo
 def test_help_lists_the_commands(arguments, capsys):
     assert cli.main(arguments) == 0
     assert "demo" in capsys.readouterr().out
+
+
+def test_python_m_runs_it_and_it_says_its_version():
+    for words, said in ((["--version"], f"lightning-uncertainty {__version__}\n"), (["report", "nowhere"], "")):
+        command = [sys.executable, "-m", "lightning_uncertainty", *words]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stdout) == (0 if said else 2, said)
 
 
 def test_help_of_the_demo_lists_its_options(capsys):

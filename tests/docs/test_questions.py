@@ -60,6 +60,7 @@ SHOWN = {
     ],
     "Why `s = log sigma^2`, and not sigma?": ["test_weighting.py::test_values_can_be_read_and_set_by_name"],
     "Why is there a 1/2 for regressions, and none for classes?": ["code"],
+    "Why does an L1 task pull twice as hard?": ["code"],
     "Why do the weights not sum to 1?": [
         "test_weighting.py::test_snapshot_is_made_of_plain_floats_and_shares_sum_to_one"
     ],
