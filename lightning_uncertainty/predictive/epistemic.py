@@ -6,6 +6,7 @@ calls that noise. Use the parts to rank inputs, and the total for intervals.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
+from lightning_uncertainty._arguments import listed
+from lightning_uncertainty._warnings import UncertaintyWarning
+
 __all__ = ["Decomposition", "decompose", "dropout_on"]
 
+_ALL_THE_SAME = (
+    "All {} samples predict the same, so that nothing epistemic is seen. Expected passes or networks that differ. Call "
+    "decompose inside of `with dropout_on(net):`, since a generator makes its passes when it is consumed; train the "
+    "members of an ensemble from different seeds."
+)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -31,6 +40,7 @@ def dropout_on(module: nn.Module) -> Iterator[None]:
         module: The module whose passes differ then [Monte Carlo dropout, Gal and Ghahramani, ICML 2016].
 
     Raises:
+        TypeError: if it is no module.
         ValueError: if no layer drops anything: all passes would be the same, and nothing epistemic would be seen.
 
     >>> net = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1), nn.Dropout(0.5)).eval()
@@ -38,6 +48,11 @@ def dropout_on(module: nn.Module) -> Iterator[None]:
     ...     print([layer.training for layer in net])
     [False, False, True]
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"Expected the module whose dropout is turned on; got {module!r} of type {type(module).__name__}. Write "
+            "`with dropout_on(net):`."
+        )
     before = {layer: layer.training for layer in module.modules()}
     dropping = [layer for layer in before if _drops(layer)]
     if not dropping:
@@ -112,33 +127,54 @@ def decompose(samples: Iterable[Any]) -> Any:
     Args:
         samples: The distributions of the same targets, one after the other, or dicts of them by task: what
             :meth:`UncertaintyWeighting.predictive <lightning_uncertainty.UncertaintyWeighting.predictive>` returns for
-            each pass with :func:`dropout_on`, or for each network of an ensemble. A generator is run without gradients,
-            and nothing of a sample is kept: memory does not grow with their number.
+            each pass with :func:`dropout_on`, or for each network of an ensemble: ``decompose(predict(net) for net in
+            nets)``. A generator is run without gradients, inside of ``dropout_on`` if its passes need that; and nothing
+            of a sample is kept: memory does not grow with their number. If all are the same, it warns.
 
     Returns:
         A :class:`Decomposition`, or a dict of them by task.
 
     Raises:
-        ValueError: if there are fewer than two samples.
+        TypeError: if a sample is neither a distribution nor a dict of them.
+        ValueError: if there are fewer than two samples, or they differ in tasks, family or shape.
 
     >>> parts = decompose(Normal(torch.tensor(mean), 2.0) for mean in (0.0, 2.0))
     >>> parts.epistemic, parts.aleatoric, parts.total
     (tensor(1.), tensor(4.), tensor(5.))
     """
     running: dict[str, _Running] = {}
-    several = False
+    count, several = 0, False
     with torch.no_grad():
-        for sample in samples:
+        for count, sample in enumerate(_iterated(samples), 1):
             several = isinstance(sample, Mapping)
-            for name, predicted in sample.items() if several else [("", sample)]:
-                running.setdefault(name, _Running()).add(predicted)
-    parts = {name: each.result() for name, each in running.items()}
-    if (count := min((each.samples for each in parts.values()), default=0)) < 2:
+            named = sample if several else {"": sample}
+            if count == 1:
+                running = {name: _Running() for name in named}
+            if named.keys() != running.keys():
+                raise ValueError(
+                    f"Sample {count} has the tasks {listed(named)}, and the first one {listed(running)}. Expected the "
+                    "same tasks in all samples: let one function predict them all."
+                )
+            for name, predicted in named.items():
+                running[name].add(predicted)
+    if count < 2 or not running:
         raise ValueError(
             f"Got {count} samples. Expected the distributions of at least two passes or networks, since what they do "
             "not agree on is the epistemic part: for example `decompose(predict(x) for _ in range(30))`."
         )
+    if all(each.same for each in running.values()):
+        warnings.warn(_ALL_THE_SAME.format(count), UncertaintyWarning, stacklevel=2)
+    parts = {name: each.result() for name, each in running.items()}
     return parts if several else parts[""]
+
+
+def _iterated(samples: Any) -> Iterable[Any]:
+    if isinstance(samples, (Distribution, Mapping)) or not isinstance(samples, Iterable):
+        raise TypeError(
+            f"Expected the distributions of several passes or networks; got one {type(samples).__name__}. Write "
+            "`decompose(predict(x) for _ in range(30))`."
+        )
+    return samples
 
 
 class _Running:
@@ -150,15 +186,33 @@ class _Running:
         self.squares: Any = 0.0
         self.noise: Any = 0.0
 
-    def add(self, predicted: Any) -> None:
-        self.samples, self.family = self.samples + 1, type(predicted)
-        discrete = isinstance(predicted, (Categorical, Bernoulli))
-        value = predicted.probs if discrete else predicted.mean
-        noise = _entropy(value, self.family) if discrete else predicted.variance
+    def add(self, law: Any) -> None:
+        kind: Any = type(law)
+        if not issubclass(kind, Distribution):
+            raise TypeError(
+                f"Expected a distribution of each pass or network, as `predictive` returns; got {law!r:.80} of "
+                f"type {kind.__name__}. For an ensemble write `decompose(predict(net) for net in nets)`, "
+                'where `predict` returns for example `net.uncertainty.predictive("depth", net(x))`.'
+            )
+        discrete = issubclass(kind, (Categorical, Bernoulli))
+        value = law.probs if discrete else law.mean
+        if self.samples and (kind, value.shape) != (self.family, self.mean.shape):
+            raise ValueError(
+                f"Sample {self.samples + 1} is a {kind.__name__} of shape {tuple(value.shape)}, and those "
+                f"before are {self.family.__name__} of shape {tuple(self.mean.shape)}. Expected predictions of the "
+                "same targets: give each pass the same inputs."
+            )
+        self.samples, self.family = self.samples + 1, kind
+        noise = _entropy(value, self.family) if discrete else law.variance
         change = value - self.mean
         self.mean = self.mean + change / self.samples
         self.squares = self.squares + change * (value - self.mean)
         self.noise = self.noise + (noise - self.noise) / self.samples
+
+    @property
+    def same(self) -> bool:
+        """True if no sample differs from the others; False without any targets."""
+        return self.mean.numel() > 0 and not bool(self.squares.any())
 
     def result(self) -> Decomposition:
         if self.family in (Categorical, Bernoulli):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Laplace, MultivariateNormal, Normal
 
-from lightning_uncertainty import UncertaintyWeighting
+from lightning_uncertainty import UncertaintyWarning, UncertaintyWeighting
 from lightning_uncertainty.predictive import decompose, dropout_on
 
 SAMPLES = 4000
@@ -181,3 +181,66 @@ def test_passes_with_dropout_disagree_more_far_from_the_data():
         parts = decompose(Normal(model(at), 1.0) for _ in range(100))
     assert parts.epistemic[1] > 10.0 * parts.epistemic[0]
     assert torch.equal(parts.aleatoric[0], parts.aleatoric[1])
+
+
+# ---------------------------------------------------------------------------------------------------- misuse
+
+
+def test_a_generator_that_is_consumed_after_dropout_is_off_again_is_told_of():
+    module, x = net().eval(), torch.randn(8, 3)
+    with dropout_on(module):
+        late = (Normal(module(x), 1.0) for _ in range(5))
+    with pytest.warns(
+        UncertaintyWarning, match=r"All 5 samples predict the same.* inside of `with dropout_on\(net\):`"
+    ):
+        parts = decompose(late)
+    assert not parts.epistemic.any()
+    with dropout_on(module):
+        assert decompose(Normal(module(x), 1.0) for _ in range(5)).epistemic.all()
+
+
+def test_a_task_without_dropout_beside_one_that_has_it_is_no_fault():
+    tasks = ({"a": Normal(torch.zeros(2), 1.0), "b": Normal(torch.tensor([m, m]), 1.0)} for m in (0.0, 1.0))
+    assert decompose(tasks)["a"].epistemic.tolist() == [0.0, 0.0]
+    assert decompose(Normal(torch.zeros(0), 1.0) for _ in range(2)).epistemic.shape == (0,)
+
+
+def test_an_ensemble_is_a_function_of_its_trained_networks():
+    nets = [nn.Linear(2, 1), nn.Linear(2, 1)]
+    weighting, x = UncertaintyWeighting({"depth": "gaussian"}, init=0.0), torch.randn(4, 2)
+    parts = decompose(weighting.predictive("depth", each(x)) for each in nets)
+    torch.testing.assert_close(parts.mean, (nets[0](x) + nets[1](x)).detach() / 2)
+    words = r"got Linear\(in_features=2.* of type Linear\. For an ensemble write `decompose\(predict\(net\) for net in"
+    with pytest.raises(TypeError, match=words):
+        decompose(nets)
+
+
+@pytest.mark.parametrize(
+    ("samples", "error", "words"),
+    [
+        (Normal(torch.zeros(2), 1.0), TypeError, r"got one Normal\. Write `decompose\(predict\(x\) for _ in range"),
+        ({"a": Normal(0.0, 1.0)}, TypeError, "got one dict"),
+        (7, TypeError, "got one int"),
+        ([torch.zeros(2)] * 2, TypeError, "of type Tensor"),
+        ([{"a": torch.zeros(2)}] * 2, TypeError, "of type Tensor"),
+        ([{}, {}], ValueError, "Got 2 samples. Expected the distributions"),
+        (
+            [{"a": Normal(0.0, 1.0)}, {"b": Normal(0.0, 1.0)}],
+            ValueError,
+            "Sample 2 has the tasks 'b', and the first one 'a'",
+        ),
+        ([Normal(torch.zeros(2), 1.0), Normal(torch.zeros(3), 1.0)], ValueError, r"of shape \(3,\), and those before"),
+        ([Normal(torch.zeros(2), 1.0), Laplace(torch.zeros(2), 1.0)], ValueError, "is a Laplace .* before are Normal"),
+    ],
+)
+def test_samples_that_cannot_be_decomposed_are_refused_with_what_to_write(samples, error, words):
+    with pytest.raises(error, match=words):
+        decompose(samples)
+
+
+def test_dropout_is_that_of_a_module():
+    with (
+        pytest.raises(TypeError, match=r"Expected the module .* got 0\.5 of type float\. Write `with dropout_on"),
+        dropout_on(0.5),
+    ):
+        pass
