@@ -158,11 +158,11 @@ class Finding(_Texts, Enum):
     )
     OVERFITS = (
         "overfits",
-        "On held-out data, sigma of task {task!r} is {ratio:.3g} times the learned one ({held_out:.3g}, not "
-        "{learned:.3g}).",
+        "On held-out data, sigma of task {task!r} is {ratio:.3g} times {source} ({held_out:.3g}, not {learned:.3g}).",
         "The network has fitted noise of its training data: stop earlier, regularise it, or train with more data. To "
         'predict with the sigma of the validation, write `UncertaintyCallback(sigma_from="validation")`.',
-        f"At the end, the sigma of the last validation is over {OPTIMISTIC:g} times the learned one.",
+        f"At the end, the sigma of the last validation is over {OPTIMISTIC:g} times the learned one. Of a head (nll) "
+        "it is the root of the mean squared z-score, which is 1 on the data that the head has learned.",
     )
     MOSTLY_ABSENT = (
         "mostly missing",

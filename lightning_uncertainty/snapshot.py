@@ -29,9 +29,12 @@ class Score(Setting):
             Laplace relative to its own variance. None for classes.
         crps: The continuous ranked probability score, in the unit of the target; lower is better. None for classes.
         ece: The expected calibration error, a mean difference of confidence and accuracy. None for a regression.
+        temperature: The temperature, between 0.22 and 20, that these logits would best be divided by: above 1 if the
+            classes are predicted with too much confidence. None for a regression.
         coverage: The part of the targets inside the central intervals of 5 %, 10 %, ... 100 %; empty for classes.
         reliability: For each bin of the confidence with samples: their number, mean confidence and accuracy; empty for
             a regression.
+        data: What was scored: ``"validation"`` or ``"test"``.
     """
 
     samples: int
@@ -41,6 +44,8 @@ class Score(Setting):
     ece: float | None = None
     coverage: tuple[float, ...] = ()
     reliability: tuple[tuple[float, float, float], ...] = ()
+    temperature: float | None = None
+    data: str = "validation"
 
     @classmethod
     def read(cls, plain: Mapping[str, Any] | None) -> Score | None:
@@ -55,12 +60,13 @@ class Score(Setting):
         return {**vars(self), "coverage": list(self.coverage), "reliability": [list(row) for row in self.reliability]}
 
     def numbers(self) -> dict[str, float]:
-        """Return what is logged: ``nll``, ``ece``, or ``nll``, ``mean_squared_z``, ``crps`` and ``coverage_<percent>``.
+        """Return what is logged, by name: of a regression ``coverage_<percent>`` too.
 
-        >>> Score(10, 1.5, ece=0.25).numbers()
-        {'nll': 1.5, 'ece': 0.25}
+        >>> Score(10, 1.5, ece=0.25, temperature=2.0).numbers()
+        {'nll': 1.5, 'ece': 0.25, 'temperature': 2.0}
         """
-        numbers = {"nll": self.nll, "mean_squared_z": self.mean_squared_z, "crps": self.crps, "ece": self.ece}
+        names = ("nll", "mean_squared_z", "crps", "ece", "temperature")
+        numbers = {name: getattr(self, name) for name in names}
         if self.coverage:
             numbers |= {f"coverage_{percent}": self.coverage[percent * BINS // 100 - 1] for percent in COVERAGES}
         return {key: number for key, number in numbers.items() if number is not None}
@@ -97,7 +103,8 @@ class TaskSnapshot(Setting):
         unit: The unit of the target, as given to :class:`~lightning_uncertainty.Task`; for a regression also of sigma.
         classes: The number of classes of a classification; 0 where it is unknown.
         val_log_var: The log-variance that the losses of the last validation have as their optimum; None where unknown.
-        score: The score of its predictions in the last validation or test, None where none were given.
+        score: The score of its predictions in the last validation, None where none were given.
+        test_score: The same of the last test.
         more: Further quantities that a strategy or a subclass of the engine keeps of each task.
     """
 
@@ -124,10 +131,18 @@ class TaskSnapshot(Setting):
     classes: int = 0
     val_log_var: float | None = None
     score: Score | None = None
+    test_score: Score | None = None
     more: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, task: Task, learned: bool, numbers: Mapping[str, float], score: Score | None = None) -> TaskSnapshot:
+    def of(
+        cls,
+        task: Task,
+        learned: bool,
+        numbers: Mapping[str, float],
+        score: Score | None = None,
+        test_score: Score | None = None,
+    ) -> TaskSnapshot:
         """Return the snapshot of a task from numbers by field; those without a field here go into ``more``.
 
         In place of ``at_bound`` there are ``at_lower`` and ``at_upper``.
@@ -159,6 +174,7 @@ class TaskSnapshot(Setting):
             classes=2 if task.likelihood.name == "bernoulli" else int(task.classes or classes),
             val_log_var=None if math.isnan(held_out) else held_out,
             score=score,
+            test_score=test_score,
             more=row,
         )
 

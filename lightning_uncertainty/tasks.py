@@ -10,7 +10,16 @@ from functools import lru_cache, partial
 from typing import Any, Literal
 from zlib import crc32
 
-from lightning_uncertainty._arguments import Setting, check_bounds, check_init, check_number, listed, lookup, suggest
+from lightning_uncertainty._arguments import (
+    Setting,
+    check_bounds,
+    check_choice,
+    check_init,
+    check_number,
+    listed,
+    lookup,
+    suggest,
+)
 from lightning_uncertainty.likelihoods import Likelihood, get_likelihood
 
 __all__ = ["Likelihoods", "Task", "TaskSpecs", "metric_keys", "parse_tasks"]
@@ -38,13 +47,16 @@ class Task(Setting):
         importance: The factor ``a`` of the whole term, ``a (c e^{-r s} L + R(s))``: as if the task had ``a`` times the
             samples. The optimum of ``s`` does not move, so ``s`` cannot absorb it as it does a factor before a loss. At
             its optimum ``"laplace"`` pulls twice as hard as the others, ``1/L`` against ``1/(2L)``: 0.5 evens it.
+        head: What a head with a noise of its own predicts, of a task that is ``"nll"`` or has a fixed weight:
+            ``"gaussian"`` (the default of ``"nll"``), ``"laplace"``, or ``"softmax"`` for the logits of
+            :func:`~lightning_uncertainty.predictive.noisy_cross_entropy`.
 
     Raises:
         ValueError: if one of them is not valid, or ``name`` is blank.
         TypeError: if ``name`` is not a string.
 
-    >>> Task("kind", "softmax", classes=10)
-    Task(name='kind', likelihood=Likelihood('softmax'), init=None, bounds=None, unit='', classes=10, importance=1.0)
+    >>> Task("kind", "softmax", classes=10).likelihood, Task("wind", "nll", head="laplace").head
+    (Likelihood('softmax'), 'laplace')
     """
 
     name: str
@@ -54,6 +66,7 @@ class Task(Setting):
     unit: str
     classes: int | None
     importance: float
+    head: str | None
 
     def __init__(
         self,
@@ -64,6 +77,7 @@ class Task(Setting):
         unit: str = "",
         classes: int | None = None,
         importance: float = 1.0,
+        head: Literal["gaussian", "laplace", "softmax"] | None = None,
     ) -> None:
         set_field = partial(object.__setattr__, self)  # the way around frozen, once, at construction
         set_field("name", check_name(name))
@@ -73,6 +87,14 @@ class Task(Setting):
         set_field("unit", str(unit))
         set_field("classes", None if classes is None else int(check_number("classes", classes, above=2.0)))
         set_field("importance", check_number("importance", importance, above=0.0))
+        if head is not None:
+            check_choice("head", head, ("gaussian", "laplace", "softmax"))
+            if self.likelihood.learned:
+                raise ValueError(
+                    f"Task {name!r} got head={head!r} and the likelihood {self.likelihood.name!r}. Expected a head for "
+                    f'a loss that is in nats already; write `Task({name!r}, "nll", head={head!r})`.'
+                )
+        set_field("head", head)
 
 
 TaskSpecs = Mapping[str, Any] | Sequence[Task | str]

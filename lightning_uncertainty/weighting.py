@@ -133,7 +133,7 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         self.tasks = {task.name: task for task in parse_tasks(tasks, likelihood)}
         self.task_names = tuple(self.tasks)
         check_choice("nonfinite", nonfinite, ("skip", "raise"))
-        self.sigma_from, self.scores = sigma_from, {}
+        self.sigma_from, self._scores = sigma_from, {}
         super().__init__(warmup_steps, warmup, freeze_after)
         self.nonfinite, self.process_group = nonfinite, process_group
         check_options(options, strategy, WeightingOptions.__annotations__)
@@ -368,6 +368,7 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         """Forget the losses since the last step, as gradients are forgotten by ``zero_grad()``."""
         self.recorder.clear()
         self.strategy.discard()
+        self._sums = None  # of a validation that did not come to its end
 
     @property
     def waiting(self) -> bool:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_uncertainty.engine.state import EngineState, move_tensors, newest
-from lightning_uncertainty.engine.window import Call, exchange
+from lightning_uncertainty.engine.window import Call, exchange, world_size
 from lightning_uncertainty.likelihoods import NLL, LikelihoodVector
 from lightning_uncertainty.regularizers import Regularizer
 from lightning_uncertainty.tasks import Task
@@ -32,22 +32,24 @@ class HeldOut:
         log_var: The optimum of ``s`` at the mean loss of the last validation with the task, fp32, of shape (K,); NaN
             before it. Where the loss alone does not tell: for ``"nll"`` the logarithm of the mean squared z-score, for
             an exact softmax that of the best temperature, if predictions were scored.
+        scored: True if a prediction was scored since the begin; after the end, on any rank.
     """
 
     def __init__(
         self, state: EngineState, tasks: Iterable[Task], regularizer: Regularizer, group: dist.ProcessGroup | None
     ) -> None:
         self._state, self._regularizer, self._group = state, regularizer, group
-        kinds = [task.likelihood for task in tasks]
-        self._likelihoods = LikelihoodVector(kinds)
-        self._shifted = torch.tensor([kind.tempered or kind == NLL for kind in kinds])
+        tasks = list(tasks)
+        self._likelihoods = LikelihoodVector([task.likelihood for task in tasks])
+        shifted = (task.likelihood.tempered or (task.likelihood == NLL and task.head != "softmax") for task in tasks)
+        self._shifted = torch.tensor([*shifted])
         self.restored()
 
     @torch.inference_mode(False)
     def restored(self) -> None:
         """Go on from a loaded state."""
-        self._sums: Tensor | None = None  # over the calls of a validation
-        self._weighed = False  # True if there was a call in this validation, or on any rank in an earlier one
+        self._sums: Tensor | None = None  # over the calls of a validation or test
+        self._counted = self._weighed = self.scored = False
         self.derive()
 
     def derive(self) -> None:
@@ -58,13 +60,14 @@ class HeldOut:
         self.log_var = torch.where(optimum.isfinite(), optimum, torch.nan)
 
     @torch.inference_mode(False)  # for a validation step that leaves the inference mode for gradients
-    def begin(self) -> None:
-        """Begin to sum up what is weighed."""
+    def begin(self, *, counted: bool = True) -> None:
+        """Begin to sum up what is weighed; unless it is ``counted``, as in a test, only learn what others scored."""
         self._sums = self._state.raw_loss.new_zeros(6, len(self._state.raw_loss))
+        self._counted, self._weighed, self.scored = counted, False, False
 
     def add(self, call: Call) -> None:
         """Count a call that is not trained on, if a validation has begun."""
-        if self._sums is not None:
+        if self._sums is not None and self._counted:
             self._sums[:5] += call.sums()
             self._weighed = True
 
@@ -72,18 +75,24 @@ class HeldOut:
     def end(self) -> bool:
         """Take the means of a validation over; return True if anything was weighed, on any rank.
 
-        Costs an all-reduce and a transfer to the host; nothing where no validation has weighed anything yet. In the
-        first that does, all ranks must.
+        Costs a transfer to the host, and with several processes an all-reduce: of all of them, also of one that has
+        weighed nothing. A single process that has weighed nothing pays nothing.
         """
         sums, self._sums = self._sums, None
-        if sums is None or not self._weighed:
+        if sums is None or (world_size(self._group) == 1 and not self._weighed):
             return False
+        sums[5] = float(self.scored)
         (means,) = exchange(sums.unsqueeze(0), self._group)
+        self.scored = means.dropped is not None and bool(means.dropped.any())
         if not means.used:
             return False
         self._state.val_loss, _ = newest(means, self._state.val_loss)
         self.derive()
         return True
+
+    def forget(self) -> None:
+        """Forget what was summed up."""
+        self._sums = None
 
     def to(self, device: torch.device) -> None:
         """Move all tensors to ``device``, as copies."""

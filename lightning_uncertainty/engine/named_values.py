@@ -30,7 +30,7 @@ class NamedValues:
     tasks: dict[str, Task]
     strategy: Strategy
     steps: int
-    scores: dict[str, Score]
+    _scores: dict[str, dict[str, Score]]
     _choose: Callable[[], None]
     held_out: HeldOut
     _state: EngineState
@@ -71,13 +71,14 @@ class NamedValues:
         columns["val_log_var"] = self.held_out.log_var
         rows = rows_later({**self._state.columns(), **columns, **now}, self.tasks)
         strategy, steps, tasks, classes = self.strategy, self.steps, self.tasks, self._raw_losses.classes
-        scores = self.scores
+        scored = [self._scores.get(data, {}) for data in ("validation", "test")]
 
         def read() -> Snapshot:
             numbers = {name: {"classes": classes.get(name, 0), **row} for name, row in rows().items()}
-            of_tasks = {
-                n: TaskSnapshot.of(tasks[n], strategy.learned[n], row, scores.get(n)) for n, row in numbers.items()
-            }
+            of_tasks = {}
+            for name, row in numbers.items():
+                scores = (found.get(name) for found in scored)
+                of_tasks[name] = TaskSnapshot.of(tasks[name], strategy.learned[name], row, *scores)
             return Snapshot(steps, of_tasks, strategy.name)
 
         return read

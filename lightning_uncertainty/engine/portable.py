@@ -49,7 +49,7 @@ class Portable(Schedule):
     discard: Callable[[], None]
     relative: RelativeLoss
     held_out: HeldOut
-    scores: dict[str, Score]
+    _scores: dict[str, dict[str, Score]]
     sigma_from: Literal["training", "validation"]
     origin: str
     _state: EngineState
@@ -105,7 +105,7 @@ class Portable(Schedule):
         self._set_steps(saved.steps, frozen=saved.frozen)
         self.relative = RelativeLoss(self._state)
         self.held_out.restored()
-        self.scores = {}
+        self._scores = {}
         self.origin, self._foreign = "loaded", None
         if self._guard is not None:
             self._guard.look_again()

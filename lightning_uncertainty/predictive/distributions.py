@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Laplace, Normal
 
 from lightning_uncertainty.likelihoods import Likelihood
-from lightning_uncertainty.predictive.losses import lifted
+from lightning_uncertainty.predictive.losses import check_log_var, check_tensors, lifted
 
 __all__ = ["CLASSES", "REGRESSIONS", "distribution"]
 
@@ -36,16 +36,19 @@ def distribution(
         checked: False leaves numbers unchecked that are not finite.
 
     Raises:
-        ValueError: if the likelihood has no distribution here, or a number is not finite.
+        TypeError: if the prediction is no tensor.
+        ValueError: if the likelihood has no distribution here, the shapes do not fit, or a number is not finite.
 
     >>> from lightning_uncertainty.likelihoods import GAUSSIAN
     >>> distribution(GAUSSIAN, torch.tensor([20.0]), torch.tensor(2.0).log() * 2).icdf(torch.tensor(0.95))
     tensor([23.2897])
     """
+    check_tensors({"prediction": prediction})
     prediction = lifted(prediction)
     log_var = torch.as_tensor(log_var).to(prediction)  # after a fit, the engine may be elsewhere than the network
     check = None if checked else False
     if (regression := REGRESSIONS.get(likelihood.name)) is not None:
+        check_log_var(prediction, log_var)
         scale = torch.exp(0.5 * log_var).expand_as(prediction)
         return regression(prediction, scale, validate_args=check)
     if (classes := CLASSES.get(likelihood.name)) is not None:
@@ -54,6 +57,6 @@ def distribution(
         return classes(logits=moved, validate_args=check)
     raise ValueError(
         f"The likelihood {likelihood.name!r} has no distribution here. Expected one of "
-        f"{', '.join(map(repr, [*REGRESSIONS, *CLASSES]))}. For a head that predicts its own noise, write "
-        '`predictive(name, mean, log_var, likelihood="gaussian")` (or "laplace").'
+        f"{', '.join(map(repr, [*REGRESSIONS, *CLASSES]))}. For a head that predicts its own noise, declare the task "
+        'as `Task(name, "nll", head="gaussian")` (or "laplace", "softmax").'
     )

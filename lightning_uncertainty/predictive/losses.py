@@ -7,7 +7,7 @@ other tasks. They are computed in single precision at least, whatever the precis
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,18 @@ from torch.nn import functional as F
 
 from lightning_uncertainty._arguments import as_number, check_choice
 
-__all__ = ["IGNORED", "Reduction", "check_classes", "check_means", "gaussian_nll", "laplace_nll", "noisy_cross_entropy"]
+__all__ = [
+    "IGNORED",
+    "Reduction",
+    "check_classes",
+    "check_log_var",
+    "check_means",
+    "check_tensors",
+    "gaussian_nll",
+    "laplace_nll",
+    "mean_logits",
+    "noisy_cross_entropy",
+]
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -57,6 +68,7 @@ def gaussian_nll(
             or ``"none"`` (0 where there is no target).
 
     Raises:
+        TypeError: if one of them is no tensor.
         ValueError: if the shapes do not fit, or ``beta`` or ``reduction`` is not valid.
 
     >>> gaussian_nll(torch.tensor([0.0, 0.0]), torch.zeros(2), torch.tensor([1.0, 3.0]))
@@ -92,6 +104,7 @@ def laplace_nll(
         reduction: As in :func:`gaussian_nll`.
 
     Raises:
+        TypeError: if one of them is no tensor.
         ValueError: if the shapes do not fit, or ``beta`` or ``reduction`` is not valid.
 
     >>> laplace_nll(torch.tensor([0.0, 0.0]), torch.zeros(2), torch.tensor([1.0, 3.0]))
@@ -130,6 +143,7 @@ def noisy_cross_entropy(
         generator: The source of the noise; by default that of torch.
 
     Raises:
+        TypeError: if one of them is no tensor.
         ValueError: if the shapes do not fit, or ``samples`` or ``reduction`` is not valid.
 
     >>> logits, target = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
@@ -140,12 +154,7 @@ def noisy_cross_entropy(
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"The number of samples must be a whole number of at least 1; got {samples!r}.")
     check_classes(logits, target, mask)
-    if not _broadcasts(log_std, logits):
-        raise ValueError(
-            f"The logits have shape {tuple(logits.shape)} and log_std {tuple(log_std.shape)}. Expected one for each "
-            "logit, or a shape that broadcasts to that of the logits: for example `log_std.unsqueeze(1)`, of shape "
-            "(N, 1, ...)."
-        )
+    _check_log_std(logits, log_std)
     there = target != IGNORED if mask is None else mask & (target != IGNORED)
     # As in `_checked`: nothing of a sample without a target may meet the gradient.
     logits, log_std = (lifted(each).expand_as(logits).where(there.unsqueeze(1), 0.0) for each in (logits, log_std))
@@ -159,6 +168,32 @@ def noisy_cross_entropy(
     return _reduced(-likelihood, None, there, reduction)
 
 
+def mean_logits(logits: Tensor, log_std: Tensor, samples: int = 100) -> Tensor:
+    r"""Return the logarithm of the mean probabilities of logits with Gaussian noise: the logits to predict with.
+
+    .. math:: \log \frac1T \sum_t \mathrm{softmax}(z + e^{u} \epsilon_t), \qquad \epsilon_t \sim N(0, I)
+
+    The noise is the same in each call, so that the same input has the same prediction. Memory does not grow with ``T``.
+
+    Args:
+        logits: The logits ``z``, of shape (N, C) or (N, C, d1, ...).
+        log_std: The logarithms ``u`` of the standard deviations, as in :func:`noisy_cross_entropy`.
+        samples: The number ``T``.
+
+    Raises:
+        TypeError: if one of them is no tensor.
+        ValueError: if the shapes do not fit.
+    """
+    _check_log_std(logits, log_std)
+    logits, std = lifted(logits), lifted(log_std).exp()
+    generator = torch.Generator(logits.device).manual_seed(0)  # not that of torch, which training goes on with
+    total = torch.full_like(logits, -torch.inf)
+    for _ in range(samples):
+        noise = torch.randn(logits.shape, dtype=logits.dtype, device=logits.device, generator=generator)
+        total = torch.logaddexp(total, F.log_softmax(logits + std * noise, 1))
+    return total - math.log(samples)
+
+
 def lifted(tensor: Tensor) -> Tensor:
     """Return a tensor in single precision at least: in half precision, an exponential soon overflows."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -166,31 +201,62 @@ def lifted(tensor: Tensor) -> Tensor:
 
 def check_means(mean: Tensor, log_var: Tensor | None, target: Tensor, mask: Tensor | None, what: str = "mean") -> None:
     """Raise ``ValueError`` unless the shapes fit: nothing but ``log_var`` may be broadcast."""
+    check_tensors({what: mean, "target": target})
     if target.shape != mean.shape:
         raise ValueError(
             f"The {what} has shape {tuple(mean.shape)} and the target {tuple(target.shape)}. Expected the same shape, "
             f"since others would be broadcast: for example `{what}.squeeze(-1)`."
         )
-    if log_var is not None and not _broadcasts(log_var, mean):
+    if log_var is not None:
+        check_log_var(mean, log_var)
+    _check_mask(mask, target)
+
+
+def check_log_var(mean: Tensor, log_var: Tensor) -> None:
+    """Raise ``ValueError`` unless ``log_var`` broadcasts to the shape of the means."""
+    check_tensors({"mean": mean, "log_var": log_var})
+    if not _broadcasts(log_var, mean):
         raise ValueError(
             f"The mean has shape {tuple(mean.shape)} and log_var {tuple(log_var.shape)}. Expected one log-variance for "
             "each mean, or a shape that broadcasts to that of the means: for example `log_var.squeeze(-1)`."
         )
-    _check_mask(mask, target)
 
 
 def check_classes(logits: Tensor, target: Tensor, mask: Tensor | None) -> None:
     """Raise ``ValueError`` unless the shapes fit: one class index for each row, or pixel, of the logits."""
-    if logits.dim() < 2 or target.shape != logits.shape[:1] + logits.shape[2:]:
+    check_tensors({"logits": logits, "target": target})
+    if logits.dim() < 2 or target.shape != logits.shape[:1] + logits.shape[2:] or target.is_floating_point():
+        numbers = f" of {target.dtype}" if target.is_floating_point() else ""
         raise ValueError(
-            f"Got logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}. Expected (N, C) "
-            "and (N,), or (N, C, d1, ...) and (N, d1, ...): class indices, and the classes in the second dimension."
+            f"Got logits of shape {tuple(logits.shape)} and a target of shape {tuple(target.shape)}{numbers}. Expected "
+            "class indices, and classes in the second dimension: (N, C) and (N,), or (N, C, d1, ...) and (N, d1, ...)."
         )
     _check_mask(mask, target)
 
 
+def _check_log_std(logits: Tensor, log_std: Tensor) -> None:
+    check_tensors({"logits": logits, "log_std": log_std})
+    if logits.dim() < 2 or not _broadcasts(log_std, logits):
+        raise ValueError(
+            f"The logits have shape {tuple(logits.shape)} and log_std {tuple(log_std.shape)}. Expected one for each "
+            "logit, or a shape that broadcasts to that of the logits: for example `log_std.unsqueeze(1)`, of shape "
+            "(N, 1, ...)."
+        )
+
+
+def check_tensors(given: dict[str, Any]) -> None:
+    """Raise ``TypeError`` for what is no tensor."""
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"Expected {name} as a tensor; got {value!r} of type {type(value).__name__}. For one number for all "
+                f"targets write `torch.tensor({value!r})`."
+            )
+
+
 def _checked(mean: Tensor, log_var: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return the three in single precision at least, all 0 where there is no target."""
+    check_tensors({"log_var": log_var})
     check_means(mean, log_var, target, mask)
     mean, log_var, target = (lifted(each) for each in (mean, log_var, target))
     if mask is None:
@@ -206,6 +272,8 @@ def _broadcasts(tensor: Tensor, other: Tensor) -> bool:
 
 
 def _check_mask(mask: Tensor | None, target: Tensor) -> None:
+    if mask is not None:
+        check_tensors({"mask": mask})
     if mask is not None and (mask.dtype != torch.bool or mask.shape != target.shape):
         raise ValueError(
             f"Expected a mask of bools of the shape of the target, {tuple(target.shape)}, True where there is one; got "
@@ -215,7 +283,8 @@ def _check_mask(mask: Tensor | None, target: Tensor) -> None:
 
 def _power(log_scale: Tensor, beta: float) -> Tensor | None:
     """Return the constant power of the noise that stands before the likelihood, None for 1."""
-    if not 0.0 <= beta <= 1.0:
+    number = as_number(beta)
+    if number is None or not 0.0 <= number <= 1.0:
         raise ValueError(f"beta must be a number from 0 (the likelihood itself) to 1; got {beta!r}.")
     return torch.exp(beta * log_scale.detach()) if beta else None
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from lightning_uncertainty.predictive.losses import IGNORED, lifted
 from lightning_uncertainty.snapshot import BINS, Score
 
-__all__ = ["WIDTH", "class_sums", "read_left_out", "read_score", "read_shift", "regression_sums"]
+__all__ = ["WIDTH", "class_sums", "is_at_bound", "read_left_out", "read_score", "read_shift", "regression_sums"]
 
 _LOG_TEMPERATURES = tuple(-1.5 + 0.25 * step for step in range(19))  # 0.22 to 20
 _SUMS = 6  # samples, NLL, z^2, CRPS, unscaled deviations, samples left out
@@ -124,18 +124,19 @@ def _binned(part: Tensor, rows: list[Tensor], mask: Tensor | None) -> Tensor:
     return torch.cat(summed)
 
 
-def read_score(sums: list[float]) -> Score | None:
-    """Return the score of sums that were moved to the host; None without samples."""
+def read_score(sums: list[float], data: str) -> Score | None:
+    """Return the score of sums that were moved to the host, of that kind of ``data``; None without samples."""
     samples, nll, squares, crps = sums[:4]
     if not samples or not all(map(math.isfinite, sums)):  # a network that is lost has no score
         return None
     bins = [sums[_SUMS + row * BINS :][:BINS] for row in range(3)]
     if sums[-2]:
-        inside = [math.fsum(bins[0][: place + 1]) / samples for place in range(BINS)]
-        return Score(int(samples), nll / samples, squares / samples, crps / samples, coverage=tuple(inside))
-    pairs = [(count, sure / count, right / count) for count, sure, right in zip(*bins, strict=True) if count]
+        inside = tuple(math.fsum(bins[0][: place + 1]) / samples for place in range(BINS))
+        return Score(int(samples), nll / samples, squares / samples, crps / samples, coverage=inside, data=data)
+    pairs = tuple((count, sure / count, right / count) for count, sure, right in zip(*bins, strict=True) if count)
     ece = math.fsum(count * abs(sure - right) for count, sure, right in pairs) / samples
-    return Score(int(samples), nll / samples, ece=ece, reliability=tuple(pairs))
+    temperature = math.exp(read_shift(sums))
+    return Score(int(samples), nll / samples, ece=ece, temperature=temperature, reliability=pairs, data=data)
 
 
 def read_shift(sums: list[float]) -> float:
@@ -147,12 +148,17 @@ def read_shift(sums: list[float]) -> float:
         power = 2.0 if sums[-1] else 1.0
         return power * math.log(deviation / samples) if deviation > 0.0 else math.nan
     costs = sums[_KIND : _KIND + len(_LOG_TEMPERATURES)]
-    lowest = min(range(len(costs)), key=costs.__getitem__)
+    lowest = min(range(len(costs)), key=lambda place: (costs[place], abs(_LOG_TEMPERATURES[place])))
     best = _LOG_TEMPERATURES[lowest]
     if 0 < lowest < len(costs) - 1:  # the lowest point of the parabola through three
         left, middle, right = costs[lowest - 1 : lowest + 2]
         best += 0.125 * (left - right) / (left - 2.0 * middle + right) if left + right > 2.0 * middle else 0.0
     return best
+
+
+def is_at_bound(log_temperature: float) -> bool:
+    """Return True for the lowest and the highest temperature that is looked at: a better one may lie beyond."""
+    return log_temperature in (_LOG_TEMPERATURES[0], _LOG_TEMPERATURES[-1])  # both exact in single precision
 
 
 def read_left_out(sums: list[float]) -> int:

@@ -141,7 +141,7 @@ def plot_reliability(axis: Axes, points: Points) -> Axes:
     Raises:
         ValueError: If no prediction was scored.
     """
-    scores = scores_of(_checked(points))
+    scores = dict(scores_of(_checked(points)))  # of a task with two, that of the test, which is the honest one
     if not scores:
         raise ValueError(
             "There is no score to plot. Expected predictions of a validation; call `self.uncertainty.score(name, mean, "
@@ -149,7 +149,8 @@ def plot_reliability(axis: Axes, points: Points) -> Axes:
         )
     axis.plot([0.0, 1.0], [0.0, 1.0], color=GREY, linewidth=0.8)
     for place, (name, score) in enumerate(scores.items()):
-        label = shortened(name) if place < FEW else None
+        suffix = "" if score.data == "validation" else f" ({score.data})"
+        label = shortened(name) + suffix if place < FEW else None
         colour = COLOURS[place % len(COLOURS)] if label else GREY
         x, y = _points(score)
         axis.plot(x, y, color=colour, marker="o", markersize=3, linewidth=1.4, label=label)

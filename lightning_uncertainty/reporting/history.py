@@ -6,7 +6,7 @@ import copy
 import math
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -45,6 +45,7 @@ class TaskFacts:
         classes: Number of classes; 0 where it is unknown, or there are none.
         held: True if it stays at the factor of the plain sum.
         score: The score of its predictions in the last validation; None where none were given.
+        test_score: The same of the last test.
         sat_out: Number of steps that it sat out because the strategy needs positive losses.
     """
 
@@ -60,6 +61,7 @@ class TaskFacts:
     held: bool = False
     sat_out: int = 0
     score: Score | None = None
+    test_score: Score | None = None
 
 
 _FACTS = [each.name for each in fields(TaskFacts)]
@@ -145,6 +147,12 @@ class History:
         twin = copy.copy(self)  # what it holds is replaced, never changed in place
         point, points = twin._take(snapshot), self._points[: self._kept]
         twin._points = [*(each for each in points if each.step < point.step), point]  # a validation may have ended
+        return twin
+
+    def tested(self, scores: Mapping[str, Score]) -> Self:
+        """Return a copy with the scores of a test. This history stays as it is."""
+        twin = copy.copy(self)
+        twin.facts = {n: replace(fact, test_score=scores.get(n, fact.test_score)) for n, fact in self.facts.items()}
         return twin
 
     def _take(self, snapshot: Snapshot) -> _Point:
@@ -251,7 +259,8 @@ class History:
                 **dict.fromkeys(("dropped", "dead", "classes", "held", "sat_out"), [0] * len(names)),
                 **state["facts"],
             }
-            saved["score"] = map(Score.read, saved.get("score", [None] * len(names)))
+            for key in ("score", "test_score"):
+                saved[key] = map(Score.read, saved.get(key, [None] * len(names)))
             facts = zip(*(saved[name] for name in _FACTS), strict=True)
             history.facts = {name: TaskFacts(*fact) for name, fact in zip(names, facts, strict=True)}
             columns = state.get("columns", _OLD_COLUMNS)
@@ -274,7 +283,7 @@ class History:
 def _facts(task: TaskSnapshot) -> TaskFacts:
     bound = task.at_bound if task.started else None
     counts = task.nonfinite, task.absent, bound or "", task.dropped, task.dead, task.classes, task.held, task.sat_out
-    return TaskFacts(task.likelihood, task.unit, task.sigma is not None, *counts, task.score)
+    return TaskFacts(task.likelihood, task.unit, task.sigma is not None, *counts, task.score, task.test_score)
 
 
 def _plain(fact: Any) -> Any:

@@ -49,7 +49,7 @@ class UncertaintyCallback(packages.CallbackBase):
                               passes to ``weigh``, over all its batches, loaders and ranks; logged at the end of each
     ``/val_nll/<task>`` ...   scores of the predictions that validation_step gives to ``score``; ``/test_nll/<task>``
                               of those of test_step. Of a regression also ``mean_squared_z``, ``crps`` and
-                              ``coverage_90`` (50, 80, 95), of a classification ``ece``
+                              ``coverage_90`` (50, 80, 95), of a classification ``ece`` and the best ``temperature``
     ``/val_relative_loss``    the same of the losses that validation_step passes to ``weigh``, as parts of those in the
                               first validation; logged at the end of each
     ``/loss_sum``             unweighted sum of the raw losses
@@ -262,12 +262,14 @@ class UncertaintyCallback(packages.CallbackBase):
         if self._trainer is not None:  # neither a sanity check nor `trainer.validate`
             self._report.save(trainer, snapshot)
             self._report.facts.begin_validation(trainer)
-        if trainer.validating:  # no sanity check
+        if not trainer.sanity_checking:
             self.weighting.held_out.begin()
-            self.weighting.begin_scores()
+        self.weighting.begin_scores()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what the losses that a validation weighed and its predictions tell, before others decide on it."""
+        if trainer.sanity_checking:
+            return
         weighed, scores = self.weighting.held_out.end(), self.weighting.end_scores(fit=True)
         if weighed or scores:
             metrics = self.weighting.snapshot().held_out_metrics(self.log_prefix)
@@ -282,12 +284,15 @@ class UncertaintyCallback(packages.CallbackBase):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to score predictions."""
+        self.weighting.held_out.begin(counted=False)
         self.weighting.begin_scores()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the scores of the predictions."""
-        scores = self.weighting.end_scores(fit=False)
-        self._log(trainer, score_metrics(f"{self.log_prefix}/test", scores, self.weighting.tasks))
+        """Log the scores of the predictions, and show them on the page."""
+        self.weighting.held_out.end()
+        if scores := self.weighting.end_scores(fit=False):
+            self._log(trainer, score_metrics(f"{self.log_prefix}/test", scores, self.weighting.tasks))
+            self._report.add_test(trainer, scores)
 
     def _log(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         packages.publish(trainer, metrics)

@@ -17,7 +17,7 @@ from lightning_uncertainty.reporting.files import ReportContent, RunFile, histor
 from lightning_uncertainty.reporting.page import build_page
 from lightning_uncertainty.reporting.run_history import RunHistory
 from lightning_uncertainty.reporting.summary import print_summary
-from lightning_uncertainty.snapshot import Snapshot
+from lightning_uncertainty.snapshot import Score, Snapshot
 from lightning_uncertainty.trainer.gradient_view import GradientView
 from lightning_uncertainty.trainer.loggers import folder_of, give_files, give_layout, give_picture
 from lightning_uncertainty.trainer.packages import callbacks_of, is_silent
@@ -49,6 +49,7 @@ class RunReport:
         self._next_write = -float("inf")  # by time.monotonic()
         self._notices = Notices()
         self._laid_out = False
+        self._told: tuple[RunHistory, bool] | None = None  # of the last fit, and whether it came to its end
 
     @property
     def history(self) -> RunHistory:
@@ -64,6 +65,7 @@ class RunReport:
     def begin(self, state: Any = None) -> None:
         """Start a history of other weights, or go on with that of a checkpoint unless it is damaged."""
         self._history, self._first = RunHistory(), None
+        self._told = None if state is None else self._told
         try:
             if state is not None:
                 self._history = RunHistory.from_state_dict(state)
@@ -122,7 +124,7 @@ class RunReport:
         """Write all files, which say whether the fit came to its end, draw the picture, and print the summary."""
         if not self._may_speak(trainer):
             return
-        self._history.about = self.facts.about(trainer)
+        self._history.about, self._told = self.facts.about(trainer), (self._history, finished)
         closing = ""
         if self.report and trainer.loggers:
             with self._guarded("report"):
@@ -130,6 +132,18 @@ class RunReport:
         if summary:
             with self._guarded("summary"):
                 print_summary(self.history, closing=closing)
+
+    def add_test(self, trainer: Trainer, scores: dict[str, Score]) -> None:
+        """Add the scores of a test to the history, and write it and the page again.
+
+        They have the whole fit, also if the test has loaded a checkpoint from the midst of it.
+        """
+        self._fetch_first()
+        told, finished = self._told or (self._history, False)
+        self._history, self._told = self._history.tested(scores), (told.tested(scores), finished)
+        if self.report and trainer.loggers and self._may_speak(trainer):
+            with self._guarded("report"), tempfile.TemporaryDirectory() as temporary:
+                self._write_page(trainer, temporary, *self._told)
 
     def _may_speak(self, trainer: Trainer) -> bool:
         """Return whether there is anything to say: on the main rank, and not in a run in which Lightning is silent."""
@@ -154,16 +168,21 @@ class RunReport:
         write_whole(path, file.to_text())
         return path
 
+    def _write_page(self, trainer: Trainer, temporary: str, history: RunHistory, finished: bool) -> tuple[Path, str]:
+        """Write history and page beside the files of a logger, else give them to one; return page and what to say."""
+        folder = folder_of(trainer.loggers)
+        page = (folder or Path(temporary)) / f"{file_stem(self.prefix)}.html"
+        file = self._write_history(trainer, page.parent, history, finished=finished)
+        write_whole(page, build_page(ReportContent(history, history.heading)))
+        return page, f"Open {page}" if folder is not None else self._give_away(trainer, page, file)
+
     def _write_all(self, trainer: Trainer, finished: bool) -> str:
-        """Write all files beside those of a logger, else give them to one; return what to say of them."""
-        folder, stem = folder_of(trainer.loggers), file_stem(self.prefix)
+        """Write all files and draw the picture; return what to say of them."""
         with tempfile.TemporaryDirectory() as temporary:
-            page, picture = ((folder or Path(temporary)) / f"{stem}.{kind}" for kind in ("html", "png"))
-            history = self._write_history(trainer, page.parent, self.history, finished=finished)
-            write_whole(page, build_page(ReportContent(self.history, self.history.heading)))
-            said = f"Open {page}" if folder is not None else self._give_away(trainer, page, history)
+            page, said = self._write_page(trainer, temporary, self.history, finished)
             if find_spec("matplotlib") is None:
                 return f'The plots need matplotlib: pip install "lightning-uncertainty[report]". {said}'.rstrip()
+            picture = page.with_suffix(".png")
             overview(self.history).savefig(picture)
             for logger in trainer.loggers:  # one that fails must not keep the picture from the others
                 with self._guarded(f"image for {type(logger).__name__}"):

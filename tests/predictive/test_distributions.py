@@ -8,9 +8,10 @@ import torch
 from torch.distributions import Bernoulli, Categorical, Laplace, Normal
 from torch.nn import functional as F
 
-from lightning_uncertainty import CrossEntropy, UncertaintyWarning
+from lightning_uncertainty import CrossEntropy, Task, UncertaintyWarning
 from lightning_uncertainty.likelihoods import GAUSSIAN, SOFTMAX, Likelihood
-from lightning_uncertainty.predictive import distribution
+from lightning_uncertainty.predictive import distribution, noisy_cross_entropy
+from lightning_uncertainty.tasks import parse_tasks
 from tests.paper import UncertaintyWeighting
 
 KINDS = {"a": "gaussian", "b": "laplace", "c": "softmax", "d": "bernoulli", "e": "softmax_exact", "f": "nll", "g": 0.1}
@@ -65,7 +66,59 @@ def test_with_a_log_var_of_a_head_the_noise_is_that_of_the_head(task):
     got = engine().predictive(task, MEAN, log_var)
     torch.testing.assert_close(got.scale, torch.exp(0.5 * log_var))
     assert type(engine().predictive("b", MEAN, log_var)) is Laplace
-    assert type(engine().predictive(task, MEAN, log_var, likelihood="laplace")) is Laplace
+
+
+@pytest.mark.parametrize("likelihood", ["nll", 0.1])
+def test_a_task_says_once_what_its_head_predicts_and_a_checkpoint_keeps_it(likelihood):
+    log_var, log_std = torch.tensor([0.0, 2.0, -4.0]), torch.full((2, 1), -20.0)
+    tasks = [Task(head, likelihood, head=head) for head in ("gaussian", "laplace", "softmax")]
+    weighting = UncertaintyWeighting(tasks)
+    for found in (weighting, UncertaintyWeighting.from_state_dict(weighting.state_dict())):
+        assert type(found.predictive("gaussian", MEAN, log_var)) is Normal
+        assert type(found.predictive("laplace", MEAN, log_var)) is Laplace
+        torch.testing.assert_close(found.predictive("laplace", MEAN, log_var).scale, torch.exp(0.5 * log_var))
+        assert type(found.predictive("softmax", LOGITS, log_std=log_std)) is Categorical
+    assert parse_tasks({"wind": {"likelihood": likelihood, "head": "laplace"}})[0].head == "laplace"
+
+
+def test_a_head_is_one_of_three_and_for_a_loss_in_nats():
+    with pytest.raises(ValueError, match="head must be one of 'gaussian', 'laplace', 'softmax'; got 'nll'"):
+        Task("a", "nll", head="nll")
+    with pytest.raises(
+        ValueError, match=r"head='laplace' and the likelihood 'gaussian'\. Expected .*; write `Task\('a', "
+    ):
+        Task("a", "gaussian", head="laplace")
+
+
+# ---------------------------------------------------------------------------------------------------- noisy logits
+
+
+@pytest.mark.parametrize(("task", "shape"), [("c", (2, 3)), ("c", (2, 3, 4)), ("n", (2, 3))])
+def test_noisy_logits_predict_the_mean_of_the_softmax_over_the_noise(task, shape):
+    """Against many samples of it in double precision; without noise, it is the softmax."""
+    generator = torch.Generator().manual_seed(0)
+    logits, log_std = torch.randn(shape, generator=generator), 0.3 * torch.randn(shape, generator=generator)
+    weighting = UncertaintyWeighting([Task("c", "softmax"), Task("n", "nll", head="softmax")], init=0.0)
+    got = weighting.predictive(task, logits, log_std=log_std)
+    noise = torch.randn((20_000, *shape), generator=generator, dtype=torch.float64)
+    expected = torch.softmax(logits + log_std.exp() * noise, 2).mean(0)
+    torch.testing.assert_close(got.probs.movedim(-1, 1).double(), expected, rtol=0.0, atol=0.1)
+    assert (got.probs.movedim(-1, 1) - expected).abs().mean() < 0.02
+    again = weighting.predictive(task, logits, log_std=log_std)
+    assert torch.equal(got.probs, again.probs)  # the same input, the same prediction
+    label = got.probs.argmax(-1)
+    loss = noisy_cross_entropy(logits, log_std, label, 5000, reduction="none", generator=generator)
+    torch.testing.assert_close(-got.log_prob(label), loss, rtol=0.0, atol=0.15)
+    sharp = weighting.predictive(task, logits, log_std=torch.full((2, *[1] * (len(shape) - 1)), -20.0))
+    torch.testing.assert_close(sharp.probs, weighting.predictive(task, logits).probs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_prediction_of_noisy_logits_takes_nothing_from_the_random_numbers_of_the_training():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    engine().predictive("c", LOGITS, log_std=torch.zeros(2, 1))
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_classes_of_pixels_have_a_distribution_for_each_pixel():
@@ -148,7 +201,7 @@ def test_a_checkpoint_keeps_which_data_sigma_comes_from():
     ("options", "arguments", "words"),
     [
         ({}, ("z", MEAN), r"Unknown task 'z'. Known: 'a', "),
-        ({}, ("f", MEAN), r"'nll' has no distribution here. .*`predictive\(name, mean, log_var, likelihood="),
+        ({}, ("f", MEAN), r"'f' is 'nll' and has no sigma of its own.* Write `predictive\('f', mean, log_var\)`"),
         (
             {},
             ("c", LOGITS, LOGITS),
@@ -159,8 +212,11 @@ def test_a_checkpoint_keeps_which_data_sigma_comes_from():
         (
             {},
             ("g", MEAN, MEAN),
-            r"its likelihood is 'fixed'.*`predictive\('g', mean, log_var, likelihood=\"gaussian\"\)",
+            r"its likelihood is 'fixed'.*`Task\('g', \"nll\", head=\"gaussian\"\)",
         ),
+        ({}, ("a", MEAN, MEAN[:2]), r"The mean has shape \(3,\) and log_var \(2,\)\. Expected one log-variance"),
+        ({}, ("f", MEAN, MEAN[:, None]), r"log_var \(3, 1\)\. Expected one log-variance for each mean"),
+        ({}, ("a", MEAN * math.nan), r"Expected parameter loc"),
         ({"init": "auto"}, ("a", MEAN), r"Task 'a' has no sigma to predict with. Expected one that was learned, or a"),
     ],
 )
@@ -190,3 +246,44 @@ def test_an_exact_softmax_predicts_with_the_temperature_that_it_has_learned():
     got = -weighting.predictive("e", logits).log_prob(labels).mean()
     assert got < 1.01 * F.cross_entropy(logits / 3.0, labels)
     assert got < 0.9 * F.cross_entropy(logits, labels)
+
+
+@pytest.mark.parametrize("call", ["predictive", "score"])
+@pytest.mark.parametrize(
+    ("task", "noise", "words"),
+    [
+        (
+            "a",
+            {"log_std": MEAN},
+            r"log_std was given for task 'a'.* is 'gaussian'.*`Task\('a', \"nll\", head=\"softmax\"\)",
+        ),
+        ("d", {"log_std": MEAN}, "log_std was given for task 'd'. Expected it for logits of several classes"),
+        ("c", {"log_std": MEAN}, r"The logits have shape \(2, 3\) and log_std \(1, 2, 3\)"),
+    ],
+)
+def test_noise_of_logits_that_does_not_fit_is_refused(call, task, noise, words):
+    weighting = engine()
+    noise = {"log_std": LOGITS[None]} if task == "c" else noise
+    first, target = (LOGITS, torch.tensor([0, 1])) if task == "c" else (MEAN, MEAN)
+    weighting.begin_scores()
+    with pytest.raises(ValueError, match=words):
+        getattr(weighting, call)(task, *([first] if call == "predictive" else [first, target]), **noise)
+
+
+def test_what_is_no_tensor_cannot_be_predicted_or_scored():
+    weighting = engine()
+    weighting.begin_scores()
+    for call in (
+        lambda: weighting.predictive("a", 3.0),
+        lambda: weighting.predictive("c", [[1.0, 2.0]]),
+        lambda: weighting.predictive("f", MEAN, 0.5),
+        lambda: weighting.predictive("c", LOGITS, log_std=0.5),
+        lambda: weighting.score("a", 3.0, MEAN),
+        lambda: weighting.score("a", MEAN, 3.0),
+        lambda: weighting.score("f", MEAN, MEAN, 0.5),
+        lambda: weighting.score("c", LOGITS, [0, 1]),
+        lambda: weighting.score("a", MEAN, MEAN, mask=True),
+        lambda: distribution(GAUSSIAN, 3.0, 0.0),
+    ):
+        with pytest.raises(TypeError, match=r"Expected \w+ as a tensor; got "):
+            call()

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lightning_uncertainty.predictive import gaussian_nll, laplace_nll, noisy_cross_entropy
+from lightning_uncertainty.predictive.losses import mean_logits
 
 LOSSES = pytest.mark.parametrize("loss", [gaussian_nll, laplace_nll], ids=["gaussian", "laplace"])
 SHAPE = (3, 4)
@@ -244,3 +245,32 @@ def test_an_index_that_cross_entropy_ignores_takes_no_part(reduction):
     assert broken.grad.isfinite().all()
     assert broken.grad[[1, 4]].eq(0.0).all()
     assert noisy_cross_entropy(logits, log_std, torch.full_like(target, -100)).isnan()
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("wrong", [0.5, None, [1.0]], ids=str)
+@pytest.mark.parametrize("loss", [gaussian_nll, laplace_nll, noisy_cross_entropy, mean_logits])
+def test_what_is_no_tensor_is_refused_with_what_to_write(loss, wrong, place):
+    x = torch.zeros(3, 2)
+    arguments = [x, x, torch.zeros(3, dtype=torch.long) if loss is noisy_cross_entropy else x][
+        : 2 + (loss != mean_logits)
+    ]
+    if place < len(arguments):
+        arguments[place] = wrong
+        with pytest.raises(
+            TypeError, match=r"Expected \w+ as a tensor; got .* of type \w+\. For one .* `torch\.tensor\("
+        ):
+            loss(*arguments)
+
+
+def test_further_arguments_of_a_wrong_type_are_refused_as_documented():
+    x, target = torch.zeros(3, 2), torch.zeros(3, dtype=torch.long)
+    with pytest.raises(TypeError, match="Expected mask as a tensor; got True"):
+        gaussian_nll(x, x, x, mask=True)
+    for beta in ("1", None, math.nan, -0.1):
+        with pytest.raises(ValueError, match=r"beta must be a number from 0 .* to 1; got "):
+            laplace_nll(x, x, x, beta)
+    with pytest.raises(ValueError, match=r"a target of shape \(3,\) of torch\.float32\. Expected class indices"):
+        noisy_cross_entropy(x, x, target.float())
+    with pytest.raises(ValueError, match=r"The logits have shape \(3, 2\) and log_std \(3,\)\. Expected one"):
+        mean_logits(x, target.float())

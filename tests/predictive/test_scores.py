@@ -8,7 +8,7 @@ from torch.distributions import Categorical, Laplace, Normal
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
-from lightning_uncertainty import UncertaintyWarning
+from lightning_uncertainty import Task, UncertaintyWarning
 from lightning_uncertainty.snapshot import Score
 from tests.paper import UncertaintyWeighting
 
@@ -121,22 +121,24 @@ def test_the_scale_of_a_head_is_found_on_validation(kind):
     """A head that says half of the noise that there is."""
     log_var = 0.5 * MEAN
     noise = (Normal if kind == "gaussian" else Laplace)(0.0, 2.0).sample((3000,)) * torch.exp(0.5 * log_var)
-    weighting = engine("nll", sigma_from="validation")
-    before = scored(weighting, (MEAN, MEAN + noise, log_var), fit=True, likelihood=kind)
+    weighting = UncertaintyWeighting([Task("a", "nll", head=kind)], sigma_from="validation")
+    before = scored(weighting, (MEAN, MEAN + noise, log_var), fit=True)
     assert before.mean_squared_z == pytest.approx(4.0, rel=0.1)
     assert weighting.sigmas_val["a"] == pytest.approx(2.0, rel=0.05)
-    after = scored(weighting, (MEAN, MEAN + noise, log_var), fit=True, likelihood=kind)
+    after = scored(weighting, (MEAN, MEAN + noise, log_var), fit=True)
     assert after.mean_squared_z == pytest.approx(1.0, rel=0.1)
     assert weighting.sigmas_val["a"] == pytest.approx(2.0, rel=0.05)  # of the head, not of what was predicted
-    got = weighting.predictive("a", MEAN, log_var, likelihood=kind)
+    got = weighting.predictive("a", MEAN, log_var)
     torch.testing.assert_close(got.scale, weighting.sigmas_val["a"] * torch.exp(0.5 * log_var))
     twin = UncertaintyWeighting.from_state_dict(weighting.state_dict())
-    torch.testing.assert_close(twin.predictive("a", MEAN, log_var, likelihood=kind).scale, got.scale)
+    torch.testing.assert_close(twin.predictive("a", MEAN, log_var).scale, got.scale)
 
 
 def test_outside_of_a_validation_and_without_a_sigma_nothing_is_counted():
     weighting = UncertaintyWeighting({"a": "gaussian"})
-    weighting.score("a", MEAN, MEAN)
+    with pytest.warns(UncertaintyWarning, match=r"score\('a', \.\.\.\) counts nothing here: .*write `with weighting"):
+        weighting.score("a", MEAN, MEAN)
+    weighting.score("a", MEAN, MEAN)  # told once
     weighting.begin_scores()
     weighting.score("a", MEAN, MEAN)
     assert weighting.end_scores(fit=True) == {}
@@ -250,3 +252,102 @@ def test_classes_as_a_mean_confidence_are_on_the_diagonal_where_they_are_right()
     assert got.ece < 0.03
     for count, sure, right in got.reliability:
         assert abs(sure - right) < 4.0 * math.sqrt(0.25 / count)
+
+
+# ---------------------------------------------------------------------------------------------------- temperatures
+
+
+def test_the_temperature_can_be_read_and_a_checkpoint_keeps_it():
+    weighting = UncertaintyWeighting([Task("a", "softmax"), Task("b", "nll", head="softmax"), Task("c")], init=0.0)
+    assert weighting.temperatures == {}
+    with weighting.validating():
+        weighting.score("a", LOGITS, LABELS)
+        weighting.score("b", LOGITS / 2.0, LABELS, log_std=torch.full((3000, 1), -20.0))
+        weighting.score("c", MEAN, MEAN + NOISE)
+    assert weighting.temperatures == pytest.approx({"a": 2.5, "b": 1.25}, rel=0.05)
+    assert weighting.scores["a"].temperature == pytest.approx(weighting.temperatures["a"], rel=1e-6)
+    assert weighting.scores["a"].numbers()["temperature"] == weighting.scores["a"].temperature
+    assert weighting.scores["c"].temperature is None
+    assert weighting.sigmas_val == {}  # a temperature is no sigma
+    assert UncertaintyWeighting.from_state_dict(weighting.state_dict()).temperatures == weighting.temperatures
+    with weighting.validating(fit=False):
+        weighting.score("a", LOGITS / 2.5, LABELS)
+    assert weighting.scores["a"].temperature == pytest.approx(1.0, rel=0.05)
+    assert weighting.temperatures["a"] == pytest.approx(2.5, rel=0.05)
+
+
+@pytest.mark.parametrize(("logits", "bound"), [(100.0 * LOGITS, 20), (LOGITS / 50.0, 0.22)], ids=["sure", "unsure"])
+def test_a_temperature_at_its_bound_says_so_when_it_is_used(logits, bound):
+    weighting = engine("softmax")
+    scored(weighting, (logits, LABELS), fit=True)
+    assert weighting.temperatures["a"] == pytest.approx(bound, rel=0.02)
+    weighting.predictive("a", logits)
+    weighting.sigma_from = "validation"
+    with pytest.warns(UncertaintyWarning, match=rf"'a': the prediction divides its logits by a temperature of {bound}"):
+        weighting.predictive("a", logits)
+    weighting.predictive("a", logits)  # told once
+
+
+def test_logits_that_say_nothing_have_a_temperature_of_one():
+    weighting = engine("softmax")
+    scored(weighting, (torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])), fit=True)
+    assert weighting.temperatures in ({}, {"a": pytest.approx(1.0)})
+
+
+# ---------------------------------------------------------------------------------------------------- one validation
+
+
+def test_noisy_logits_are_scored_as_they_are_predicted():
+    weighting, log_std = engine("softmax"), torch.full((3000, 1), 1.0)
+    got = scored(weighting, (LOGITS, LABELS), log_std=log_std)
+    law = weighting.predictive("a", LOGITS, log_std=log_std)
+    assert got.nll == pytest.approx(-law.log_prob(LABELS).mean().item(), rel=1e-5)
+    assert got.ece < scored(engine("softmax"), (LOGITS, LABELS)).ece
+
+
+def test_a_loop_without_a_trainer_has_the_numbers_of_one_validation():
+    weighting, twin = engine("nll", sigma_from="validation"), engine("nll", sigma_from="validation")
+    log_var, target = 0.3 * NOISE, MEAN + 2.0 * NOISE
+    with weighting.validating():
+        weighting.score("a", MEAN, target, log_var)
+    assert weighting.scores["a"] == scored(twin, (MEAN, target, log_var), fit=True)
+    assert weighting.sigmas_val == twin.sigmas_val != {}
+    with weighting.validating(fit=False), torch.no_grad():
+        weighting({"a": torch.tensor(9.0)})
+        weighting.score("a", MEAN, MEAN, log_var)
+    assert weighting.scores["a"].data == "test"
+    assert weighting.sigmas_val == twin.sigmas_val
+
+    def failing():
+        with weighting.validating():
+            weighting.score("a", MEAN, MEAN, log_var)
+            raise RuntimeError("on the way")
+
+    with pytest.raises(RuntimeError, match="on the way"):
+        failing()
+    with weighting.validating():
+        pass
+    assert weighting.scores["a"].data == "test"
+    assert weighting.sigmas_val == twin.sigmas_val
+
+
+def test_two_kinds_of_noise_in_one_validation_are_refused_since_one_scale_cannot_be_both():
+    weighting, log_var = engine("gaussian"), 0.3 * NOISE
+    for first, second, words in (
+        ((log_var,), (), "was scored with log_var in this validation, and is now with no head"),
+        ((), (log_var,), "was scored with no head in this validation, and is now with log_var"),
+    ):
+        weighting.begin_scores()
+        weighting.score("a", MEAN, MEAN + NOISE, *first)
+        with pytest.raises(ValueError, match=words):
+            weighting.score("a", MEAN, MEAN + NOISE, *second)
+    with weighting.validating():  # in another validation it may
+        weighting.score("a", MEAN, MEAN + NOISE)
+
+
+def test_targets_that_are_scored_twice_in_the_same_way_change_no_scale():
+    weighting, twin = engine("nll"), engine("nll")
+    batch = MEAN, MEAN + 2.0 * NOISE, 0.3 * NOISE
+    once, twice = scored(weighting, batch, fit=True), scored(twin, batch, batch, fit=True)
+    assert twice.numbers() == pytest.approx(once.numbers())
+    assert twin.sigmas_val == pytest.approx(weighting.sigmas_val)

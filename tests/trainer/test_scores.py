@@ -2,12 +2,18 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.figure import Figure
 
+from lightning_uncertainty import UncertaintyWarning
+from lightning_uncertainty.findings import Finding
+from lightning_uncertainty.predictive import gaussian_nll
+from lightning_uncertainty.reporting.diagnosis import diagnose
 from lightning_uncertainty.reporting.figures import plot_reliability
 from lightning_uncertainty.reporting.files import read_report
 from lightning_uncertainty.reporting.history import History
@@ -16,9 +22,13 @@ from lightning_uncertainty.reporting.scores import HEADER, score_table
 from lightning_uncertainty.snapshot import COVERAGES
 from tests.models import Weighed, batches, trainer
 from tests.paper import UncertaintyCallback
+from tests.workers.monitor_ranks import score_on_one_rank
+from tests.workers.processes import run_ranks
 
 TASKS = {"a": "gaussian", "b": "laplace", "kind": "softmax"}
 REGRESSION = {"nll", "mean_squared_z", "crps", *(f"coverage_{percent}" for percent in COVERAGES)}
+
+CLASSES = {"nll", "ece", "temperature"}
 
 
 class Scored(Weighed):
@@ -54,17 +64,20 @@ def run(tmp_path_factory):
     callback = UncertaintyCallback(sigma_from="validation")
     runner = trainer(folder, callback, max_epochs=20, logger=logger, log_every_n_steps=4)
     runner.fit(module, batches(60), batches(30, seed=1))
-    in_fit = dict(runner.callback_metrics)
+    in_fit, page = dict(runner.callback_metrics), (Path(logger.log_dir) / "uncertainty.html").read_text()
+    assert "240 val" in page
+    assert "240 test" not in page
+    before = callback.history
     runner.test(module, batches(30, seed=2), verbose=False)
-    return module, callback, in_fit, runner.callback_metrics, logger
+    return module, callback, in_fit, runner.callback_metrics, logger, before
 
 
 def test_each_validation_and_each_test_logs_them(run):
-    module, _, in_fit, in_test, logger = run
+    module, _, in_fit, in_test, logger, _ = run
     for stage, metrics in (("val", in_fit), ("test", in_test)):
         prefix = f"uncertainty/{stage}_"
         keys = {key.removeprefix(prefix) for key in metrics if key.startswith(prefix)} - {"relative_loss"}
-        assert keys == {f"{q}/{task}" for task in "ab" for q in REGRESSION} | {"nll/kind", "ece/kind"}
+        assert keys == {f"{q}/{task}" for task in "ab" for q in REGRESSION} | {f"{q}/kind" for q in CLASSES}
         assert all(0.0 <= metrics[f"{prefix}coverage_90/{task}"] <= 1.0 for task in "ab")
     assert module.uncertainty.scores["a"].nll == pytest.approx(in_test["uncertainty/test_nll/a"].item())
     with open(f"{logger.log_dir}/metrics.csv") as file:
@@ -81,14 +94,21 @@ def test_a_net_that_fits_and_sigma_of_the_validation_cover_what_they_should(run)
 
 
 def test_the_summary_the_page_and_the_history_have_them(run):
-    _, callback, in_fit, _, logger = run
+    _, callback, in_fit, in_test, logger, _ = run
     table = str(score_table(callback.history))
     assert table.splitlines()[0].split("  ")[0] == "task"
     assert f"{in_fit['uncertainty/val_coverage_90/a'].item():.1%}" in table
+    validation, test = (line.split() for line in table.splitlines()[2:4])
+    assert validation[:3] == ["a", "240", "val"]
+    assert test[:3] == ["a", "240", "test"]
+    assert f"{in_test['uncertainty/test_coverage_90/a'].item():.1%}" in test
+    written = (Path(logger.log_dir) / "uncertainty.html").read_text()
+    assert "240 val" in written
+    assert "240 test" in written
     content = read_report(logger.log_dir)
-    assert {name: fact.score for name, fact in content.history.facts.items()} == {
-        name: fact.score for name, fact in callback.history.facts.items()
-    }
+    assert content.history.facts == callback.history.facts
+    assert {fact.score.data for fact in content.history.facts.values()} == {"validation"}
+    assert {fact.test_score.data for fact in content.history.facts.values()} == {"test"}
     page = build_page(content)
     assert page.count("<svg role") == 5
     assert "Can the predictions be relied on?" in page
@@ -98,8 +118,25 @@ def test_the_summary_the_page_and_the_history_have_them(run):
     assert twin.facts == callback.history.facts
 
 
+def test_a_test_of_an_earlier_checkpoint_leaves_the_end_of_the_run_on_the_page(tmp_path):
+    save, callback = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1), UncertaintyCallback()
+    logger = CSVLogger(tmp_path)
+    options = {"max_epochs": 3, "enable_checkpointing": True, "logger": logger, "log_every_n_steps": 2}
+    module, runner = Scored(), trainer(tmp_path, callback, save, **options)
+    runner.fit(module, batches(6), batches(3, seed=1))
+    before = read_report(logger.log_dir).history
+    runner.test(module, batches(3, seed=2), verbose=False, ckpt_path=tmp_path / "epoch=0.ckpt")
+    after = read_report(logger.log_dir).history
+    assert after.steps == before.steps
+    for name, fact in after.facts.items():
+        assert fact.score == before.facts[name].score
+        assert fact.test_score == module.uncertainty.scores[name]
+
+
 def test_the_picture_has_a_line_for_each_task_and_the_diagonal(run):
     axis = plot_reliability(Figure().subplots(), run[1].history)
+    assert [line.get_label() for line in axis.get_lines()[1:]] == [f"{task} (test)" for task in TASKS]
+    axis = plot_reliability(Figure().subplots(), run[5])
     assert [line.get_label() for line in axis.get_lines()[1:]] == [*TASKS]
     x, y = axis.get_lines()[1].get_data()
     assert (len(x), y[-1]) == (20, 1.0)
@@ -112,3 +149,78 @@ def test_without_scores_there_is_neither_table_nor_picture(tmp_path, capsys):
     assert "CRPS" not in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"There is no score to plot\. Expected predictions of a validation; call"):
         plot_reliability(Figure().subplots(), callback.history)
+
+
+def test_a_sanity_check_counts_nothing_and_a_training_step_says_that_it_does_not(tmp_path):
+    class Shared(Scored):
+        def training_step(self, batch, batch_idx):
+            self.validation_step(batch, batch_idx)
+            return super().training_step(batch, batch_idx)
+
+    module = Shared()
+    with pytest.warns(UncertaintyWarning, match=r"score\('a', \.\.\.\) counts nothing here") as told:
+        trainer(tmp_path, UncertaintyCallback(), num_sanity_val_steps=2).fit(module, batches(4), batches(3, seed=1))
+    assert sum("counts nothing" in str(each.message) for each in told) == 1
+    assert {score.samples for score in module.uncertainty.scores.values()} == {24}
+
+
+class SeveralLoaders(Scored):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        super().validation_step(batch, dataloader_idx)
+
+
+def test_the_loaders_of_a_validation_count_together(tmp_path):
+    scores = []
+    for loaders in (batches(6), [batches(6), batches(6)]):
+        module = SeveralLoaders()
+        trainer(tmp_path, UncertaintyCallback(init=0.0)).validate(module, loaders, verbose=False)
+        scores.append(module.uncertainty.scores)
+    for one, both in zip(*(each.values() for each in scores), strict=True):
+        assert both.samples == 2 * one.samples
+        assert both.numbers() == pytest.approx(one.numbers())
+
+
+class Head(Weighed):
+    """A network with a variance head, large enough to learn a few rows by heart."""
+
+    tasks = {"wind": "nll"}
+
+    def __init__(self, width=200):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.ReLU(), torch.nn.Linear(width, 2))
+        self.lr = 0.005
+
+    def losses(self, batch):
+        mean, log_var = self.net(batch[0]).unbind(1)
+        return {"wind": gaussian_nll(mean, log_var, batch[1][:, 0])}
+
+    def validation_step(self, batch, batch_idx):
+        mean, log_var = self.net(batch[0]).unbind(1)
+        self.uncertainty.score("wind", mean, batch[1][:, 0], log_var)
+
+
+@pytest.mark.parametrize(("rows", "epochs", "overfits"), [(3, 200, True), (100, 12, False)])
+def test_a_variance_head_that_has_learned_its_rows_by_heart_is_found_out_and_an_honest_one_is_not(
+    tmp_path, rows, epochs, overfits
+):
+    whole = batches(rows + 30).batches
+    train, val = batches(rows), batches(30)
+    train.batches, val.batches = whole[:rows], whole[rows:]
+    callback = UncertaintyCallback()
+    module = Head(200 if overfits else 20)
+    trainer(tmp_path, callback, max_epochs=epochs, log_every_n_steps=5).fit(module, train, val)
+    found = [each for each in diagnose(callback.history) if each.finding is Finding.OVERFITS]
+    assert [each.task for each in found] == (["wind"] if overfits else [])
+    for each in found:
+        ratio = module.uncertainty.sigmas_val["wind"]
+        assert f"sigma of task 'wind' is {ratio:.3g} times what its head predicts" in each.sentence
+
+
+def test_a_rank_that_neither_weighs_nor_scores_does_not_keep_the_others_waiting(tmp_path):
+    """Only rank 0 does, in the first validation and in the first test: both ranks have its numbers."""
+    one, other = run_ranks(score_on_one_rank, tmp_path, folder=tmp_path)
+    assert one["sigmas"] == other["sigmas"] != {}
+    for stage in ("validated", "tested"):
+        assert one[stage] == other[stage]
+        assert one[stage]["a"]["samples"] == 3 * 8

@@ -93,3 +93,28 @@ def held_out(folder, devices=2):
     sigmas, scores = module.uncertainty.sigmas_val, module.uncertainty.scores
     numbers = {name: score.numbers() | {"samples": score.samples} for name, score in scores.items()}
     return {"sigmas": sigmas, "seen": module.seen[-1], "reduced": reduced, "scores": numbers}
+
+
+class OnOneRank(Scored):
+    """Only the first rank weighs and scores."""
+
+    def validation_step(self, batch, batch_idx):
+        if not rank():
+            super().validation_step(batch, batch_idx)
+
+    test_step = validation_step
+
+    def on_test_epoch_start(self):
+        self.seen.append([])
+
+
+def score_on_one_rank(folder):
+    module = OnOneRank()
+    callback = UncertaintyCallback(report=False, summary=False, init=0.0)
+    runner = trainer(folder, callback, strategy="ddp", devices=2, use_distributed_sampler=False)
+    found = {}
+    for stage, run in (("validated", runner.validate), ("tested", runner.test)):
+        run(module, part(0, 3), verbose=False)
+        scores = module.uncertainty.scores
+        found[stage] = {name: score.numbers() | {"samples": score.samples} for name, score in scores.items()}
+    return {**found, "sigmas": module.uncertainty.sigmas_val}
