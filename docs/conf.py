@@ -64,6 +64,10 @@ toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 
+_PICTURE = "\n".join(  # one for each paper
+    f"```{{image}} pictures/weights-{paper}.svg\n:alt: \\1\n:class: only-{paper}\n```" for paper in ("light", "dark")
+)
+
 
 def setup(app: Sphinx) -> None:
     """Connect the functions below."""
@@ -98,6 +102,7 @@ def _put_readme_on_first_page(app: Sphinx, name: str, source: list[str]) -> None
     if name == "index":
         app.env.note_dependency(README)
         text = README.read_text().partition("<!-- The first page of the site begins here. -->")[2]
+        text = re.sub(r'<picture>.*?alt="(.*?)">.*?</picture>', _PICTURE, text, flags=re.DOTALL)
         text = re.sub(r"\]\((?!docs/|notebooks/|#|https:)", "](../", text).replace("](docs/", "](")
         source[0] = source[0].replace("<!-- README -->", text)
     if name.startswith("notebooks/"):

@@ -120,7 +120,7 @@ def test_every_page_with_code_is_run_by_a_test():
     run = {"compare.md": "docs/test_compare_page.py", "questions.md": "docs/test_questions.py"}
     run |= {"report.md": "docs/test_report_page.py", "libraries.md": "docs/test_libraries_page.py"}
     run |= {"when-not.md": "docs/test_when_not_page.py", "strategies.md": "docs/test_strategies_page.py"}
-    run |= {"predictive.md": "docs/test_predictive_page.py"}
+    run |= {"predictive.md": "docs/test_predictive_page.py", "loggers.md": "trainer/test_loggers.py"}
     assert with_code == set(run)
     for page, test in run.items():
         assert re.search(rf'"{page}".*exec\(|"{page}".*subprocess', (ROOT / "tests" / test).read_text(), re.DOTALL), (
