@@ -90,10 +90,6 @@ class HeldOut:
         self.derive()
         return True
 
-    def forget(self) -> None:
-        """Forget what was summed up."""
-        self._sums = None
-
     def to(self, device: torch.device) -> None:
         """Move all tensors to ``device``, as copies."""
         for holder in (self, self._likelihoods):

@@ -63,8 +63,6 @@ class Predictions:
     _sigma_from: Literal["training", "validation"]
     _state: EngineState
     _notices: Notices
-
-    training: bool
     _scores: dict[str, dict[str, Score]]  # of the last validation and the last test, the newer one at the end
     _sums: Tensor | None = None  # of the scores of a validation or test, of shape (K, WIDTH)
     _forms: dict[str, str]  # what noise it was scored with, by task
@@ -296,19 +294,17 @@ class Predictions:
         >>> weighting.scores["depth"].mean_squared_z, weighting.sigmas_val["depth"] ** 2
         (1.666..., 1.666...)
         """
-        self.held_out.begin(counted=fit)
-        self.begin_scores()
+        self.begin_scores(fit=fit)
         try:
             yield
-            self.held_out.end()
             self.end_scores(fit=fit)
         finally:
             self._sums = None
-            self.held_out.forget()
 
     @torch.inference_mode(False)
-    def begin_scores(self) -> None:
-        """Begin to sum up scores. The callback calls it."""
+    def begin_scores(self, *, fit: bool = True) -> None:
+        """Begin a validation, or with ``fit=False`` a test: to sum up scores, and losses. The callback calls it."""
+        self.held_out.begin(counted=fit)
         dtype = torch.float32 if self._device.type == "mps" else torch.float64
         self._sums, self._forms = torch.zeros(len(self.tasks), WIDTH, dtype=dtype, device=self._device), {}
 
@@ -316,11 +312,10 @@ class Predictions:
     def end_scores(self, *, fit: bool) -> dict[str, Score]:
         """Return the scores by task, none if nothing was scored; costs an all-reduce and a transfer to the host.
 
-        After ``held_out.end()``, which tells all ranks whether any has scored.
-
         Args:
             fit: True if the scale of each head's noise and the temperatures follow from these data.
         """
+        self.held_out.end()  # from which all ranks know whether any has scored
         sums, self._sums = self._sums, None
         if sums is None or not self.held_out.scored:
             return {}

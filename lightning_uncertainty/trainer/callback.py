@@ -262,8 +262,6 @@ class UncertaintyCallback(packages.CallbackBase):
         if self._trainer is not None:  # neither a sanity check nor `trainer.validate`
             self._report.save(trainer, snapshot)
             self._report.facts.begin_validation(trainer)
-        if not trainer.sanity_checking:
-            self.weighting.held_out.begin()
         self.weighting.begin_scores()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -284,12 +282,10 @@ class UncertaintyCallback(packages.CallbackBase):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to score predictions."""
-        self.weighting.held_out.begin(counted=False)
-        self.weighting.begin_scores()
+        self.weighting.begin_scores(fit=False)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the scores of the predictions, and show them on the page."""
-        self.weighting.held_out.end()
         if scores := self.weighting.end_scores(fit=False):
             self._log(trainer, score_metrics(f"{self.log_prefix}/test", scores, self.weighting.tasks))
             self._report.add_test(trainer, scores)
