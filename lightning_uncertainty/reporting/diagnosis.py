@@ -122,10 +122,11 @@ def _of_sigma(history: History, name: str) -> Iterator[Diagnosis]:
         yield Finding.MOVING.about(name, direction=direction, change=math.expm1(0.5 * abs(change)))
     learned, held_out = (history.series(quantity, name)[-1] for quantity in ("sigma", "sigma_val"))
     head = history.facts[name].likelihood == "nll"
-    learned = 1.0 if head else learned  # training makes the mean squared z-score of a head 1
+    if head:  # training makes the mean squared z-score 1; above, and never lower, it is no more than not trained yet
+        learned = max(1.0, min(_known(history, "sigma_val", name), default=1.0))
     if held_out > findings.OPTIMISTIC * learned and not _is_too_short(history):
         numbers = {"ratio": held_out / learned, "held_out": held_out, "learned": learned}
-        yield Finding.OVERFITS.about(name, source="what its head predicts" if head else "the learned one", **numbers)
+        yield Finding.OVERFITS.about(name, source="what it was at its best" if head else "the learned one", **numbers)
     growth = _growth(history, name)
     if growth and (change or bound == "lower"):
         losses = _known(history, "raw_loss", name)

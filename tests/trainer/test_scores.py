@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -200,11 +201,15 @@ class Head(Weighed):
         self.uncertainty.score("wind", mean, batch[1][:, 0], log_var)
 
 
-@pytest.mark.parametrize(("rows", "epochs", "overfits"), [(3, 200, True), (100, 12, False)])
+@pytest.mark.parametrize(
+    ("rows", "epochs", "unit", "overfits"),
+    [(3, 200, 1.0, True), (100, 12, 1.0, False), (3, 80, 1e4, False)],
+    ids=["by heart", "honest", "not learned yet"],
+)
 def test_a_variance_head_that_has_learned_its_rows_by_heart_is_found_out_and_an_honest_one_is_not(
-    tmp_path, rows, epochs, overfits
+    tmp_path, rows, epochs, unit, overfits
 ):
-    whole = batches(rows + 30).batches
+    whole = batches(rows + 30, scale=(unit, unit)).batches
     train, val = batches(rows), batches(30)
     train.batches, val.batches = whole[:rows], whole[rows:]
     callback = UncertaintyCallback()
@@ -214,7 +219,9 @@ def test_a_variance_head_that_has_learned_its_rows_by_heart_is_found_out_and_an_
     assert [each.task for each in found] == (["wind"] if overfits else [])
     for each in found:
         ratio = module.uncertainty.sigmas_val["wind"]
-        assert f"sigma of task 'wind' is {ratio:.3g} times what its head predicts" in each.sentence
+        lowest = max(1.0, min(x for x in callback.history.series("sigma_val", "wind") if not math.isnan(x)))
+        assert f"sigma of task 'wind' is {ratio / lowest:.3g} times what it was at its best" in each.sentence
+    assert unit == 1.0 or module.uncertainty.sigmas_val["wind"] > 2.0
 
 
 def test_a_rank_that_neither_weighs_nor_scores_does_not_keep_the_others_waiting(tmp_path):
