@@ -217,7 +217,8 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
             counts = sample_counts(samples, losses if by_name else self.tasks, self.tasks, self.device)
         emphasis = None if importance is None else importances(importance, self.tasks, self.device)
         counts = emphasis if counts is None else counts
-        factor, offset = self._factors(raw_loss.detach(), recording, counts)
+        raw = raw_loss.detach()
+        factor, offset = self._factors(raw, recording, counts)
         if emphasis is not None:
             factor, offset = factor * emphasis, offset * emphasis
         if self.searching:  # a finder that compares the total with a multiple of its best value needs it positive
@@ -227,7 +228,7 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
             if recording:
                 self._state.cut |= cut
         if raw_loss.dtype != torch.float32:  # s is learned in single precision: what lies beyond sits out
-            offset = torch.where(torch.isfinite(raw_loss.detach().to(torch.float32)), offset, torch.nan)
+            offset = torch.where(torch.isfinite(raw.to(torch.float32)), offset, torch.nan)
         total, marked = weighted_sum(raw_loss, factor, offset)
         if self.nonfinite == "raise":
             raise_if_refused(marked, given, self.tasks, self.steps)
@@ -235,18 +236,17 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
             for observer in self.observers:
                 seen: Any = losses if by_name and mask is None else dict(zip(self.tasks, raw_loss, strict=True))
                 observer(seen, factor)
-            call = Call(raw_loss.detach().to(torch.float32), marked, slope, given, counts)
+            call = Call(raw.to(torch.float32), marked, slope, given, counts, whole=marked is factor)
             total = total.requires_grad_().clone() if empty else total  # no leaf, so that `total += other` works
             return self.recorder.watch(total, call)
-        self.held_out.add(Call(raw_loss.detach().to(torch.float32), marked, None, given, counts))
+        self.held_out.add(Call(raw.to(torch.float32), marked, None, given, counts))
         # A zero here would look like the best validation ever.
         return total if empty else torch.where(marked.isnan().all(), torch.nan, total)
 
     def _factors(self, raw_loss: Tensor, recording: bool, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return factors and offsets for this call."""
-        single = raw_loss.to(torch.float32)
         if torch.compiler.is_compiling():  # a branch would be a guard that fails later on, and one graph costs nothing
-            always_settled = type(self.strategy).settled
+            always_settled, single = type(self.strategy).settled, raw_loss.to(torch.float32)
             chosen = self._scaled(Factors(*self.strategy.factors(single)), None if always_settled else single)
             if self.strategy.live:
                 chosen = self._where(self._frozen_now, (self._factor, self._offset), chosen)
@@ -256,6 +256,7 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         strategy = self._in_force
         if strategy.settled or (strategy.live and self.frozen):
             return self._factor, self._offset
+        single = raw_loss.to(torch.float32)
         if recording and self._opening and not strategy.live:
             single = mean_over_ranks(single, counts, self.process_group)
         return self._scaled(Factors(*strategy.factors(single)), single)

@@ -1,5 +1,6 @@
 """torch.compile: one graph without a break, the same numbers, and a warning before torch gives up."""
 
+import ast
 import itertools
 import subprocess
 import sys
@@ -299,7 +300,20 @@ def test_labels_that_come_and_go_as_nan_train_in_one_graph(tmp_path, eager_backe
     assert 0 < state["nonfinite"][1] == 48 - state["count"][1] - 1
 
 
-def test_importing_the_package_does_not_import_the_compiler():
-    """Which takes longer than the rest of the package; an optimizer imports it, and so does Lightning."""
-    code = "import sys, lightning_uncertainty as lu; lu.UncertaintyWeighting; print('torch._dynamo' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+@pytest.mark.parametrize(
+    ("before", "ours"),
+    [
+        ("torch", "lightning_uncertainty"),
+        (
+            "lightning.pytorch, torchmetrics",
+            "lightning_uncertainty.trainer.callback, lightning_uncertainty.trainer.mixin",
+        ),
+    ],
+)
+def test_importing_the_package_imports_nothing_of_others(before, ours):
+    """Such as the compiler, or ``numpy.typing``, which take longer than the rest of the package."""
+    code = f"import sys, {before}; known = set(sys.modules); import {ours}; print(sorted(set(sys.modules) - known))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    added = ast.literal_eval(run.stdout)
+    assert "lightning_uncertainty.weighting" in added
+    assert [name for name in added if name.partition(".")[0] != "lightning_uncertainty"] == []

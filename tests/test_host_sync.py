@@ -9,11 +9,19 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_uncertainty import CrossEntropy
+from lightning_uncertainty.engine import window
 from lightning_uncertainty.strategies import STRATEGIES
 from tests.models import TASKS, Returned, Weighed, batches, fit
 from tests.paper import UncertaintyCallback, UncertaintyWeighting
 
 OURS = "/lightning_uncertainty/"
+
+
+@pytest.fixture(autouse=True)
+def other_device(monkeypatch):
+    """Take steps as on a device other than a CPU, which knows its numbers for nothing."""
+    monkeypatch.setattr(window, "NUMPY", False)
+
 
 READS = {
     torch.ops.aten._local_scalar_dense.default,  # .item(), float(), bool(), if tensor:

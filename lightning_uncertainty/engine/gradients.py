@@ -78,10 +78,11 @@ class Gradients:
             if not any(optimizer is other for other in self.optimizers):
                 self.references.append(weakref.ref(optimizer))
                 trained = [p for p in _parameters([optimizer]) if p.requires_grad and p.is_leaf]
-                for witness in {*trained[:1], *trained[-1:]}:
-                    self._all_witnesses.add(id(witness))
-                    hook = witness.register_post_accumulate_grad_hook(lambda p: _call(came, p))  # type: ignore[no-untyped-call]
-                    self._handles.append(hook)
+                pair = {*trained[:1], *trained[-1:]}
+                self._all_witnesses |= {id(witness) for witness in pair}
+                for witness in pair:
+                    hook = functools.partial(_call, came, [other for other in pair if other is not witness])
+                    self._handles.append(witness.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
         self._witnesses.clear()
         plain = all(type(parameter) in (Tensor, torch.nn.Parameter) for parameter in _parameters(self.optimizers))
         self._plain = plain and all(isinstance(optimizer, Optimizer) for optimizer in self.optimizers)
@@ -153,10 +154,12 @@ class Gradients:
             self._arrivals_before = self.arrivals
         self._stepped(alive, mine)
 
-    def _gradient_came(self, witness: Tensor) -> None:
+    def _gradient_came(self, others: list[Tensor], witness: Tensor) -> None:
         self._comings += 1
         self._reached = self._reached or self.arrivals > self._arrivals_before
-        self._came[witness] = _is_not_zero(_local(witness.grad))
+        # One whose gradient is not 0 is enough, and looking at it costs as much as five operations of numpy.
+        enough = any(self._came.get(other) is True for other in others)
+        self._came[witness] = True if enough else _is_not_zero(_local(witness.grad))
 
     def alive(self, optimizer: Any = None) -> bool | Tensor:
         """Return False if no parameter has a gradient, or those of the witnesses became 0; on the device if need be.
@@ -168,10 +171,15 @@ class Gradients:
             return False
         here = self._all_witnesses if optimizer is None else self._witnesses_of(optimizer) or ()
         came = [(w.grad, seen) for w, seen in self._came.items() if id(w) in here and w.grad is not None]
-        pairs = [(seen, _is_not_zero(_local(gradient))) for gradient, seen in came]
+        pairs = []
+        for gradient, seen in came:
+            now = _is_not_zero(_local(gradient))
+            if now is True:
+                return True
+            pairs.append((seen, now))
         flags = [flag for pair in pairs for flag in pair if isinstance(flag, Tensor)]
         if not flags:
-            return not any(seen for seen, _ in pairs) or any(now for _, now in pairs)
+            return not any(seen for seen, _ in pairs)
         seen, now = (
             torch.stack([torch.full_like(flags[0], f) if isinstance(f, bool) else f.to(flags[0].device) for f in row])
             for row in zip(*pairs, strict=True)
@@ -209,9 +217,9 @@ def _is_not_zero(gradient: Tensor | None) -> bool | Tensor:
     return bool(flag) if flag.device.type == "cpu" else flag
 
 
-def _call(method: weakref.WeakMethod[Any], argument: Any) -> None:
+def _call(method: weakref.WeakMethod[Any], *arguments: Any) -> None:
     if (found := method()) is not None:
-        found(argument)
+        found(*arguments)
 
 
 _LISTENERS: weakref.WeakSet[Gradients] = weakref.WeakSet()  # a hook of torch would keep alive what nobody needs

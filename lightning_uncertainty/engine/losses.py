@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ Losses = Tensor | Mapping[str, Tensor | CrossEntropy]
 
 Masks = Tensor | Mapping[str, Tensor]
 """Bools that tell where there is a label: of the shape of elementwise losses, by task or as one tensor."""
+
+
+_FACTS = operator.attrgetter("dtype", "ndim", "requires_grad", "device")
 
 
 class Gathered(NamedTuple):
@@ -81,17 +85,13 @@ class RawLosses:
 
     def _stack_ordinary(self, losses: Any, device: torch.device) -> Tensor | None:
         """Return the vector of the usual case, all tasks in fp32 with a graph; None for anything else."""
-        if type(losses) is not dict or len(losses) != len(self._tasks) or self._tempered:
+        ordinary = type(losses) is dict and len(losses) == len(self._tasks) and not self._tempered
+        if not ordinary or torch.compiler.is_compiling():  # which cannot read the next lines, and needs no short way
             return None
-        values = []
-        for name in self._tasks:
-            loss = losses.get(name)
-            # Not isinstance: a subclass may mean something else by the same operations.
-            if type(loss) is not Tensor or loss.dtype is not torch.float32 or loss.dim() or not loss.requires_grad:
-                return None
-            if loss.device != device:
-                return None
-            values.append(loss)
+        values: list[Any] = [losses.get(name) for name in self._tasks]
+        # Not isinstance: a subclass may mean something else by the same operations.
+        if set(map(type, values)) != {Tensor} or set(map(_FACTS, values)) != {(torch.float32, 0, True, device)}:
+            return None
         return torch.stack(values)
 
     def _gather_tensor(self, losses: Tensor, mask: Tensor | None) -> Gathered:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lightning_uncertainty.engine.state import EngineState, HostFlags, rows_later
 from lightning_uncertainty.findings import findings_of
-from lightning_uncertainty.reporting.summary import weights_html
 from lightning_uncertainty.snapshot import Score, Snapshot, TaskSnapshot
 from lightning_uncertainty.tasks import Task
 
@@ -85,6 +84,8 @@ class NamedValues:
 
     def _repr_html_(self) -> str:
         """Return a table of the tasks as they are now, for a notebook."""
+        from lightning_uncertainty.reporting.summary import weights_html  # not needed to train
+
         return weights_html(self.snapshot())
 
     @torch.inference_mode(False)

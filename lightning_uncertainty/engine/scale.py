@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_uncertainty._arguments import suggest
-from lightning_uncertainty.engine.window import in_numpy
+from lightning_uncertainty.engine.window import Array, in_numpy
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Factors", "Scale"]
-
-Array = NDArray[Any]
 
 
 class Factors(NamedTuple):

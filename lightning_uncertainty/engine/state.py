@@ -5,6 +5,7 @@ What is saved, moved to another device and shown in a snapshot follows from the 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_uncertainty.engine.window import WindowMeans
+from lightning_uncertainty.engine.window import Array, WindowMeans
 
 __all__ = [
     "EngineState",
@@ -39,6 +40,22 @@ class TaskTensors:
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by field; not copies."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def array(self, name: str) -> Array:
+        """Return a field on a CPU as an array that shares its memory: made once, since it costs three operations."""
+        tensor = getattr(self, name)
+        known = self._arrays.get(name)
+        if known is None or known[0] is not tensor:
+            known = self._arrays[name] = tensor, tensor.numpy()
+        return known[1]
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, tuple[Tensor, Array]]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Tensor]:
+        """Return what a copy has: its arrays share the memory of its own tensors."""
+        return self.tensors()
 
     def to(self, device: torch.device) -> None:
         """Move all tensors to ``device``, as copies."""
@@ -142,16 +159,10 @@ class EngineState(TaskTensors):
         names = (each.name for each in fields(cls))
         return cls(**{n: torch.full((size,), first.get(n, 0), dtype=kinds.get(n, torch.float32)) for n in names})
 
-    @np.errstate(all="ignore")  # of losses at the end of the range
     def remember(self, means: WindowMeans) -> None:
         """Update by one step."""
         if means.whole:  # there is nothing to count
-            loss = means.raw_loss.numpy()
-            self.raw_loss = torch.from_numpy(loss.copy())
-            sums, steps, lowest = (each.numpy() for each in (self.epoch_loss, self.epoch_steps, self.lowest_loss))
-            sums += loss
-            steps += 1.0
-            np.fmin(lowest, loss, out=lowest)
+            self.remember_on_host(means.raw_loss.numpy())
             return
         self.raw_loss, dead = newest(means, self.raw_loss)
         self.dead += dead
@@ -164,6 +175,15 @@ class EngineState(TaskTensors):
             self.dropped += means.dropped
             missed &= means.used & means.dropped.eq(0)
         self.absent += missed
+
+    @np.errstate(all="ignore")  # of losses at the end of the range
+    def remember_on_host(self, loss: Array) -> None:
+        """Update by one step in which all tasks took part, on a CPU."""
+        self.array("raw_loss")[:] = loss
+        total, steps, lowest = (self.array(name) for name in ("epoch_loss", "epoch_steps", "lowest_loss"))
+        total += loss
+        steps += 1.0
+        np.fmin(lowest, loss, out=lowest)
 
     def columns(self) -> dict[str, Tensor]:
         return {**super().columns(), "ratio": self.ratios(self.epoch_loss / self.epoch_steps, self.base_loss)}

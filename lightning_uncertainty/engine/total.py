@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from lightning_uncertainty.engine.window import in_numpy
 
 __all__ = ["plain_weighted_sum", "raise_if_refused", "weighted_sum", "within_half"]
 
@@ -31,12 +34,19 @@ def plain_weighted_sum(raw_loss: Tensor, factor: Tensor, offset: Tensor) -> tupl
 def weighted_sum(raw_loss: Tensor, factor: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """Return what :func:`plain_weighted_sum` returns; in eager code with as few and as cheap operations as possible.
 
-    What depends on the values is computed beside the graph, where an operation costs half; the graph itself is a stack
-    and a dot product with the factors of those who take part. No host reads anything. Under ``torch.compile`` the plain
-    form is used: there a value cannot be overwritten, and the compiler saves operations itself.
+    The mark is ``factor`` itself if, as a CPU knows for nothing, all tasks take part. Else what depends on the values
+    is computed beside the graph, where an operation costs half; the graph itself is a stack and a dot product with the
+    factors of those who take part. No device is asked. Under ``torch.compile`` the plain form is used: there a value
+    cannot be overwritten, and the compiler saves operations itself.
     """
     if torch.compiler.is_compiling():
         return plain_weighted_sum(raw_loss, factor, offset)
+    if in_numpy(raw_loss) and raw_loss.dtype == factor.dtype:
+        total, regularizers = raw_loss.dot(factor), offset.sum().item()
+        if math.isfinite(total.item() + regularizers):  # so is each term
+            if regularizers != 0.0:
+                total.detach().add_(regularizers)
+            return total, factor
     raw = raw_loss.detach()
     if raw.dtype != factor.dtype:
         factor, offset = factor.to(raw.dtype), offset.to(raw.dtype)

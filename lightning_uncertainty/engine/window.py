@@ -16,6 +16,7 @@ from torch import Tensor
 
 __all__ = [
     "NUMPY",
+    "Array",
     "Call",
     "LossWindow",
     "WindowMeans",
@@ -26,6 +27,9 @@ __all__ = [
     "world_size",
 ]
 
+
+Array = np.ndarray[Any, np.dtype[Any]]
+"""An array of numpy; spelt out, because ``numpy.typing`` takes longer to import than this package."""
 
 NUMPY = True
 """False takes steps on a CPU in torch too, as on other devices."""
@@ -67,6 +71,7 @@ class Call(NamedTuple):
         slope: The derivatives of the losses themselves with respect to ``s``; None for all 0.
         given: bool: True if the loss was passed; None for all.
         samples: The number of samples that each loss is the mean of; None for one.
+        whole: True if it is known, without asking a device, that no task sat out.
     """
 
     raw_loss: Tensor
@@ -74,6 +79,7 @@ class Call(NamedTuple):
     slope: Tensor | None
     given: Tensor | None
     samples: Tensor | None = None
+    whole: bool = False
 
     @property
     def present(self) -> Tensor:
@@ -88,12 +94,6 @@ class Call(NamedTuple):
 
     def means(self) -> WindowMeans:
         """Return the means of this call alone."""
-        if self.slope is self.given is None and in_numpy(self.marked):
-            present = ~np.isnan(self.marked.numpy())
-            refused = ~present
-            if not refused.any() and (self.samples is None or self.samples.numpy().all()):
-                tensors = torch.from_numpy(present), self.raw_loss, None, torch.from_numpy(refused)
-                return WindowMeans(*tensors, whole=True)
         present = self.present if self.slope is None else self.present & torch.isfinite(self.slope)
         present = present if self.samples is None else present & (self.samples > 0.0)
         return WindowMeans(present, self.raw_loss, self.slope, self.refused)
@@ -128,6 +128,7 @@ class LossWindow:
         self._weighed: list[Call] = []  # those that backward has not gone through yet
         self._arrivals = 0  # calls that backward has gone through
         self._compiled = _Compiled(size)
+        self._all, self._none = torch.ones(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)  # of tasks
 
     @property
     def used(self) -> bool:
@@ -144,14 +145,15 @@ class LossWindow:
         self._weighed = [*self._weighed[-7:], call]
         arrivals = self._arrivals
 
-        def arrived(_: Tensor) -> None:
+        def arrived(_: Any) -> None:
             before(self._arrivals == arrivals)  # else the gradients of another total may be on their way with these
             self._arrivals += 1
             self._weighed = [other for other in self._weighed if other is not call]
             self.flush()
             self._held = call
 
-        total.register_hook(arrived)  # type: ignore[no-untyped-call]
+        node: Any = total.grad_fn
+        node.register_prehook(arrived)  # a hook on the total itself costs more
         return total
 
     def flush(self) -> None:
@@ -206,6 +208,8 @@ class LossWindow:
         call, others = self._held, self._summed or self._dropped or self._weighed or self._compiled.used
         if call is not None and not others and world_size(group) == 1:
             self._held = None
+            if call.whole and call.slope is call.samples is None:
+                return WindowMeans(self._all, call.raw_loss, None, self._none, whole=True)
             return call.means()
         return exchange(self.take().unsqueeze(0), group)[0]
 

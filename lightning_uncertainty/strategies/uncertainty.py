@@ -14,10 +14,10 @@ from torch import Tensor
 from lightning_uncertainty._arguments import check_bounds, check_init, check_number, lookup
 from lightning_uncertainty.engine.scale import Factors
 from lightning_uncertainty.engine.state import HostFlags, TaskTensors, move_tensors
-from lightning_uncertainty.engine.window import in_numpy
+from lightning_uncertainty.engine.window import Array, in_numpy
 from lightning_uncertainty.likelihoods import NLL, LikelihoodVector
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
-from lightning_uncertainty.strategies.adam import Array, MaskedAdam
+from lightning_uncertainty.strategies.adam import MaskedAdam
 from lightning_uncertainty.strategies.base import Strategy
 from lightning_uncertainty.tasks import Task
 
@@ -148,9 +148,8 @@ class Uncertainty(Strategy):
         self.likelihoods = LikelihoodVector([task.likelihood for task in tasks])
         self.learned = {task.name: task.likelihood.learned for task in tasks}
         self.floor, self.ceiling = torch.tensor(bounds, dtype=torch.float32).unbind(1)
-        self._max_gradient, self._min_gradient, self._zero = torch.tensor(
-            [_MAX_GRADIENT, -_MAX_GRADIENT, 0.0], dtype=torch.float32
-        )
+        self._zero = torch.zeros_like(self.floor)
+        self._max_gradient, self._min_gradient = self._zero + _MAX_GRADIENT, self._zero - _MAX_GRADIENT
         self._minus_rate = -self.likelihoods.rate
         self._tamed = self.likelihoods.learned & (self.likelihoods.rate > 0.0)
         given = [1e-30 if task.likelihood == NLL else math.nan for task in tasks]
@@ -161,14 +160,16 @@ class Uncertainty(Strategy):
         self._from_data = ~self.state.started
         self._first = self._unknown.clone()
         self._push = self._push_at(self.log_var)
-        on_host = self._push, self._minus_rate, self.likelihoods.coefficient, self.likelihoods.learned.to(torch.float32)
-        self._on_host = tuple(constant.numpy().copy() for constant in on_host)
-        self._adam_on_host = self.adam.on_host()
+        factors = self._push, self._minus_rate, self.likelihoods.coefficient
+        on_host = self.likelihoods.learned, *factors, self._min_gradient, self._max_gradient
+        self._on_host = tuple(constant.numpy().astype(np.float32) for constant in on_host)
+        self._adam_on_host = self.adam.on_host(self._on_host[0])
         self.restored()
 
     def expect(self, steps: float) -> None:
         if self.follows_length:
             self.adam.use(max(_LR, min(_LARGEST_LR, _WAY / max(steps, 1))))
+            self._adam_on_host = self.adam.on_host(self._on_host[0])
 
     # ------------------------------------------------------------------------------------------------ what follows
 
@@ -223,7 +224,7 @@ class Uncertainty(Strategy):
     @np.errstate(all="ignore")  # of tasks that sit out
     def _derive_on_host(self, log_var: Array) -> None:
         """Derive them in numpy, as each step on a CPU does: torch rounds otherwise, and a resume would differ."""
-        push, minus_rate, coefficient, _ = self._on_host
+        _, push, minus_rate, coefficient, *_ = self._on_host
         self.factor = torch.from_numpy(coefficient * np.exp(minus_rate * log_var))
         self.offset = torch.from_numpy(push * log_var)
 
@@ -329,20 +330,20 @@ class Uncertainty(Strategy):
 
     @np.errstate(all="ignore")  # of tasks that sit out
     def learn_on_host(self, mean_loss: Array, active: Array | None = None) -> None:
-        """Take the same step in numpy, to rounding.
+        """Take the step of :meth:`learn` in numpy, to rounding; for a linear regulariser.
 
         Args:
-            mean_loss: As for :meth:`learn`, without a slope and for a linear regulariser.
+            mean_loss: As there.
             active: 1 for the tasks that learn, else 0; None for all that can.
         """
-        push, minus_rate, _, learned = self._on_host
-        log_var, moments, count = self.state.log_var.numpy(), self.state.moments.numpy(), self.state.count.numpy()
+        _, push, minus_rate, _, lowest, highest = self._on_host
+        log_var, moments, count = (self.state.array(name) for name in ("log_var", "moments", "count"))
         gradient = minus_rate * self.factor.numpy() * mean_loss + push
+        adam = self._adam_on_host
         if active is not None:
-            gradient = np.where(active > 0.0, gradient, active)
-        np.minimum(np.maximum(gradient, -_MAX_GRADIENT, out=gradient), _MAX_GRADIENT, out=gradient)
-        active = learned if active is None else active
-        log_var -= self.adam.update_on_host(moments, count, gradient, active, self._adam_on_host)
+            gradient, adam = np.where(active > 0.0, gradient, active), self.adam.on_host(active)
+        np.minimum(np.maximum(gradient, lowest, out=gradient), highest, out=gradient)
+        log_var -= adam.update(moments, count, gradient)
         np.minimum(np.maximum(log_var, self.lower.numpy(), out=log_var), self.ceiling.numpy(), out=log_var)
         self._derive_on_host(log_var)
 
@@ -350,17 +351,16 @@ class Uncertainty(Strategy):
 
     def assign(self, log_vars: Mapping[str, float]) -> None:
         """Set ``s`` of some tasks: a new start, without memory."""
-        names = list(self.learned)
-        limits = dict(zip(names, zip(self.floor.tolist(), self.ceiling.tolist(), strict=True), strict=True))
+        limits = dict(zip(self.learned, zip(self.floor.tolist(), self.ceiling.tolist(), strict=True), strict=True))
         for name, value in log_vars.items():
-            lowest, highest = lookup("learned task", name, {n: limits[n] for n in names if self.learned[n]})
+            lowest, highest = lookup("learned task", name, {n: limits[n] for n in limits if self.learned[n]})
             if not lowest <= value <= highest:
                 raise ValueError(
                     f"Task {name!r} cannot have a log-variance of {value}: its bounds are {lowest:g} and {highest:g}."
                 )
         state = self.state
-        chosen = torch.tensor([name in log_vars for name in names], device=state.log_var.device)
-        values = torch.tensor([float(log_vars.get(name, 0.0)) for name in names], dtype=torch.float32)
+        chosen = torch.tensor([name in log_vars for name in limits], device=state.log_var.device)
+        values = torch.tensor([float(log_vars.get(name, 0.0)) for name in limits], dtype=torch.float32)
         for tensor in (state.log_var, state.start):
             tensor.copy_(torch.where(chosen, values.to(tensor.device), tensor))
         state.started |= chosen

@@ -38,7 +38,7 @@ CASES = {
     "a NaN": (PAIR, lambda: {"a": leaf(), "b": leaf(float("nan"))}, {}, (8, 2, 58)),
     "a task left out": (PAIR, lambda: {"a": leaf()}, {}, (10, 2, 59)),
     "half precision": (PAIR, lambda: {"a": leaf(dtype=torch.float16), "b": leaf()}, {}, (15, 3, 58)),
-    "double precision": (PAIR, lambda: {"a": leaf(dtype=torch.float64), "b": leaf()}, {}, (19, 3, 58)),
+    "double precision": (PAIR, lambda: {"a": leaf(dtype=torch.float64), "b": leaf()}, {}, (18, 3, 58)),
     "exact softmax": ({"a": "softmax_exact", "b": "laplace"}, exact, {}, (37, 5, 64)),
     "equation (7) as printed": (PAIR, lambda: {"a": leaf(), "b": leaf()}, {"regularizer": "sigma"}, (8, 2, 70)),
     "the article": (PAIR, lambda: {"a": leaf(), "b": leaf()}, {"scale": None}, (8, 2, 42)),
@@ -58,10 +58,15 @@ def settled(tasks, losses, **options):
     return weighting
 
 
-@pytest.mark.parametrize(("tasks", "losses", "options", "expected"), CASES.values(), ids=CASES)
-def test_operations_of_a_step(tasks, losses, options, expected, monkeypatch):
-    """As on a device other than a CPU, where each is a launch of its own."""
+@pytest.fixture
+def other_device(monkeypatch):
+    """As on a device other than a CPU, where each operation is a launch of its own, and each read waits."""
     monkeypatch.setattr(window, "NUMPY", False)
+
+
+@pytest.mark.usefixtures("other_device")
+@pytest.mark.parametrize(("tasks", "losses", "options", "expected"), CASES.values(), ids=CASES)
+def test_operations_of_a_step(tasks, losses, options, expected):
     weighting, given = settled(tasks, losses, **options), losses()
     with Operations() as call:
         total = weighting(given)
@@ -75,13 +80,20 @@ def test_operations_of_a_step(tasks, losses, options, expected, monkeypatch):
 
 @pytest.mark.parametrize("count", [3, 30])
 @pytest.mark.parametrize("scale", ["auto", None])
-def test_a_step_on_a_cpu_has_no_operation_of_torch(count, scale):
+def test_on_a_cpu_the_total_is_a_dot_product_and_a_step_has_no_operation_of_torch(count, scale):
+    """Views are counted, too: what goes from torch to numpy and back."""
     names = [f"task{i}" for i in range(count)]
     weighting = settled(names, lambda: {name: leaf() for name in names}, scale=scale)
-    weighting({name: leaf() for name in names}).backward()
+    losses = {name: leaf() for name in names}
+    with Operations() as call:
+        total = weighting(losses)
+    total.backward()
     with Operations() as step:
         weighting.step()
+    expected = {"stack": 1, "detach": 1, "dot": 1, "sum": 1, "_local_scalar_dense": 2}
+    assert call.seen == (expected if scale else {**expected, "detach": 2, "add_": 1})
     assert step.computed == 0
+    assert sum(step.seen.values()) == (9 if scale else 7)
 
 
 @pytest.mark.parametrize("count", [3, 30])
@@ -97,6 +109,7 @@ def test_the_graph_of_the_total_is_a_dot_product_of_a_stack(count):
     assert {leaf.name() for leaf, _ in stack.next_functions} == {"torch::autograd::AccumulateGrad"}
 
 
+@pytest.mark.usefixtures("other_device")
 @pytest.mark.parametrize("case", list(CASES))
 def test_a_step_reads_nothing_and_a_snapshot_reads_once(case):
     tasks, losses, options, _ = CASES[case]
