@@ -50,7 +50,7 @@ class RunHistory(History):
         Raises:
             MissingExtraError: If pandas is not installed.
         """
-        require("demo", "pandas")
+        require("report", "pandas")
         import pandas as pd
 
         shares = self.shares()

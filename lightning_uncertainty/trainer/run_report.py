@@ -14,6 +14,7 @@ from lightning_uncertainty._arguments import file_stem
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.reporting.figures import overview
 from lightning_uncertainty.reporting.files import ReportContent, RunFile, history_file, write_whole
+from lightning_uncertainty.reporting.gradients import GradientSnapshot
 from lightning_uncertainty.reporting.page import build_page
 from lightning_uncertainty.reporting.run_history import RunHistory
 from lightning_uncertainty.reporting.summary import print_summary
@@ -161,8 +162,7 @@ class RunReport:
 
     def _write_history(self, trainer: Trainer, folder: Path, history: RunHistory, *, finished: bool) -> Path:
         """Write the history into a folder; return its file."""
-        views = (view for view in callbacks_of(trainer) if isinstance(view, GradientView) and view.snapshots)
-        file = RunFile(self.prefix, history, {view.module: view.snapshots for view in views}, finished, now())
+        file = RunFile(self.prefix, history, _gradients(trainer), finished, now())
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / history_file(self.prefix)
         write_whole(path, file.to_text())
@@ -173,7 +173,8 @@ class RunReport:
         folder = folder_of(trainer.loggers)
         page = (folder or Path(temporary)) / f"{file_stem(self.prefix)}.html"
         file = self._write_history(trainer, page.parent, history, finished=finished)
-        write_whole(page, build_page(ReportContent(history, history.heading)))
+        content = ReportContent(history, history.heading, self.prefix, _gradients(trainer))
+        write_whole(page, build_page(content))
         return page, f"Open {page}" if folder is not None else self._give_away(trainer, page, file)
 
     def _write_all(self, trainer: Trainer, finished: bool) -> str:
@@ -208,3 +209,9 @@ class RunReport:
                 f"The {subject} of UncertaintyCallback failed, which does not affect the training: "
                 f"{type(error).__name__}: {error}. `UncertaintyCallback(report=False, summary=False)` turns it off.",
             )
+
+
+def _gradients(trainer: Trainer) -> dict[str, list[GradientSnapshot]]:
+    """Return what each GradientView of a Trainer has seen, by the name of its module."""
+    views = (view for view in callbacks_of(trainer) if isinstance(view, GradientView) and view.snapshots)
+    return {view.module: view.snapshots for view in views}

@@ -366,13 +366,15 @@ def test_the_history_is_written_at_the_end_of_each_epoch_and_at_each_validation(
 
 
 @pytest.mark.usefixtures("unbounded")
-def test_the_file_has_what_gradient_views_saw(tmp_path):
+def test_file_and_page_have_what_gradient_views_saw(tmp_path):
     view = GradientView("net", every_n_steps=6)
     fit(tmp_path, callback=UncertaintyCallback(summary=False), callbacks=[view], logger=CSVLogger(tmp_path))
     (seen,) = history_of(tmp_path).gradients.values()
     assert [snapshot.step for snapshot in seen] == [snapshot.step for snapshot in view.snapshots]
     for one, other in zip(seen, view.snapshots, strict=True):
         assert one.norms == pytest.approx(other.norms, rel=1e-6)
+    (page,) = tmp_path.rglob("uncertainty.html")
+    assert "Angle of each pair" in Page(page.read_text()).text
 
 
 def test_writing_takes_at_most_one_part_in_fifty_of_the_time(tmp_path, monkeypatch):
