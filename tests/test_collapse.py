@@ -13,6 +13,8 @@ from lightning_uncertainty import UncertaintyWeighting
 def train(losses_of, parameters, steps, weighting, lr):
     """Train with the plain sum, or with an engine."""
     optimizer = torch.optim.Adam(parameters, lr=lr)
+    if weighting is not None:
+        weighting.suit([optimizer])
     for _ in range(steps):
         losses = torch.stack(losses_of())
         total = losses.sum() if weighting is None else weighting(losses)

@@ -15,12 +15,12 @@ from lightning_uncertainty.engine.held_out import HeldOut
 from lightning_uncertainty.engine.losses import RawLosses
 from lightning_uncertainty.engine.recorder import Recorder
 from lightning_uncertainty.engine.relative_loss import RelativeLoss
-from lightning_uncertainty.engine.saved import SavedState, read_state, short_forms, task_settings
+from lightning_uncertainty.engine.saved import SavedState, read_state, short_forms, task_settings, unusable
 from lightning_uncertainty.engine.schedule import Schedule
 from lightning_uncertainty.engine.state import EngineState, move_tensors
 from lightning_uncertainty.regularizers import Regularizer
 from lightning_uncertainty.snapshot import Score
-from lightning_uncertainty.strategies import STRATEGIES
+from lightning_uncertainty.strategies import STRATEGIES, Fixed, Uncertainty
 from lightning_uncertainty.tasks import Task, TaskSpecs, parse_tasks
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Portable(Schedule):
             return dict(self._foreign)
         kinds = short_forms(self.tasks), self.strategy.name, self.regularizer.name
         tensors = {**self._state.tensors(), **self.strategy.state.tensors()}
-        settings = task_settings(self.tasks), self._scale.kind
+        settings = task_settings(self.tasks), self._scale.kind, self.strategy.settings
         saved = SavedState(*kinds, self.steps, self._frozen, tensors, *settings)
         return {**saved.written(), "sigma_from": self.sigma_from}
 
@@ -121,19 +121,35 @@ class Portable(Schedule):
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any], tasks: TaskSpecs | None = None) -> Self:
-        """Return an engine with the strategy, the regulariser and the values of ``state``, and else default options.
+        """Return an engine with the strategy, its settings and the values of ``state``, and else default options.
         The tasks may have changed since; by default they are those of ``state``.
 
         Raises:
             ValueError: if ``state`` is not usable, or an older version saved it with a likelihood of one's own.
         """
         saved = read_state(state)
-        strategy = saved.strategy if saved.strategy in STRATEGIES else "fixed"  # one's own is known by its name only
+        known = saved.strategy in STRATEGIES  # one's own is known by its name only
+        strategy = _strategy_of(saved) if known else Fixed()
         specs = parse_tasks(tasks or saved.specs)
         scale = saved.scale if saved.scale not in saved.tasks or saved.scale in [t.name for t in specs] else "auto"
         make: Any = cls
-        weighting: Self = make(specs, strategy=strategy, regularizer=saved.regularizer, scale=scale)
+        weighting: Self = make(specs, strategy=strategy, scale=scale)
         weighting.load_state_dict(state)
         weighting.sigma_from = "validation" if state.get("sigma_from") == "validation" else "training"
-        weighting._foreign = state if strategy != saved.strategy else None
+        weighting._foreign = None if known else state
         return weighting
+
+
+def _strategy_of(saved: SavedState) -> Strategy:
+    """Return the strategy of a state, with its settings.
+
+    Raises:
+        ValueError: if they are none of such a strategy.
+    """
+    settings = saved.strategy_settings
+    try:
+        if saved.strategy == Uncertainty.name:
+            return Uncertainty(**{**settings, "regularizer": saved.regularizer})
+        return STRATEGIES[saved.strategy](**settings)
+    except TypeError as error:
+        raise unusable(f"the settings {settings!r} of its strategy are damaged: {error}") from None

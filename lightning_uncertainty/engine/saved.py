@@ -13,7 +13,7 @@ from lightning_uncertainty.engine.state import TaskTensors
 from lightning_uncertainty.likelihoods import LIKELIHOODS, NLL, Likelihood
 from lightning_uncertainty.tasks import Task, parse_tasks
 
-__all__ = ["SavedState", "check_fields", "read_state", "short_forms", "task_settings"]
+__all__ = ["SavedState", "check_fields", "read_state", "short_forms", "task_settings", "unusable"]
 
 VERSION = 1
 
@@ -54,6 +54,7 @@ class SavedState:
         tensors: The tensors by field, each with one entry per task.
         settings: The further settings of the tasks, by name, as :func:`task_settings` returns them.
         scale: The scale of the total.
+        strategy_settings: The settings of the strategy.
     """
 
     tasks: dict[str, str | float]
@@ -64,6 +65,7 @@ class SavedState:
     tensors: dict[str, Tensor]
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scale: str | None = "auto"
+    strategy_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def specs(self) -> dict[str, dict[str, Any]]:
@@ -82,6 +84,7 @@ class SavedState:
             "likelihoods": list(self.tasks.values()),
             "settings": self.settings,
             "strategy": self.strategy,
+            "strategy_settings": self.strategy_settings,
             "regularizer": self.regularizer,
             "scale": self.scale,
             "steps": self.steps,
@@ -150,7 +153,7 @@ def read_state(
             shape or with NaN in them.
     """
     if not isinstance(state, Mapping):
-        raise _error(f"it is of type {type(state).__name__}")
+        raise unusable(f"it is of type {type(state).__name__}")
     saved_by = state.get("strategy", "uncertainty")  # the only one before there was a choice
     rules = {} if engine is None else engine.rules()
     if strategy is not None and strategy[0] == saved_by:
@@ -158,30 +161,31 @@ def read_state(
     needed = [key for key, rule in rules.items() if rule.get("missing") is None]
     expected = ("version", "tasks", "likelihoods", "regularizer", "steps", "frozen", *needed)
     if missing := [key for key in expected if key not in state]:
-        raise _error(f"it lacks {', '.join(map(repr, missing))}")
+        raise unusable(f"it lacks {', '.join(map(repr, missing))}")
     if not _is_count(state["version"]) or not 1 <= state["version"] <= VERSION:
-        raise _error(
+        raise unusable(
             f"its version is {state['version']!r}, and this package reads up to {VERSION}: if it is newer, "
             "update lightning_uncertainty"
         )
     names, likelihoods = state["tasks"], state["likelihoods"]
     if not _are_tasks(names, likelihoods):
-        raise _error(f"its task list {names!r} does not fit its likelihoods {likelihoods!r}")
+        raise unusable(f"its task list {names!r} does not fit its likelihoods {likelihoods!r}")
     if not _is_count(state["steps"]) or not isinstance(state["frozen"], bool):
-        raise _error(f"its steps are {state['steps']!r} and frozen is {state['frozen']!r}")
+        raise unusable(f"its steps are {state['steps']!r} and frozen is {state['frozen']!r}")
     for key, value in (("strategy", saved_by), ("regularizer", state["regularizer"])):
         if not isinstance(value, str):
-            raise _error(f"its {key} is {value!r}")
+            raise unusable(f"its {key} is {value!r}")
     if not isinstance(scale := state.get("scale", "auto"), str | None):
-        raise _error(f"its scale is {scale!r}")
+        raise unusable(f"its scale is {scale!r}")
     tensors = {key: _read_tensor(key, state.get(key), names, rule) for key, rule in rules.items()}
     tasks = dict(zip(names, likelihoods, strict=True))
-    settings = state.get("settings", {})
-    saved = SavedState(tasks, saved_by, state["regularizer"], state["steps"], state["frozen"], tensors, settings, scale)
+    settings, options = state.get("settings", {}), state.get("strategy_settings", {})
+    kinds, counts = (tasks, saved_by, state["regularizer"]), (state["steps"], state["frozen"])
+    saved = SavedState(*kinds, *counts, tensors, settings, scale, options)
     try:
         parse_tasks(saved.specs)
     except (AttributeError, TypeError, ValueError) as error:
-        raise _error(f"its settings {settings!r} are damaged: {error}") from None
+        raise unusable(f"its settings {settings!r} are damaged: {error}") from None
     return saved
 
 
@@ -208,19 +212,20 @@ def _read_tensor(key: str, value: Any, names: list[str], rule: Mapping[str, Any]
         return torch.full((len(names),), rule["missing"])
     if not isinstance(value, Tensor) or value.shape != (len(names),):
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise _error(f"{key!r} should be a tensor of shape ({len(names)},), one entry per task, and is {found}")
+        raise unusable(f"{key!r} should be a tensor of shape ({len(names)},), one entry per task, and is {found}")
     if value.is_complex():
-        raise _error(f"{key!r} is complex")
+        raise unusable(f"{key!r} is complex")
     if not rule.get("negative", True) and bool((value < 0).any()):
-        raise _error(f"{key!r} is negative: {value.tolist()}")
+        raise unusable(f"{key!r} is negative: {value.tolist()}")
     if not rule.get("may_be_nan", False):
         broken = [name for name, fine in zip(names, torch.isfinite(value).tolist(), strict=True) if not fine]
         if broken:
-            raise _error(f"{key!r} is not finite for {', '.join(map(repr, broken))}")
+            raise unusable(f"{key!r} is not finite for {', '.join(map(repr, broken))}")
     return value
 
 
-def _error(reason: str) -> ValueError:
+def unusable(reason: str) -> ValueError:
+    """Return the error of a state that cannot be used."""
     return ValueError(
         f"This is no usable state of UncertaintyWeighting: {reason}. Nothing was loaded. "
         "To go on without it, remove that entry from the checkpoint: the weights then start from the data."

@@ -116,11 +116,9 @@ class Scale:
             logs = torch.log((1.0 if now.start is None else now.start) / now.factor)
             return torch.exp(share.dot(torch.where(share > 0.0, logs, 0.0)) / share.sum())
         parts = torch.where(share > 0.0, share * self.importance * pull, self._none)
-        common = ((parts / now.factor).sum() / parts.sum()).nan_to_num(1.0)
-        if self.most == 1.0:
-            return common
-        enough = torch.where(share > 0.0, now.factor, torch.inf).amin().reciprocal()
-        return torch.fmax(common, torch.fmin(enough, self.most * common))
+        inverse = torch.where(share > 0.0, 1.0 / now.factor, self._none)
+        common = ((parts * inverse).sum() / parts.sum()).nan_to_num(1.0)
+        return torch.fmax(common, torch.fmin(inverse.amax(), self.most * common))
 
     @np.errstate(all="ignore")  # of tasks that sit out
     def _settle_on_host(self, begun: Array, pull: Array, given: Array, trust: Array) -> None:
@@ -144,9 +142,10 @@ class Scale:
     @np.errstate(all="ignore")  # of tasks that sit out
     def _sum_on_host(self, factor: Array) -> Array:
         importance, parts, whole, absent, partly = self._on_host
-        common = parts.dot(1.0 / factor) / whole if whole > 0.0 else np.float32(1.0)
+        inverse = 1.0 / (factor + absent)
+        common = parts.dot(inverse) / whole if whole > 0.0 else np.float32(1.0)
         if self.most > 1.0 and whole > 0.0:
-            common = max(common, min(1.0 / (factor + absent).min(), np.float32(self.most) * common))
+            common = max(common, min(inverse.max(), np.float32(self.most) * common))
         scaled: Array = factor * common
         if partly is not None:
             given, share = partly

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -72,6 +73,12 @@ class Strategy(Setting, ABC):
     def log_var(self) -> Tensor:
         """The log-variances ``s``, fp32, of shape (K,); 0 for a rule without."""
         return torch.zeros_like(self.factor)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that it was made with, as far as they are kept under their names and are plain data."""
+        kept = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        return {name: value for name, value in kept.items() if isinstance(value, (int, float, str, tuple))}
 
     def expect(self, steps: float) -> None:  # few rules depend on it
         """Take note of how many steps the run will have."""

@@ -13,7 +13,7 @@ from lightning_uncertainty.reporting.figures import overview
 from lightning_uncertainty.reporting.files import read_report
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.summary import as_text, summarize
-from lightning_uncertainty.strategies import DWA, STRATEGIES
+from lightning_uncertainty.strategies import DWA, STRATEGIES, UWSO, Random, Uncertainty
 from tests.models import Weighed, batches, fit
 from tests.trainer.test_checkpoints import assert_same_run
 from tests.workers import strategy_ranks
@@ -68,6 +68,22 @@ def test_a_scale_keeps_the_ratios_of_the_tasks_and_leaves_given_factors(strategy
     elif strategy in LIVE | GIVEN:
         sums = [(losses_at(step) * torch.tensor([1.0, 1.0, 1.0, 0.25])).sum().item() for step in range(8)]
         assert totals == pytest.approx(sums, rel=1e-5)
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES.keys() - {"random"}))  # whose factors follow from no losses
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.SGD])
+def test_a_task_that_is_absent_from_the_start_leaves_the_sum_to_the_others(strategy, make):
+    both, alone = engine(strategy, scale="sum"), engine(strategy, {"a": "gaussian", "c": "softmax"}, scale="sum")
+    for step in range(4):
+        found = []
+        for weighting in (both, alone):
+            weighting.suit([make([torch.nn.Parameter(torch.ones(()))], lr=0.1)])
+            values = losses_at(step)[[0, 2]].requires_grad_()
+            total = weighting(dict(zip("ac", values, strict=True)))
+            total.backward()
+            weighting.step()
+            found.append((total.item(), (values.grad[0] / values.grad[1]).item()))
+        assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["dwa", "random"])
@@ -188,6 +204,26 @@ def test_an_engine_made_from_a_state_has_its_strategy(strategy):
     again = UncertaintyWeighting.from_state_dict(saved.state_dict())
     assert (again.strategy.name, again.weights) == (strategy, saved.weights)
     assert again.snapshot().strategy == strategy
+
+
+@pytest.mark.parametrize(
+    "made",
+    [DWA(temperature=0.5), UWSO(temperature=500.0), Random(seed=7), Uncertainty(prior=0.1, bounds=(-3.0, 3.0))],
+    ids=lambda made: made.name,
+)
+def test_an_engine_made_from_a_state_has_the_settings_of_its_strategy(made):
+    saved = engine(made)
+    train(saved)
+    again = UncertaintyWeighting.from_state_dict(saved.state_dict())
+    assert again.strategy.settings == saved.strategy.settings == made.settings != type(made)().settings
+    for weighting in (saved, again):
+        weighting.suit([])
+    one, other = train(saved, 1), train(again, 1)
+    assert torch.equal(one[0], other[0])
+    assert again.weights == saved.weights
+    damaged = {**saved.state_dict(), "strategy_settings": {"colour": "red"}}
+    with pytest.raises(ValueError, match=r"settings .* of its strategy are damaged: .*colour"):
+        UncertaintyWeighting.from_state_dict(damaged)
 
 
 @every
