@@ -291,12 +291,25 @@ def exchange(steps: Tensor, group: dist.ProcessGroup | None) -> list[WindowMeans
         group: The processes to average over.
     """
     sum_over_ranks(steps, group)
-    found = []
-    for losses, calls, slopes, refused, used, dropped in steps:
-        present = (calls > 0.0) & torch.isfinite(losses + slopes)
-        counts = refused.to(torch.long), used[0] > 0.0, (dropped / world_size(group)).ceil().to(torch.long)
-        found.append(WindowMeans(present, losses / calls, slopes / calls, *counts))
-    return found
+    ranks = world_size(group)
+    return [(_whole_means(sums.numpy()) if in_numpy(sums) else None) or _means(sums, ranks) for sums in steps]
+
+
+def _means(sums: Tensor, ranks: int) -> WindowMeans:
+    losses, calls, slopes, refused, used, dropped = sums
+    present = (calls > 0.0) & torch.isfinite(losses + slopes)
+    counts = refused.to(torch.long), used[0] > 0.0, (dropped / ranks).ceil().to(torch.long)
+    return WindowMeans(present, losses / calls, slopes / calls, *counts)
+
+
+@np.errstate(all="ignore")
+def _whole_means(sums: Array) -> WindowMeans | None:
+    """Return the means if all tasks were present with ordinary losses, else None."""
+    mean = sums[0] / sums[1]  # not finite without a call
+    if sums[[2, 3, 5]].any() or not np.isfinite(mean).all():
+        return None
+    flags = torch.from_numpy(sums[1] > 0.0), torch.from_numpy(sums[3] > 0.0)
+    return WindowMeans(flags[0], torch.from_numpy(mean), None, flags[1], whole=True)
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:

@@ -196,8 +196,8 @@ class Operations(TorchDispatchMode):
 def soak(steps):
     """Five tasks missing at random, on each rank in its own way; what a step takes after each tenth of the way.
 
-    Returns ``s``, and per tenth: resident bytes, seconds per step, operations in the last step (which has all tasks),
-    and bytes of all that the engine holds.
+    Returns ``s``, and per tenth: resident bytes, seconds per step, operations in the last step (which has all tasks, as the
+    one before), and bytes of all that the engine holds.
     """
     dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
     weighting, chance = UncertaintyWeighting(FIVE), random.Random(rank())
@@ -205,7 +205,7 @@ def soak(steps):
     resident, seconds, operations, held, part = [], [], [], [], steps // 10
     begin = time.perf_counter()
     for step in range(1, steps + 1):
-        here = [name for name in FIVE if chance.random() < 0.6 or step % part == 0]
+        here = [name for name in FIVE if chance.random() < 0.6 or step % part in (0, part - 1)]
         losses = {name: torch.tensor(level[name] * chance.expovariate(1.0), requires_grad=True) for name in here}
         with Operations() if step % part == 0 else contextlib.nullcontext() as counted:
             weighting(losses).backward()
