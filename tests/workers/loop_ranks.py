@@ -196,8 +196,8 @@ class Operations(TorchDispatchMode):
 def soak(steps):
     """Five tasks missing at random, on each rank in its own way; what a step takes after each tenth of the way.
 
-    Returns ``s``, and per tenth: resident bytes, seconds per step, operations in the last step (which has all tasks, as the
-    one before), and bytes of all that the engine holds.
+    Returns ``s``, and per tenth: resident bytes, seconds per step, operations in the last step (which has all tasks, as
+    the one before), and bytes of all that the engine holds.
     """
     dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
     weighting, chance = UncertaintyWeighting(FIVE), random.Random(rank())
