@@ -18,6 +18,7 @@ from lightning_uncertainty.reporting import page
 from lightning_uncertainty.reporting.files import ComparisonFile, ReportContent, read_report
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import build_page
+from lightning_uncertainty.reporting.run_history import RunHistory
 from tests.browser import DESKTOP, FRAMES, look, look_through_frames, needs_chromium
 from tests.comparison.test_study import Net, serve
 from tests.pages import Page
@@ -236,10 +237,13 @@ def test_another_file_can_be_named_and_nothing_foreign_is_overwritten(whole, cop
 @pytest.mark.usefixtures("undrawn")
 def test_the_page_of_the_end_of_a_fit_is_one_of_ours_and_makes_room(whole, copied):
     folder = copied(whole[0])
-    shutil.move(folder / "at_the_end.html", folder / "uncertainty.html")
-    assert "Gradients of" not in (folder / "uncertainty.html").read_text()
+    written = shutil.move(folder / "at_the_end.html", folder / "uncertainty.html").read_text()
     assert report(folder) == 0
-    assert "Gradients of" in (folder / "uncertainty.html").read_text()
+    again = (folder / "uncertainty.html").read_text()
+    assert f": {folder.name}</h1>" in again
+    assert f": {folder.name}</h1>" not in written
+    assert "Gradients of" in written
+    assert "Gradients of" in again
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -438,6 +442,16 @@ def test_long_names_of_tasks_stay_on_the_page(tmp_path):
         assert measured["room"] == measured["needed"] == width
         assert all(0 <= start < end <= width for start, end, _ in measured["texts"])
         assert all(room == needed for room, needed in measured["tables"])
+
+
+@needs_chromium
+def test_the_table_of_a_notebook_scrolls_on_a_phone_and_breaks_no_number(tmp_path):
+    history = RunHistory.of(weights_of(120, ("a rather long name of a task", "b")))
+    seen = look_through_frames(f"<!DOCTYPE html>{history._repr_html_()}", tmp_path)
+    for measured, (width, _) in zip(seen.measured, FRAMES, strict=True):
+        assert measured["room"] == measured["needed"] == width
+        ((room, needed),) = measured["tables"]
+        assert (needed > room) == (width < 700)
 
 
 @needs_chromium
