@@ -1,15 +1,17 @@
 """The numbers of the page on the evidence, of the README and of the results are those of the committed trainings."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 import pytest
 
 from experiments.evidence.page import build_page
 from experiments.evidence.problems import PROBLEMS, load
 from experiments.evidence.results import ARMS, HAND, SINGLE, read_results
-from experiments.evidence.statistics import p_value
+from experiments.evidence.statistics import bootstrap, p_value
+from experiments.evidence.trainings import read_trainings
 from experiments.evidence.why import NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -123,3 +125,69 @@ def test_the_table_of_the_control_is_that_of_its_trainings(results):
     resolved = control.resolved("uncertainty")
     assert {arm for (name, arm), sign in resolved.items() if name == "fluids_forgetting" and sign} == {"equal"}
     assert resolved["signals_forgetting", "no_guard"] == 1
+
+
+CANDIDATES = (
+    "uncertainty",
+    "none_below",
+    "from_the_way",
+    "from_the_plain_sum",
+    "from_the_start",
+    "from_the_start_none_below",
+)
+TO_CHOOSE, TO_CONFIRM = (
+    ("dollars", "fluids", "weather", "yeast"),
+    ("diamonds", "flights", "modules", "signals", "scenes"),
+)
+
+
+@pytest.fixture(scope="module")
+def candidates(results):
+    """All trainings with those of the candidates, and without those of further seeds; and the latter."""
+    found = read_trainings(FOLDER / "candidates.csv")
+    further = [run for run in found if run.seed >= load(run.problem).seeds]
+    both = {
+        name: replace(known, runs=[*known.runs, *(r for r in found if r.problem == name and r not in further)])
+        for name, known in results.trainings.items()
+    }
+    return both, further
+
+
+def gains_of(known, arm):
+    equal = {run.seed: run.test for run in known.chosen("equal")}
+    return {run.seed: known.gain(run.test, equal[run.seed], list(known.directions)) for run in known.chosen(arm)}
+
+
+def test_the_table_of_the_candidates_is_that_of_their_trainings(candidates):
+    table = [
+        row for row in rows(PAGE.read_text(encoding="utf-8"), 7) if row[0].startswith(("up to", "as large", "stays"))
+    ]
+    for arm, (_, *cells, mean, _) in zip(CANDIDATES, table, strict=True):
+        means = [fmean(gains_of(candidates[0][name], arm).values()) for name in TO_CHOOSE]
+        assert [*cells, mean] == [f"{value:+.1f}" for value in (*means, fmean(means))]
+
+
+def test_the_half_that_confirms_is_that_of_its_trainings(candidates):
+    said, differences = " ".join(PAGE.read_text(encoding="utf-8").split()), {}
+    for name in TO_CONFIRM:
+        new, old = (gains_of(candidates[0][name], arm) for arm in ("none_below", "uncertainty"))
+        differences[name] = [new[seed] - old[seed] for seed in sorted(old)]
+    means = [f"{fmean(differences[name]):+.1f}" for name in TO_CONFIRM]
+    titles = ("standardised diamonds", "flights", "solar modules", "MNIST-1D", "scenes")
+    assert ", ".join(f"{title} {mean}" for title, mean in zip(titles, means, strict=True)) + " points" in said
+    whole = bootstrap([differences[name] for name in TO_CONFIRM])
+    assert f"in the mean {whole.mean:+.1f} (95 %: {whole.low:+.1f} to {whole.high:+.1f})" in said
+
+
+def test_the_further_seeds_say_what_the_page_says(candidates):
+    known = replace(candidates[0]["signals"], runs=candidates[1])
+    equal, found = {run.seed: run.test for run in known.of("equal")}, []
+    for lr in (0.01, 0.03):
+        new, old = ({run.seed: run.test for run in known.of(arm, lr)} for arm in ("none_below", "uncertainty"))
+        tasks = list(known.directions)
+        each = [known.gain(new[s], equal[s], tasks) - known.gain(old[s], equal[s], tasks) for s in sorted(equal)]
+        found.append((len(each), f"{abs(fmean(each)):.1f} ± {stdev(each) / len(each) ** 0.5:.1f}"))
+    said = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert [count for count, _ in found] == [16, 16]
+    assert f"better by {found[0][1]} points" in said
+    assert f"worse by {found[1][1]} (standard errors)" in said
