@@ -1,6 +1,6 @@
 """``python -m benchmarks``: prints the tables and writes RESULTS.md next to this file.
 
-``--device cuda`` runs tables 1 to 4 and 7 to 9 on a GPU, and writes RESULTS-cuda.md.
+``--device cuda`` runs tables 1 to 4 and 7 to 10 on a GPU, and writes RESULTS-cuda.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks.communication import communication_section
 from benchmarks.compiled import compile_section
 from benchmarks.memory import memory_section
 from benchmarks.scale import scale_section
+from benchmarks.snippet import snippet_section
 from benchmarks.tables import Section
 from benchmarks.targets import targets_section
 from benchmarks.training import reads_section, training_section
@@ -64,6 +65,7 @@ def sections_for(device: str) -> dict[int, Callable[[], Section]]:
         7: lambda: compile_section(device),
         8: lambda: scale_section(device),
         9: lambda: targets_section(device),
+        10: lambda: snippet_section(device),
     }
     if device == "cpu":
         everywhere |= {5: communication_section, 6: memory_section}
