@@ -51,9 +51,8 @@ class Scale:
     With Adam and its kin, ``"sum"`` is up to twice as large, as far as it keeps factors from falling below 1. Ratios
     between learned tasks and the optimum of each ``s`` stay. Learned uncertainty keeps also those to a likelihood in
     nats (``"nll"``), which ``C`` multiplies too; other strategies leave its factor at 1. Fixed tasks keep the factor
-    that they were given. On the way from the plain
-    sum the factor of a task is ``(C f_k)^t``, and each term of the sums over tasks counts ``t`` times: no factor jumps
-    when a task joins.
+    that they were given. On the way from the plain sum the factor of a task is ``(C f_k)^t``, and each term of the sums
+    over tasks counts ``t`` times: no factor jumps when a task joins.
 
     Args:
         kind: One of the above.
@@ -115,10 +114,11 @@ class Scale:
         if self.kind == "geometric":
             logs = torch.log((1.0 if now.start is None else now.start) / now.factor)
             return torch.exp(share.dot(torch.where(share > 0.0, logs, 0.0)) / share.sum())
-        parts = torch.where(share > 0.0, share * self.importance * pull, self._none)
-        inverse = torch.where(share > 0.0, 1.0 / now.factor, self._none)
-        common = ((parts * inverse).sum() / parts.sum()).nan_to_num(1.0)
-        return torch.fmax(common, torch.fmin(inverse.amax(), self.most * common))
+        there = share > 0.0
+        parts = torch.where(there, share * self.importance * pull, self._none)
+        inverse = torch.where(there, now.factor, torch.inf).reciprocal()
+        common = (parts.dot(inverse) / parts.sum()).nan_to_num(1.0)
+        return common if self.most == 1.0 else torch.fmax(common, torch.fmin(inverse.amax(), self.most * common))
 
     @np.errstate(all="ignore")  # of tasks that sit out
     def _settle_on_host(self, begun: Array, pull: Array, given: Array, trust: Array) -> None:
