@@ -85,7 +85,7 @@ class Portable(Schedule):
         tensors = {**self._state.tensors(), **self.strategy.state.tensors()}
         settings = task_settings(self.tasks), self._scale.kind, self.strategy.settings
         saved = SavedState(*kinds, self.steps, self._frozen, tensors, *settings)
-        return {**saved.written(), "sigma_from": self.sigma_from}
+        return {**saved.written(), "sigma_from": self.sigma_from, "most": self._scale.most}
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -106,6 +106,8 @@ class Portable(Schedule):
         self.relative = RelativeLoss(self._state)
         self.held_out.restored()
         self._scores = {}
+        if not self._suited:  # nobody else tells of optimizers
+            self._scale.most = 2.0 if state.get("most") == 2.0 else 1.0
         self.origin, self._foreign = "loaded", None
         if self._guard is not None:
             self._guard.look_again()

@@ -41,7 +41,7 @@ class Schedule:
         check_choice("warmup", warmup, ("initial", "equal"))
         self.warmup_steps, self.warmup = check_steps("warmup_steps", warmup_steps), warmup
         self.freeze_after = None if freeze_after is None else check_steps("freeze_after", freeze_after)
-        self.training = True
+        self.training, self._suited = True, False
         self._set_steps(0, frozen=False)
 
     def _set_steps(self, steps: int, *, frozen: bool) -> None:
@@ -124,7 +124,7 @@ class Schedule:
         """
         groups: list[Any] = [group for each in optimizers for group in getattr(each, "param_groups", [()])]
         adaptive = all("eps" in group for group in groups)
-        self._scale.most = 2.0 if groups and adaptive else 1.0
+        self._scale.most, self._suited = 2.0 if groups and adaptive else 1.0, bool(groups)
         if self._guard is not None:
             self._guard.strict = not adaptive
         self._choose()

@@ -104,6 +104,18 @@ def test_an_engine_can_be_made_of_its_state_alone(trained):
     assert torch.equal(twin(losses), weighting(losses))
 
 
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.SGD, None])
+def test_an_engine_made_of_its_state_has_the_factors_that_suited_the_optimizers(make):
+    weighting = UncertaintyWeighting(["a", "b", "c"], guard=False)
+    weighting.suit([make([torch.nn.Parameter(torch.ones(()))], lr=0.1)] if make else [])
+    weighting(torch.tensor([400.0, 0.5, 0.1], requires_grad=True)).backward()
+    weighting.step()
+    twin = UncertaintyWeighting.from_state_dict(weighting.state_dict())
+    assert twin.fixed_weights() == weighting.fixed_weights()
+    again = UncertaintyWeighting.from_state_dict(twin.state_dict())
+    assert again.fixed_weights() == weighting.fixed_weights()
+
+
 def test_a_likelihood_of_ones_own_is_made_of_its_state_too():
     tasks = {"a": Likelihood("own", rate=0.5, coefficient=3.0), "b": Likelihood("gaussian", coefficient=1.0)}
     weighting = UncertaintyWeighting({**tasks, "c": "laplace"})
