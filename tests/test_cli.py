@@ -5,7 +5,8 @@ import sys
 import pytest
 
 import lightning_uncertainty._arguments as extras
-from lightning_uncertainty import __version__, cli
+from lightning_uncertainty import __main__ as cli
+from lightning_uncertainty import __version__
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_help_of_the_demo_lists_its_options(capsys):
 
 def test_importing_the_command_line_imports_none_of_what_it_may_need():
     heavy = "typer", "rich", "pandas", "matplotlib", "tensorboard"
-    code = f"import sys, lightning_uncertainty.cli; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, lightning_uncertainty.__main__; print([name for name in {heavy} if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
 

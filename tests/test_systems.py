@@ -25,7 +25,7 @@ TELL = """
 import lightning as L
 import torch
 from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, compare
-from lightning_uncertainty.cli import main
+from lightning_uncertainty.__main__ import main
 
 class Net(UncertaintyMixin, L.LightningModule):
     tasks = {"größe": {"likelihood": "gaussian", "unit": "m"}, "art": {"likelihood": "laplace", "unit": "s"}}

@@ -15,7 +15,7 @@ import torch
 import typer
 
 from experiments.clients.results import Run, write_results
-from lightning_uncertainty import cli
+from lightning_uncertainty import __main__ as cli
 
 if TYPE_CHECKING:
     from experiments.clients.client import Client

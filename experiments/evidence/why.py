@@ -20,7 +20,7 @@ from experiments.evidence.problems import CONTROLS, PROBLEMS, TableProblem
 from experiments.evidence.study import FULL, run_problem
 from experiments.evidence.table import TableNet
 from experiments.evidence.trainings import EQUAL, read_trainings, write_trainings
-from lightning_uncertainty.cli import run_app
+from lightning_uncertainty.__main__ import run_app
 
 __all__ = ["BETAS", "NAMES", "Forgetting"]
 

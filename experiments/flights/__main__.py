@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from experiments.flights.data import TASKS, make_data
-from lightning_uncertainty import cli
+from lightning_uncertainty import __main__ as cli
 from lightning_uncertainty.demo.model import MultiTaskNet
 from lightning_uncertainty.demo.run import compare_weights
 

@@ -16,7 +16,7 @@ from experiments.evidence.sets.weather import weather
 from experiments.evidence.table import Table
 from experiments.predictive import returns
 from experiments.predictive.coverage import SOURCES, covered, fewer, known_noise
-from lightning_uncertainty import cli
+from lightning_uncertainty import __main__ as cli
 from lightning_uncertainty._arguments import require
 from lightning_uncertainty.reporting.tables import Table as TextTable
 

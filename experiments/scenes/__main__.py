@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lightning_uncertainty.cli import run_app
+from lightning_uncertainty.__main__ import run_app
 
 
 def scenes(

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import lightning_uncertainty._arguments as extras
-from lightning_uncertainty import cli
+from lightning_uncertainty import __main__ as cli
 
 MODULE = """
 import {package} as L

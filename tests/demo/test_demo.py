@@ -7,8 +7,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_uncertainty import __main__ as cli
 from lightning_uncertainty import _arguments as extras
-from lightning_uncertainty import cli
 from lightning_uncertainty._arguments import MissingExtraError
 from lightning_uncertainty.comparison import ComparisonResult
 from lightning_uncertainty.demo import diamonds

@@ -24,7 +24,7 @@ def test_the_code_and_the_command_of_the_page_run_as_they_stand(tmp_path):
         (tmp_path / name).write_text(text)
     program, *arguments = shlex.split(command)
     assert program == "lightning-uncertainty"
-    main = "import sys; from lightning_uncertainty.cli import main; sys.exit(main())"
+    main = "import sys; from lightning_uncertainty.__main__ import main; sys.exit(main())"
     for what in (["script.py"], ["-c", main, *arguments]):
         shown = subprocess.run(
             [sys.executable, "-W", "ignore", *what],

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_uncertainty import cli, compare
+from lightning_uncertainty import __main__ as cli
+from lightning_uncertainty import compare
 from lightning_uncertainty.reporting import page
 from lightning_uncertainty.reporting.files import ComparisonFile, ReportContent, read_report
 from lightning_uncertainty.reporting.history import History
@@ -257,7 +258,7 @@ def test_without_matplotlib_the_page_has_its_words_and_the_command(whole, copied
 
 def test_reading_imports_no_lightning(whole, copied):
     code = (
-        "import sys; from lightning_uncertainty.cli import main; assert main(['report', sys.argv[1]]) == 0; "
+        "import sys; from lightning_uncertainty.__main__ import main; assert main(['report', sys.argv[1]]) == 0; "
         "print([name for name in ('lightning', 'pytorch_lightning', 'torchmetrics') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code, copied(whole[0])], capture_output=True, text=True, check=True)
