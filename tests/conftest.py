@@ -16,10 +16,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # What is installed does not change here. Lightning takes the function by name, and is imported later.
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 
+_SEEN = set[str]()  # names of modules that are no test's own
+
 
 @pytest.fixture(autouse=True)
 def _seed():
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed keeps the stack for devices that are not there
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +29,27 @@ def _forget_written_modules(tmp_path_factory):
     """Drop the modules that a test wrote, so that the files of later runs are not compared with them."""
     yield
     base = str(tmp_path_factory.getbasetemp())
-    for name, module in list(sys.modules.items()):
-        if str(vars(module).get("__file__") if hasattr(module, "__dict__") else "").startswith(base):
+    for name in sys.modules.keys() - _SEEN:
+        if str(getattr(sys.modules[name], "__dict__", {}).get("__file__")).startswith(base):
             del sys.modules[name]
+        else:
+            _SEEN.add(name)
+
+
+@pytest.fixture
+def empty_pictures(monkeypatch):
+    """Plot and save each picture, but draw nothing of it: that takes longer than all else in a short run."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+
+    def save_empty(figure, *arguments, **options):
+        figure.set_layout_engine("none")
+        for part in figure.get_children():
+            part.set_visible(False)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save_empty)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the marks in the same hook
