@@ -208,7 +208,7 @@ class LossWindow:
         call, others = self._held, self._summed or self._dropped or self._weighed or self._compiled.used
         if call is not None and not others and world_size(group) == 1:
             self._held = None
-            if call.whole and call.slope is call.samples is None:
+            if call.whole and call.slope is None and (call.samples is None or call.samples.numpy().all()):
                 return WindowMeans(self._all, call.raw_loss, None, self._none, whole=True)
             return call.means()
         return exchange(self.take().unsqueeze(0), group)[0]
