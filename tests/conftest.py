@@ -1,6 +1,7 @@
 """What holds for all tests: one thread, one seed, and no order among them."""
 
 import functools
+import gc
 import importlib.metadata
 import os
 import sys
@@ -63,3 +64,8 @@ def pytest_collection_modifyitems(config, items):
             if fixture[-1].scope in ("module", "session") and fixture[-1].baseid.startswith("tests"):
                 item.add_marker(pytest.mark.xdist_group(fixture[-1].baseid))
                 break
+
+
+def pytest_collection_finish():
+    """Let the garbage collector pass over all that is imported by now: it is searched often, as by a Tuner."""
+    gc.freeze()

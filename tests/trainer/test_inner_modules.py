@@ -16,6 +16,8 @@ from tests.models import TASKS, Plain, Weighed, batches, fit, trainer
 from tests.paper import UncertaintyCallback, UncertaintyWeighting
 from tests.trainer.test_matrix import difference
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
 PATHS = ("generator", "parts.critic")
 
 

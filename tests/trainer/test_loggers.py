@@ -16,6 +16,8 @@ from tests.models import fit
 from tests.paper import UncertaintyCallback
 from tests.workers.processes import ROOT
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
 EVERY = 8
 
 

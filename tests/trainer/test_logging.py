@@ -16,6 +16,8 @@ from lightning_uncertainty.reporting.files import read_report
 from tests.models import Validated, Weighed, batches, fit, trainer
 from tests.paper import UncertaintyCallback
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
 KEYS = {
     "uncertainty/weight/a",
     "uncertainty/sigma/a",

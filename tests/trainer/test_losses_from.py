@@ -27,6 +27,8 @@ from tests.trainer.test_matrix import difference
 from tests.workers import loop_ranks
 from tests.workers.processes import run_ranks
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
 
 class Errors(nn.Module):
     """A criterion with one loss, and what it is made of for whoever computes it again."""

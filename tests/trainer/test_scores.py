@@ -26,6 +26,8 @@ from tests.paper import UncertaintyCallback
 from tests.workers.monitor_ranks import score_on_one_rank
 from tests.workers.processes import run_ranks
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
 TASKS = {"a": "gaussian", "b": "laplace", "kind": "softmax"}
 REGRESSION = {"nll", "mean_squared_z", "crps", *(f"coverage_{percent}" for percent in COVERAGES)}
 
