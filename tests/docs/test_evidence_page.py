@@ -167,10 +167,11 @@ def test_the_table_of_the_candidates_is_that_of_their_trainings(candidates):
         assert [*cells, mean] == [f"{value:+.1f}" for value in (*means, fmean(means))]
 
 
-def test_the_half_that_confirms_is_that_of_its_trainings(candidates):
+@pytest.mark.parametrize("arm", ["none_below", "from_the_way"])
+def test_the_half_that_confirms_is_that_of_its_trainings(candidates, arm):
     said, differences = " ".join(PAGE.read_text(encoding="utf-8").split()), {}
     for name in TO_CONFIRM:
-        new, old = (gains_of(candidates[0][name], arm) for arm in ("none_below", "uncertainty"))
+        new, old = (gains_of(candidates[0][name], each) for each in (arm, "uncertainty"))
         differences[name] = [new[seed] - old[seed] for seed in sorted(old)]
     means = [f"{fmean(differences[name]):+.1f}" for name in TO_CONFIRM]
     titles = ("standardised diamonds", "flights", "solar modules", "MNIST-1D", "scenes")
