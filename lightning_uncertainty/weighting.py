@@ -50,7 +50,7 @@ class WeightingOptions(UncertaintyOptions, total=False):
     guard: bool
     likelihood: Likelihoods
     nonfinite: Literal["skip", "raise"]
-    sigma_from: Literal["training", "validation"]
+    sigma_from: Literal["training", "validation"] | None
     process_group: dist.ProcessGroup | None
 
 
@@ -94,7 +94,8 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         nonfinite: ``"skip"`` lets a task with a NaN or infinite loss sit out, counts it and warns once; ``"raise"``
             raises at once, at the price of a host synchronisation in every call.
         sigma_from: The data that :meth:`predictive` takes sigma from: ``"validation"`` for that of the last validation
-            whose losses were weighed, where there was one. The weights are learned from training losses in any case.
+            whose losses were weighed, where there was one; by default that of the module or checkpoint it goes on from,
+            else ``"training"``. The weights are learned from training losses in any case.
         process_group: The processes to average over; by default all of ``torch.distributed``.
         **options: Settings of :class:`~lightning_uncertainty.strategies.Uncertainty`: ``lr``, ``betas``, ``eps``,
             ``init``, ``regularizer``, ``bounds``, ``min_variance_ratio``, ``prior``.
@@ -126,14 +127,16 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         guard: bool = True,
         likelihood: Likelihoods = "gaussian",
         nonfinite: Literal["skip", "raise"] = "skip",
-        sigma_from: Literal["training", "validation"] = "training",
+        sigma_from: Literal["training", "validation"] | None = None,
         process_group: dist.ProcessGroup | None = None,
         **options: Unpack[UncertaintyOptions],
     ) -> None:
         self.tasks = {task.name: task for task in parse_tasks(tasks, likelihood)}
         self.task_names = tuple(self.tasks)
         check_choice("nonfinite", nonfinite, ("skip", "raise"))
-        self.sigma_from, self._scores = sigma_from, {}
+        self._scores = {}
+        if sigma_from is not None:
+            self.sigma_from = sigma_from
         super().__init__(warmup_steps, warmup, freeze_after)
         self.nonfinite, self.process_group = nonfinite, process_group
         check_options(options, strategy, WeightingOptions.__annotations__)

@@ -51,6 +51,7 @@ class Portable(Schedule):
     held_out: HeldOut
     _scores: dict[str, dict[str, Score]]
     sigma_from: Literal["training", "validation"]
+    _sigma_loaded: Literal["training", "validation"]
     origin: str
     _state: EngineState
     _equal: Strategy
@@ -106,6 +107,7 @@ class Portable(Schedule):
         self.relative = RelativeLoss(self._state)
         self.held_out.restored()
         self._scores = {}
+        self._sigma_loaded = "validation" if state.get("sigma_from") == "validation" else "training"
         if not self._suited:  # nobody else tells of optimizers
             self._scale.most = 2.0 if state.get("most") == 2.0 else 1.0
         self.origin, self._foreign = "loaded", None
@@ -119,7 +121,7 @@ class Portable(Schedule):
 
     def reset(self) -> None:
         """Start anew: no steps, no losses, the first ``s``, nothing set or frozen by hand. Tasks and options stay."""
-        self.load_state_dict(self._start)
+        self.load_state_dict({**self._start, "sigma_from": self.sigma_from})
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any], tasks: TaskSpecs | None = None) -> Self:
@@ -137,7 +139,6 @@ class Portable(Schedule):
         make: Any = cls
         weighting: Self = make(specs, strategy=strategy, scale=scale)
         weighting.load_state_dict(state)
-        weighting.sigma_from = "validation" if state.get("sigma_from") == "validation" else "training"
         weighting._foreign = None if known else state
         return weighting
 

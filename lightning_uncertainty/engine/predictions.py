@@ -60,7 +60,8 @@ class Predictions:
     strategy: Strategy
     held_out: HeldOut
     process_group: dist.ProcessGroup | None
-    _sigma_from: Literal["training", "validation"]
+    sigma_asked: Literal["training", "validation"] | None = None
+    _sigma_loaded: Literal["training", "validation"] = "training"
     _state: EngineState
     _notices: Notices
     _scores: dict[str, dict[str, Score]]  # of the last validation and the last test, the newer one at the end
@@ -69,13 +70,16 @@ class Predictions:
 
     @property
     def sigma_from(self) -> Literal["training", "validation"]:
-        """The data that sigma is taken from: ``"training"`` or ``"validation"``. Can be set at any time."""
-        return self._sigma_from
+        """The data that sigma is taken from: ``"training"`` or ``"validation"``. Can be set at any time.
+
+        What was set, here or by the option, stays; else a state that is loaded brings its own.
+        """
+        return self.sigma_asked or self._sigma_loaded
 
     @sigma_from.setter
     def sigma_from(self, source: Literal["training", "validation"]) -> None:
         check_choice("sigma_from", source, ("training", "validation"))
-        self._sigma_from = source
+        self.sigma_asked = source
 
     def predictive(
         self, name: str, prediction: Tensor, log_var: Tensor | None = None, *, log_std: Tensor | None = None

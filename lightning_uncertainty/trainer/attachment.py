@@ -180,6 +180,7 @@ def weighting_for(
         )
     weighting = UncertaintyWeighting(specs, **options)
     if present is not None:
+        weighting.sigma_asked = weighting.sigma_asked or present.sigma_asked
         weighting.load_state_dict(present.state_dict())
         weighting.origin = present.origin
     return weighting

@@ -184,3 +184,53 @@ def test_two_ranks_with_shards_of_6_and_2_batches_have_that_of_one_process(tmp_p
     assert one["scores"]["a"] == pytest.approx(alone["scores"]["a"], rel=1e-6)
     assert one["scores"]["a"]["samples"] == sum(range(1, 9))
     assert one["sigmas"] == pytest.approx(by_hand([*one["seen"], *other["seen"]], samples=True), rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------- which of the two
+
+
+class Predicting(Validated):
+    """Predicts the scale of its task a, and remembers the one that it tests with."""
+
+    def predict_step(self, batch, batch_idx):
+        return self.uncertainty.predictive("a", self.net(batch[0])[:, 0]).scale[0].item()
+
+    def test_step(self, batch, batch_idx):
+        self.tested = self.predict_step(batch, batch_idx)
+
+
+def scale_of(way, module, tmp_path, *last, **options):
+    runner = trainer(tmp_path, *last)
+    if way == "test":
+        runner.test(module, part(0, 1), verbose=False, **options)
+        return module.tested
+    return runner.predict(module, part(0, 1), **options)[0]
+
+
+@pytest.mark.parametrize("way", ["predict", "test"])
+def test_which_sigma_predicts_follows_the_module_and_the_checkpoint_into_other_trainers(tmp_path, way):
+    callback = UncertaintyCallback(sigma_from="validation", report=False, summary=False)
+    fitted, _, runner = run(tmp_path, Predicting(), callback=callback)
+    path, expected = tmp_path / "x.ckpt", pytest.approx(fitted.uncertainty.sigmas_val["a"])
+    runner.save_checkpoint(path)
+    assert fitted.uncertainty.sigmas["a"] != expected
+    loaded = Predicting.load_from_checkpoint(path)
+    assert scale_of(way, loaded, tmp_path) == expected
+    assert scale_of(way, loaded, tmp_path, UncertaintyCallback()) == expected
+    assert scale_of(way, Predicting(), tmp_path, ckpt_path=path) == expected
+    assert scale_of(way, fitted, tmp_path) == expected
+    told = UncertaintyCallback(sigma_from="training")
+    assert scale_of(way, Predicting(), tmp_path, told, ckpt_path=path) != expected
+    assert scale_of(way, fitted, tmp_path, told) == pytest.approx(fitted.uncertainty.sigmas["a"])
+
+
+def test_what_was_set_by_hand_stays_in_other_trainers_and_with_a_checkpoint_that_was_not_asked(tmp_path):
+    fitted, _, runner = run(tmp_path, Predicting())
+    runner.save_checkpoint(tmp_path / "x.ckpt")
+    expected, path = pytest.approx(fitted.uncertainty.sigmas_val["a"]), tmp_path / "x.ckpt"
+    assert runner.predict(fitted, part(0, 1))[0] == pytest.approx(fitted.uncertainty.sigmas["a"])
+    fitted.uncertainty.sigma_from = "validation"
+    assert runner.predict(fitted, part(0, 1), ckpt_path=path)[0] == expected
+    assert scale_of("predict", fitted, tmp_path, ckpt_path=path) == expected
+    fitted.uncertainty.reset()
+    assert fitted.uncertainty.sigma_from == "validation"
