@@ -17,7 +17,7 @@ from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.engine.window import sum_over_ranks
 from lightning_uncertainty.likelihoods import LIKELIHOODS, NLL, Likelihood
 from lightning_uncertainty.predictive.distributions import CLASSES, REGRESSIONS, distribution
-from lightning_uncertainty.predictive.losses import check_classes, check_means, check_tensors, mean_logits
+from lightning_uncertainty.predictive.losses import bounded, check_classes, check_means, check_tensors, mean_logits
 from lightning_uncertainty.predictive.scores import (
     WIDTH,
     class_sums,
@@ -168,7 +168,7 @@ class Predictions:
         place, held_out = self.task_names.index(name), self.sigma_from == "validation"
         if log_var is not None:
             check_tensors({"log_var": log_var})
-            return log_var + self._shift(place).to(log_var)
+            return bounded(log_var) + self._shift(place).to(log_var)
         if kind.name in CLASSES and not kind.tempered:
             return self._shift(place)
         found = self.held_out.log_var[place]

@@ -18,6 +18,7 @@ from lightning_uncertainty._arguments import as_number, check_choice
 __all__ = [
     "IGNORED",
     "Reduction",
+    "bounded",
     "check_classes",
     "check_log_var",
     "check_means",
@@ -32,6 +33,8 @@ Reduction = Literal["mean", "sum", "none"]
 
 IGNORED = -100
 """The index of no class: what ``F.cross_entropy`` leaves out by default."""
+
+_BOUND = 30.0  # of log-variances: a sigma from 3e-7 to 3e6
 
 
 def gaussian_nll(
@@ -56,7 +59,8 @@ def gaussian_nll(
     metres as millimetres it is ``1000^(2 beta)`` times as large. Standardise the target, or take ``beta=0``, and
     measure with ``beta=0``.
 
-    A noise of each sample that is known is its ``log_var``.
+    A noise of each sample that is known is its ``log_var``. Beyond -30 and 30 it counts as the bound, and the loss
+    grows by the distance: a target that is met exactly would draw it out of the range of the exponential.
 
     Args:
         mean: The predicted means, in the unit of the target.
@@ -75,8 +79,9 @@ def gaussian_nll(
     tensor(2.5000)
     """
     mean, log_var, target = _checked(mean, log_var, target, mask)
-    squares = torch.exp(-log_var) * (target - mean) ** 2
-    return _reduced(0.5 * (squares + log_var), _power(log_var, beta), mask, reduction)
+    s = bounded(log_var)
+    squares = torch.exp(-s) * (target - mean) ** 2
+    return _reduced(0.5 * (squares + s) * _power(s, beta) + (log_var - s).abs(), mask, reduction)
 
 
 def laplace_nll(
@@ -93,7 +98,8 @@ def laplace_nll(
     .. math:: \lfloor b^{\beta} \rfloor \left( e^{-s/2} |y - \mu| + \tfrac12 s \right), \qquad s = \log b^2,
 
     less the constant ``log 2``. With ``beta=1`` the location gets the gradient of an absolute error. As with
-    :func:`gaussian_nll`, it is in nats only with ``beta=0``, and its gradient depends on the unit by ``b^beta``.
+    :func:`gaussian_nll`, it is in nats only with ``beta=0``, its gradient depends on the unit by ``b^beta``, and
+    ``log b^2`` counts from -30 to 30.
 
     Args:
         mean: The predicted locations, in the unit of the target.
@@ -111,8 +117,9 @@ def laplace_nll(
     tensor(2.)
     """
     mean, log_var, target = _checked(mean, log_var, target, mask)
-    distances = torch.exp(-0.5 * log_var) * (target - mean).abs()
-    return _reduced(distances + 0.5 * log_var, _power(0.5 * log_var, beta), mask, reduction)
+    s = bounded(log_var)
+    distances = torch.exp(-0.5 * s) * (target - mean).abs()
+    return _reduced((distances + 0.5 * s) * _power(0.5 * s, beta) + (log_var - s).abs(), mask, reduction)
 
 
 def noisy_cross_entropy(
@@ -135,7 +142,7 @@ def noisy_cross_entropy(
     Args:
         logits: The logits ``z``, of shape (N, C) or (N, C, d1, ...).
         log_std: The logarithms ``u`` of the standard deviations, of a shape that broadcasts with ``logits``, for
-            example (N, 1).
+            example (N, 1). Above 15 they count as 15, and the loss grows by the distance, as in :func:`gaussian_nll`.
         target: Class indices, of shape (N,) or (N, d1, ...); -100 where there is none, as in ``F.cross_entropy``.
         samples: The number ``T``.
         mask: bool: True where there is a target, of the shape of ``target``.
@@ -161,11 +168,12 @@ def noisy_cross_entropy(
     target = target.where(there, 0)
     shape = (count, *logits.shape)
     noise = torch.randn(shape, dtype=logits.dtype, device=logits.device, generator=generator)
-    noisy = logits + torch.exp(log_std) * noise
+    u = bounded(log_std, least=-torch.inf, most=0.5 * _BOUND)
+    noisy = logits + torch.exp(u) * noise
     # One cross entropy over the samples and the batch, which are one dimension to it.
     costs = F.cross_entropy(noisy.flatten(0, 1), target.repeat(count, *[1] * (target.dim() - 1)), reduction="none")
     likelihood = torch.logsumexp(-costs.reshape(count, *target.shape), 0) - math.log(count)
-    return _reduced(-likelihood, None, there, reduction)
+    return _reduced((log_std - 0.5 * _BOUND).relu().mean(1) - likelihood, there, reduction)
 
 
 def mean_logits(logits: Tensor, log_std: Tensor, samples: int = 100) -> Tensor:
@@ -185,7 +193,7 @@ def mean_logits(logits: Tensor, log_std: Tensor, samples: int = 100) -> Tensor:
         ValueError: if the shapes do not fit.
     """
     _check_log_std(logits, log_std)
-    logits, std = lifted(logits), lifted(log_std).exp()
+    logits, std = lifted(logits), bounded(lifted(log_std), least=-torch.inf, most=0.5 * _BOUND).exp()
     generator = torch.Generator(logits.device).manual_seed(0)  # not that of torch, which training goes on with
     total = torch.full_like(logits, -torch.inf)
     for _ in range(samples):
@@ -197,6 +205,11 @@ def mean_logits(logits: Tensor, log_std: Tensor, samples: int = 100) -> Tensor:
 def lifted(tensor: Tensor) -> Tensor:
     """Return a tensor in single precision at least: in half precision, an exponential soon overflows."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def bounded(log_scale: Tensor, least: float = -_BOUND, most: float = _BOUND) -> Tensor:
+    """Return log-variances between bounds, within which exponentials are finite; what is not finite stays."""
+    return torch.where(log_scale.isfinite(), log_scale.clamp(least, most), log_scale)
 
 
 def check_means(mean: Tensor, log_var: Tensor | None, target: Tensor, mask: Tensor | None, what: str = "mean") -> None:
@@ -281,17 +294,16 @@ def _check_mask(mask: Tensor | None, target: Tensor) -> None:
         )
 
 
-def _power(log_scale: Tensor, beta: float) -> Tensor | None:
-    """Return the constant power of the noise that stands before the likelihood, None for 1."""
+def _power(log_scale: Tensor, beta: float) -> Tensor | float:
+    """Return the constant power of the noise that stands before the likelihood."""
     number = as_number(beta)
     if number is None or not 0.0 <= number <= 1.0:
         raise ValueError(f"beta must be a number from 0 (the likelihood itself) to 1; got {beta!r}.")
-    return torch.exp(beta * log_scale.detach()) if beta else None
+    return torch.exp(beta * log_scale.detach()) if beta else 1.0
 
 
-def _reduced(costs: Tensor, power: Tensor | None, mask: Tensor | None, reduction: Reduction) -> Tensor:
+def _reduced(costs: Tensor, mask: Tensor | None, reduction: Reduction) -> Tensor:
     check_choice("reduction", reduction, ("mean", "sum", "none"))
-    costs = costs if power is None else power * costs
     if mask is not None:
         costs = costs.where(mask, 0.0)
     if reduction == "none":

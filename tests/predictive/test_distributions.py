@@ -287,3 +287,11 @@ def test_what_is_no_tensor_cannot_be_predicted_or_scored():
     ):
         with pytest.raises(TypeError, match=r"Expected \w+ as a tensor; got "):
             call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("s", [-20000.0, -400.0, 400.0, 20000.0])
+def test_a_head_whose_log_variance_is_far_out_has_a_distribution_all_the_same(s, dtype):
+    got = engine().predictive("f", torch.zeros(2, dtype=dtype), torch.full((2,), s, dtype=dtype))
+    assert got.scale.tolist() == pytest.approx([math.exp(math.copysign(15.0, s))] * 2, rel=1e-5)
+    assert got.log_prob(torch.zeros(2)).isfinite().all()

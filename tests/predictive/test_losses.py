@@ -274,3 +274,66 @@ def test_further_arguments_of_a_wrong_type_are_refused_as_documented():
         noisy_cross_entropy(x, x, target.float())
     with pytest.raises(ValueError, match=r"The logits have shape \(3, 2\) and log_std \(3,\)\. Expected one"):
         mean_logits(x, target.float())
+
+
+# ---------------------------------------------------------------------------------------------------- far out
+
+
+@LOSSES
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("s", [-20000.0, -400.0, -90.0, -40.0, 40.0, 200.0, 20000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_target_that_is_met_exactly_makes_no_nan_and_a_log_variance_far_out_is_drawn_back(loss, beta, s, dtype):
+    mean, target = torch.zeros(3, dtype=dtype, requires_grad=True), torch.tensor([1.0, 1.0, 0.0], dtype=dtype)
+    log_var = torch.tensor([0.0, 0.0, s], dtype=dtype, requires_grad=True)
+    got = loss(mean, log_var, target, beta, reduction="sum")
+    got.backward()
+    assert got.isfinite()
+    assert mean.grad.isfinite().all()
+    assert log_var.grad.isfinite().all()
+    assert log_var.grad[2] * s > 0.0  # a step downhill leads to the bound
+    missed = loss(torch.ones(1), torch.tensor([s]), torch.zeros(1), beta)
+    assert missed.isfinite()
+
+
+@LOSSES
+def test_within_its_bounds_the_loss_is_the_formula_and_at_them_it_is_continuous(loss):
+    for s in (-29.9, 29.9):
+        mean, log_var, target = (torch.tensor([x], dtype=torch.float64) for x in (0.0, s, 1.0))
+        value, *_ = by_hand(loss, mean, log_var, target, 0.5)
+        torch.testing.assert_close(loss(mean, log_var, target), value[0])
+    inside, outside = (loss(torch.zeros(1), torch.tensor([s]).double(), torch.zeros(1), 0.0) for s in (-30, -30 - 1e-9))
+    assert outside.item() == pytest.approx(inside.item(), abs=1e-8)
+
+
+def test_a_zero_inflated_target_trains_on():
+    """Its mean is met exactly, and its log-variance then falls without end."""
+    log_var = torch.zeros(4, requires_grad=True)
+    optimizer = torch.optim.SGD([log_var], lr=4.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        gaussian_nll(torch.zeros(4), log_var, torch.zeros(4), beta=0.0, reduction="sum").backward()
+        optimizer.step()
+    assert log_var.detach().tolist() == pytest.approx([-30.0] * 4, abs=5.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("u", [16.0, 100.0, 20000.0])
+def test_noisy_logits_whose_noise_overflows_stay_finite_and_are_drawn_back(u, dtype):
+    logits = torch.tensor([[1.0, 0.0]], dtype=dtype, requires_grad=True)
+    log_std = torch.tensor([[u]], dtype=dtype, requires_grad=True)
+    got = noisy_cross_entropy(logits, log_std, torch.tensor([0]))
+    got.backward()
+    assert got.isfinite()
+    assert logits.grad.isfinite().all()
+    assert log_std.grad.item() > 0.0
+    assert mean_logits(logits, log_std).isfinite().all()
+
+
+def test_no_noise_at_all_is_the_cross_entropy():
+    logits, log_std, target = classes()
+    for got in (
+        noisy_cross_entropy(logits, torch.full_like(log_std, -math.inf), target),
+        F.cross_entropy(mean_logits(logits, torch.full_like(log_std, -math.inf)), target),
+    ):
+        torch.testing.assert_close(got, F.cross_entropy(logits, target))
