@@ -9,6 +9,8 @@ import sys
 import pytest
 import torch
 
+from tests.workers.without_pictures import draw_nothing
+
 # The models here are tiny: threads only get into each other's way, here and in the processes that the tests start.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -40,17 +42,7 @@ def _forget_written_modules(tmp_path_factory):
 @pytest.fixture
 def empty_pictures(monkeypatch):
     """Plot and save each picture, but draw nothing of it: that takes longer than all else in a short run."""
-    from matplotlib.figure import Figure
-
-    save = Figure.savefig
-
-    def save_empty(figure, *arguments, **options):
-        figure.set_layout_engine("none")
-        for part in figure.get_children():
-            part.set_visible(False)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", save_empty)
+    draw_nothing(monkeypatch.setattr)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the marks in the same hook

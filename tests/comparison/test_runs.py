@@ -30,7 +30,7 @@ def test_two_workers_give_the_numbers_of_one_process_bit_for_bit(tmp_path, monke
     """And warn like it, and move the bar to its end, and use one thread each."""
     from rich.progress import Progress
 
-    reached = []
+    reached, trainer = [], {**QUICK, "logger": False}  # in the workers its pictures would be drawn
     monkeypatch.setattr(Progress, "update", lambda *_, **fields: reached.append(fields.get("completed", 0.0)))
     results = []
     for workers in (1, 2):
@@ -39,13 +39,13 @@ def test_two_workers_give_the_numbers_of_one_process_bit_for_bit(tmp_path, monke
             warnings.filterwarnings("once", category=DeprecationWarning)
             folder = tmp_path / str(workers)
             options = {"arms": {"mine": {"a": 0.1, "b": 3.0}}, "workers": workers, "folder": folder, "progress": True}
-            results.append(run(tmp_path, Telling, **options))
+            results.append(run(tmp_path, Telling, trainer=trainer, **options))
         assert [str(each.message) for each in caught].count("once is enough") >= 1
         assert reached[-1] == 6.0
     one, two = ([(r.arm, r.seed, r.metrics, r.weights, r.factors, r.start) for r in each.runs] for each in results)
     assert one == two
     assert {r.metrics["threads"] for r in results[1].runs} == {1.0}
-    assert all(r.reused for r in run(tmp_path, Telling, folder=tmp_path / "2", seeds=[0]).runs)
+    assert all(r.reused for r in run(tmp_path, Telling, trainer=trainer, folder=tmp_path / "2", seeds=[0]).runs)
 
 
 def test_an_error_in_a_worker_comes_with_the_name_of_its_run_and_its_traceback(tmp_path):

@@ -24,10 +24,9 @@ def test_the_code_and_the_command_of_the_page_run_as_they_stand(tmp_path):
         (tmp_path / name).write_text(text)
     program, *arguments = shlex.split(command)
     assert program == "lightning-uncertainty"
-    main = "import sys; from lightning_uncertainty.__main__ import main; sys.exit(main())"
-    for what in (["script.py"], ["-c", main, *arguments]):
+    for what in (["script.py"], [program, *arguments]):
         shown = subprocess.run(
-            [sys.executable, "-W", "ignore", *what],
+            [sys.executable, "-W", "ignore", "-m", "tests.workers.without_pictures", *what],
             cwd=tmp_path,
             env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "", "HOME": str(tmp_path)},
             capture_output=True,

@@ -24,17 +24,23 @@ ORDERS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def told():
+    """What is printed for each order, and the errors of all."""
+    command = [sys.executable, "-m", "tests.workers.import_order", *map(" ".join, ORDERS)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(zip(ORDERS, ran.stdout.split("---\n"), strict=False)), ran.stderr
+
+
 @pytest.mark.parametrize("order", ORDERS, ids=" ".join)
-def test_it_imports_the_package_of_the_user_only_and_works_in_each_whatever_came_first(order):
+def test_it_imports_the_package_of_the_user_only_and_works_in_each_whatever_came_first(told, order):
     theirs = [name for name in order if name != "ours"]
     default = ["lightning.pytorch"] if order[0] == "ours" else []  # it has to be a callback of something
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.workers.import_order", *order], capture_output=True, text=True, check=False
-    )
-    imported, speaker, *trained = ran.stdout.splitlines() or [ran.stderr, ""]
-    assert imported.split() == sorted({*theirs, *default}), ran.stderr
+    texts, errors = told
+    imported, speaker, *trained = texts[order].splitlines() or ["", ""]
+    assert imported.split() == sorted({*theirs, *default}), errors
     assert speaker == theirs[-1]  # whose log has what Lightning says; as it is without us
-    assert trained == [f"{name} 1" for name in theirs], ran.stderr
+    assert trained == [f"{name} 1" for name in theirs], errors
 
 
 @pytest.mark.parametrize("package", BOTH)
