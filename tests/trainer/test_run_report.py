@@ -98,6 +98,7 @@ class Measured(Weighed):
         self.log_dict({"val/a": losses["a"], "val/epoch": -float(self.current_epoch)})
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_metrics_of_validations_and_facts_are_told_in_80_columns_without_breaking_a_number(tmp_path, capsys):
     callback, logger = UncertaintyCallback(), CSVLogger(tmp_path)
     run = trainer(tmp_path, callback, logger=logger, max_epochs=3)
@@ -206,6 +207,7 @@ def test_a_stream_that_knows_no_greek_gets_powers_in_ascii_and_question_marks_fo
     assert "gr??e" in text
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_of_many_tasks_those_with_findings_are_listed_first_and_the_rest_is_counted():
     text = as_text(summarize(history(300)))
     assert f"... and {300 - MOST_ROWS} more tasks; the page has all of them." in text
@@ -250,6 +252,7 @@ class InMemory(DummyLogger):
     name, version, save_dir = "runs", 1, "."
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_logger_that_keeps_all_in_memory_gets_no_files(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     fit(tmp_path, logger=[DummyLogger(), InMemory()])
@@ -273,6 +276,7 @@ def test_history_picture_and_page_lie_beside_the_loggers_files(tmp_path, capsys)
     assert capsys.readouterr().out.splitlines()[-1] == f"Open {folder / FILES[0]}"
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_another_prefix_gives_other_files(tmp_path):
     fit(tmp_path, callback=UncertaintyCallback(log_prefix="train/mtl"), logger=CSVLogger(tmp_path))
     assert sorted(path.suffix for path in tmp_path.rglob("train_mtl*")) == [".html", ".json", ".png"]
@@ -340,7 +344,7 @@ def unbounded(monkeypatch):
     monkeypatch.setattr(run_report, "WRITING", 1.0)
 
 
-@pytest.mark.usefixtures("unbounded")
+@pytest.mark.usefixtures("unbounded", "empty_pictures")
 def test_the_history_is_written_at_the_end_of_each_epoch_and_at_each_validation(tmp_path):
     callback = UncertaintyCallback(summary=False)
     watches = Watches(tmp_path, callback)
@@ -365,7 +369,7 @@ def test_the_history_is_written_at_the_end_of_each_epoch_and_at_each_validation(
     assert written.history.steps == callback.history.steps == [1, 24, 48, 72]  # a validation adds no point
 
 
-@pytest.mark.usefixtures("unbounded")
+@pytest.mark.usefixtures("unbounded", "empty_pictures")
 def test_file_and_page_have_what_gradient_views_saw(tmp_path):
     view = GradientView("net", every_n_steps=6)
     fit(tmp_path, callback=UncertaintyCallback(summary=False), callbacks=[view], logger=CSVLogger(tmp_path))
@@ -400,7 +404,7 @@ def test_writing_takes_at_most_one_part_in_fifty_of_the_time(tmp_path, monkeypat
     assert last == 205.0  # the end is always written
 
 
-@pytest.mark.usefixtures("unbounded")
+@pytest.mark.usefixtures("unbounded", "empty_pictures")
 def test_the_file_costs_no_transfer_from_the_device(tmp_path, monkeypatch):
     """Beside those of the points: as many with the file as without."""
     counts = []
@@ -483,6 +487,7 @@ def test_whatever_fails_is_told_and_training_is_not_affected(tmp_path, monkeypat
     assert all("OSError: disk full" in text for text in texts)
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_logger_that_fails_does_not_keep_the_picture_from_the_others(tmp_path, monkeypatch):
     class Fails(TensorBoardLogger):
         pass
@@ -503,6 +508,7 @@ class Interrupts(Callback):
             raise self.error
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_an_interrupted_run_is_reported_as_far_as_it_came(tmp_path, capsys):
     with pytest.raises(SystemExit):
         fit(tmp_path, callbacks=[Interrupts(KeyboardInterrupt())], logger=CSVLogger(tmp_path))
