@@ -16,6 +16,7 @@ from lightning_uncertainty.demo.data import TensorBatches
 from lightning_uncertainty.demo.diamonds import GRADES, TASKS, make_data, make_net, packaged_file, read
 from lightning_uncertainty.demo.model import MultiTaskNet
 from lightning_uncertainty.demo.run import by_hand, compare_weights
+from tests.workers.without_pictures import draw_nothing
 
 ARMS = ["equal", "learned", "standardised"]
 TEN_PER_SEED = ["--rows", "1500", "--epochs", "4"]
@@ -30,7 +31,9 @@ def stones():
 def output(tmp_path_factory):
     """The folder of a small demo from the command line."""
     folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
-    assert cli.main(["demo", *TEN_PER_SEED, "--output", str(folder)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch.setattr)
+        assert cli.main(["demo", *TEN_PER_SEED, "--output", str(folder)]) == 0
     return folder
 
 
