@@ -160,7 +160,7 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         self._guard = Guard(self._state, self._scale.learned) if guarded else None
         check_fields(self._state, self.strategy.state)
         self.relative = RelativeLoss(self._state)
-        self.held_out = HeldOut(self._state, self.tasks.values(), self.regularizer, process_group)
+        self.held_out = HeldOut(self._state, self.tasks.values(), self._notices, process_group)
         self.recorder = Recorder(len(self.tasks), process_group, self._learn, self._notices)
         # For graphs of torch.compile, in which a Python bool is a constant.
         self._equal_now, self._frozen_now = torch.tensor(False), torch.tensor(False)

@@ -27,6 +27,7 @@ from lightning_uncertainty.predictive.scores import (
     read_shift,
     regression_sums,
 )
+from lightning_uncertainty.regularizers import Regularizer
 from lightning_uncertainty.snapshot import Score
 from lightning_uncertainty.tasks import Task
 
@@ -58,6 +59,7 @@ class Predictions:
     tasks: dict[str, Task]
     task_names: tuple[str, ...]
     strategy: Strategy
+    regularizer: Regularizer
     held_out: HeldOut
     process_group: dist.ProcessGroup | None
     sigma_asked: Literal["training", "validation"] | None = None
@@ -90,8 +92,9 @@ class Predictions:
         intervals, ``log_prob`` the log-likelihood.
 
         Without ``log_var``, sigma is the same for all inputs: the learned one, which follows the training residual, or,
-        with ``sigma_from="validation"``, the one of the last validation that called ``weigh``. With ``log_var``, it is
-        that of the head; with ``sigma_from="validation"``, times the root of the mean squared z-score of the last
+        with ``sigma_from="validation"``, the one of the last validation that called ``weigh``. Both are the optimum of
+        the likelihood, also where another ``regularizer`` moves the learned one. With ``log_var``, it is that of the
+        head; with ``sigma_from="validation"``, times the root of the mean squared z-score of the last
         validation that called :meth:`score`. Logits are taken as they are, or, with ``sigma_from="validation"``,
         divided by the temperature that the last such validation has found best; those of an exact softmax by its own
         ``sigma^2``. (For other classifications ``sigma^2`` is twice the loss: no temperature to predict with.) Where no
@@ -175,7 +178,7 @@ class Predictions:
         started = self.strategy.columns().get("started")
         learned = self.strategy.learned[name] and (started is None or bool(started[place]))
         if learned and not (held_out and bool(found.isfinite())):
-            return self.strategy.log_var[place]
+            return self._of_likelihood(self.strategy.log_var[place], kind)
         if not found.isfinite() and kind.name in REGRESSIONS:
             raise ValueError(
                 f"Task {name!r} has no sigma to predict with. Expected one that was learned, or a validation that "
@@ -183,6 +186,12 @@ class Predictions:
                 f"pass the log-variance of a head: `predictive({name!r}, mean, log_var)`."
             )
         return found.nan_to_num(0.0)
+
+    def _of_likelihood(self, log_var: Tensor, kind: Likelihood) -> Tensor:
+        """Return the optimum of the likelihood for the loss whose optimum is ``log_var`` under the regulariser."""
+        if not kind.regularized:
+            return log_var
+        return log_var + torch.log(2.0 * self.regularizer.derivative(log_var)) / kind.rate
 
     def _shift(self, place: int) -> Tensor:
         """Return what is added to the log-variance of a head, or the logarithm of the temperature of logits."""

@@ -181,7 +181,8 @@ def mean_logits(logits: Tensor, log_std: Tensor, samples: int = 100) -> Tensor:
 
     .. math:: \log \frac1T \sum_t \mathrm{softmax}(z + e^{u} \epsilon_t), \qquad \epsilon_t \sim N(0, I)
 
-    The noise is the same in each call, so that the same input has the same prediction. Memory does not grow with ``T``.
+    The noise is the same for each row and pixel and in each call, so that the same input has the same prediction,
+    whatever its batch. Memory does not grow with ``T``.
 
     Args:
         logits: The logits ``z``, of shape (N, C) or (N, C, d1, ...).
@@ -196,8 +197,9 @@ def mean_logits(logits: Tensor, log_std: Tensor, samples: int = 100) -> Tensor:
     logits, std = lifted(logits), bounded(lifted(log_std), least=-torch.inf, most=0.5 * _BOUND).exp()
     generator = torch.Generator(logits.device).manual_seed(0)  # not that of torch, which training goes on with
     total = torch.full_like(logits, -torch.inf)
+    shape = (1, logits.shape[1], *[1] * (logits.dim() - 2))
     for _ in range(samples):
-        noise = torch.randn(logits.shape, dtype=logits.dtype, device=logits.device, generator=generator)
+        noise = torch.randn(shape, dtype=logits.dtype, device=logits.device, generator=generator)
         total = torch.logaddexp(total, F.log_softmax(logits + std * noise, 1))
     return total - math.log(samples)
 

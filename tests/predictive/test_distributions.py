@@ -9,7 +9,7 @@ from torch.distributions import Bernoulli, Categorical, Laplace, Normal
 from torch.nn import functional as F
 
 from lightning_uncertainty import CrossEntropy, Task, UncertaintyWarning
-from lightning_uncertainty.likelihoods import GAUSSIAN, SOFTMAX, Likelihood
+from lightning_uncertainty.likelihoods import GAUSSIAN, LAPLACE, SOFTMAX, Likelihood
 from lightning_uncertainty.predictive import distribution, noisy_cross_entropy
 from lightning_uncertainty.tasks import parse_tasks
 from tests.paper import UncertaintyWeighting
@@ -295,3 +295,20 @@ def test_a_head_whose_log_variance_is_far_out_has_a_distribution_all_the_same(s,
     got = engine().predictive("f", torch.zeros(2, dtype=dtype), torch.full((2,), s, dtype=dtype))
     assert got.scale.tolist() == pytest.approx([math.exp(math.copysign(15.0, s))] * 2, rel=1e-5)
     assert got.log_prob(torch.zeros(2)).isfinite().all()
+
+
+@pytest.mark.parametrize("regularizer", ["log_sigma", "sigma", "log1p_var"])
+@pytest.mark.parametrize("source", ["training", "validation"])
+def test_whatever_the_regularizer_the_interval_is_that_of_the_likelihood(regularizer, source):
+    weighting = UncertaintyWeighting(
+        {"a": "gaussian", "b": "laplace"}, regularizer=regularizer, sigma_from=source, min_variance_ratio=0.0
+    )
+    loss = {"a": 0.04, "b": 7.0}
+    kinds = {"a": GAUSSIAN, "b": LAPLACE}
+    weighting.log_vars = {
+        name: kinds[name].optimum(torch.tensor(x), weighting.regularizer).item() for name, x in loss.items()
+    }
+    validated(weighting, **loss)
+    assert weighting.predictive("a", MEAN).scale[0].item() == pytest.approx(0.2, rel=1e-4)
+    assert weighting.predictive("b", MEAN).scale[0].item() == pytest.approx(7.0, rel=1e-4)
+    assert weighting.sigmas_val == pytest.approx({"a": 0.2, "b": 7.0}, rel=1e-4)

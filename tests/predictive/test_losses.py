@@ -337,3 +337,16 @@ def test_no_noise_at_all_is_the_cross_entropy():
         F.cross_entropy(mean_logits(logits, torch.full_like(log_std, -math.inf)), target),
     ):
         torch.testing.assert_close(got, F.cross_entropy(logits, target))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3, 2)], ids=str)
+def test_the_prediction_of_noisy_logits_depends_on_the_input_alone(shape):
+    logits, log_std, _ = classes(shape)
+    whole = mean_logits(logits, log_std)
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mean_logits(logits[order], log_std[order]), whole[order])
+    split = [mean_logits(*each) for each in zip(logits.split(2), log_std.split(2), strict=True)]
+    torch.testing.assert_close(torch.cat(split), whole)
+    if len(shape) > 2:
+        cropped = mean_logits(logits[..., 1:, :], log_std[..., 1:, :])
+        torch.testing.assert_close(cropped, whole[..., 1:, :])

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from lightning_uncertainty import UncertaintyWarning
 from lightning_uncertainty.trainer.gradient_view import GradientView
 from tests.models import TASKS, Weighed, load, trainer
 from tests.paper import UncertaintyCallback
@@ -99,7 +100,8 @@ def test_a_validation_without_any_finite_loss_is_not_finite_and_the_next_one_may
             )
 
     values = Values()
-    run(tmp_path, Broken(), last=[values], max_epochs=3)
+    with pytest.warns(UncertaintyWarning, match=r"Task '[ab]': \d losses of a validation are NaN or infinite"):
+        run(tmp_path, Broken(), last=[values], max_epochs=3)
     assert [math.isfinite(value) for value in values.val] == [True, False, True]
 
 

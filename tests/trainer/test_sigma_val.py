@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_uncertainty import CrossEntropy, UncertaintyWeighting
+from lightning_uncertainty import CrossEntropy, UncertaintyWarning, UncertaintyWeighting
 from lightning_uncertainty.findings import Finding
 from lightning_uncertainty.predictive.scores import WIDTH
 from lightning_uncertainty.reporting.diagnosis import diagnose
@@ -234,3 +234,30 @@ def test_what_was_set_by_hand_stays_in_other_trainers_and_with_a_checkpoint_that
     assert scale_of("predict", fitted, tmp_path, ckpt_path=path) == expected
     fitted.uncertainty.reset()
     assert fitted.uncertainty.sigma_from == "validation"
+
+
+# ---------------------------------------------------------------------------------------------------- not finite
+
+
+@pytest.mark.parametrize("losses", [(4.0, math.inf, math.nan), (math.nan, math.nan)], ids=str)
+def test_losses_of_a_validation_that_are_not_finite_are_told_of_once(losses):
+    weighting = UncertaintyWeighting({"a": "gaussian", "b": "laplace"}).eval()
+
+    def validate():
+        with weighting.validating():
+            for loss in losses:
+                weighting({"a": torch.tensor(loss), "b": torch.tensor(1.0)})
+
+    count = sum(not math.isfinite(loss) for loss in losses)
+    with pytest.warns(UncertaintyWarning, match=rf"Task 'a': {count} losses of a validation are NaN or infinite"):
+        validate()
+    validate()  # a second warning would be an error
+    assert weighting.sigmas_val == pytest.approx({"a": 2.0, "b": 1.0} if 4.0 in losses else {"b": 1.0})
+
+
+def test_nan_where_some_batches_have_no_labels_is_no_trouble():
+    weighting = UncertaintyWeighting({"a": "gaussian"}).eval()
+    with weighting.validating():
+        for loss in (4.0, math.nan):
+            weighting({"a": torch.tensor(loss)})
+    assert weighting.sigmas_val == pytest.approx({"a": 2.0})
