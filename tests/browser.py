@@ -31,6 +31,7 @@ addEventListener("load", () => {{
     return {{
       room: root.clientWidth, needed: root.scrollWidth, background: getComputedStyle(page.body).backgroundColor,
       figures: [...page.querySelectorAll("svg")].map(box), texts: [...page.querySelectorAll("p, li, td")].map(box),
+      numbers: [...page.querySelectorAll("td:not(:first-child):not(:last-child)")].map(box),
       tables: [...page.querySelectorAll(".scroll")].map((table) => [table.clientWidth, table.scrollWidth]),
       loaded: frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name),
     }};

@@ -14,7 +14,7 @@ from lightning_uncertainty.reporting.files import ReportContent
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.markup import render
 from lightning_uncertainty.reporting.scores import SCORE_NOTE
-from lightning_uncertainty.reporting.summary import MOST_ROWS, summarize, task_table
+from lightning_uncertainty.reporting.summary import MOST_ROWS, note_of, summarize, task_table
 from lightning_uncertainty.reporting.tables import Table
 
 if TYPE_CHECKING:
@@ -54,9 +54,11 @@ def _compared(content: ReportContent) -> Table | None:
 def _run(history: History) -> dict[str, Any]:
     summary = summarize(history)
     reliability = {"Can the predictions be relied on?": figures.plot_reliability} if summary.scores else {}
+    tasks = task_table(summary, page=True)
     return {
         "summary": summary,
-        "tasks": task_table(summary, page=True),
+        "tasks": tasks,
+        "note": note_of([tasks]),
         "reliability": _figures(reliability, history),
         "figures": _figures(figures.plots_of(history), history),
     }

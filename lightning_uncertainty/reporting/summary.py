@@ -21,14 +21,17 @@ from lightning_uncertainty.reporting.tables import COLOURS, Table
 from lightning_uncertainty.snapshot import QUANTILES, Snapshot, spread
 
 COLUMNS = ("task", "likelihood", "raw loss", "sigma", "sigma_val", "weight", "share", "missing", "NaN", "verdict")
-NOTE = (
-    "Raw loss: first -> last, a mean over the last 10% of the steps. Sigma of a regression has the unit of its target "
-    "(laplace: b, the mean absolute error); sigma^2 of a classification is twice its loss, and no temperature to "
-    "predict with. Sigma_val: sigma on held-out data. Weight: sigma^-2 (laplace: 1/b). Share: of the weighted loss, "
-    "mean over the last 10% of the steps. Missing: steps in which the task took no part. NaN: calls with a loss that "
-    "was not finite."
-)
-NOTE_WITHOUT_SIGMA = NOTE[: NOTE.index("Sigma of")] + "Weight: the factor of the loss. " + NOTE[NOTE.index("Share:") :]
+NOTES = {
+    "raw loss": "Raw loss: first -> last, a mean over the last 10% of the steps.",
+    "sigma": "Sigma of a regression has the unit of its target (laplace: b, the mean absolute error); sigma^2 of a "
+    "classification is twice its loss, and no temperature to predict with.",
+    "sigma_val": "Sigma_val: sigma on held-out data.",
+    "weight": "Weight: sigma^-2 (laplace: 1/b).",
+    "share": "Share: of the weighted loss, mean over the last 10% of the steps.",
+    "missing": "Missing: steps in which the task took no part.",
+    "NaN": "NaN: calls with a loss that was not finite.",
+}
+NOTES_WITHOUT_SIGMA = {**NOTES, "weight": "Weight: the factor of the loss."}
 MOST_ROWS, MOST_ON_PAGE = 40, 1000  # tasks in a terminal and on a page
 WIDTH = 80
 _MARKS: dict[Severity, str] = {"fault": "!", "look": "?", "fine": "-"}
@@ -45,7 +48,6 @@ class Summary:
             order; of more than :data:`MOST_ROWS`, those with the highest and the lowest weight, share or loss come
             first, which the verdict says, then those with findings. None if no loss was weighed.
         findings: Severity and text of each finding; the same finding of many tasks is told once.
-        note: What the columns mean.
         scores: The scores of predictions on held-out data; None if there are none.
         spread: The texts of the quantiles over the tasks, likewise; none of up to :data:`MOST_ROWS` tasks.
         metrics: The metrics of the validations; None if there are none.
@@ -56,7 +58,6 @@ class Summary:
     title: str
     rows: list[tuple[Severity, list[str]]]
     findings: list[tuple[Severity, str]]
-    note: str = NOTE
     spread: list[list[str]] = field(default_factory=list)
     scores: Table | None = None
     metrics: Table | None = None
@@ -72,7 +73,6 @@ def summarize(history: History) -> Summary:
     found, shares = diagnose(history), shares_at_the_end(history)
     if found[0].finding is Finding.UNWEIGHED:
         return Summary(history.heading, "nothing was weighed", [], [("fault", found[0].sentence)])
-    note = NOTE if history.learned or history.strategy == "uncertainty" else NOTE_WITHOUT_SIGMA
     too_short = any(each.finding is Finding.TOO_SHORT for each in found)  # which is said of each task that is learned
     rows: list[tuple[Severity, list[str]]] = []
     by_task = {name: [*same] for name, same in groupby(sorted(found, key=_task), key=_task)}  # faults first
@@ -91,7 +91,6 @@ def summarize(history: History) -> Summary:
         title,
         rows,
         list(_digest(found)),
-        note,
         scores=score_table(history),
         metrics=_metric_table(history),
         about=history.about,
@@ -176,7 +175,8 @@ def as_html(summary: Summary, closing: str = "") -> str:
     title = f"{summary.heading}: {summary.title}"
     if not summary.rows:
         return for_notebook([], title=title, found=summary.findings)
-    tables, notes = [task_table(summary)], [summary.note]
+    tables = [task_table(summary)]
+    notes = [note_of(tables)]
     if summary.scores is not None:
         tables, notes = [*tables, summary.scores], [*notes, SCORE_NOTE]
     tables += [summary.metrics] if summary.metrics is not None else []
@@ -212,13 +212,24 @@ def as_text(summary: Summary, closing: str = "") -> str:
         return summary.findings[0][1]
     found = [f"{_MARKS[severity]} {text}" for severity, text in summary.findings]
     wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    notes = [*map(wrapper.fill, [summary.note, *found, about_line(summary.about)]), closing]
+    tables = _fitting(summary, WIDTH, gap=2)
+    notes = [*map(wrapper.fill, [note_of(tables), *found, about_line(summary.about)]), closing]
     if summary.metrics is not None:
-        notes[1:1] = [f"\n{summary.metrics}\n"]
+        notes[1:1] = [f"\n{_in_parts(summary.metrics.folded(WIDTH))}\n"]
     if summary.scores is not None:
-        notes[1:1] = [f"\n{summary.scores}", wrapper.fill(SCORE_NOTE)]
-    tables = map(str, _fitting(summary, WIDTH, gap=2))
-    return "\n".join([f"\n{summary.heading}: {summary.title}", "\n\n".join(tables), *filter(None, notes)])
+        notes[1:1] = [f"\n{_in_parts(summary.scores.folded(WIDTH))}", wrapper.fill(SCORE_NOTE)]
+    return "\n".join([f"\n{summary.heading}: {summary.title}", _in_parts(tables), *filter(None, notes)])
+
+
+def note_of(tables: Sequence[Table]) -> str:
+    """Return what the columns of those tables mean."""
+    columns = {column for table in tables for column in table.header}
+    notes = NOTES if "sigma" in columns else NOTES_WITHOUT_SIGMA
+    return " ".join(text for column, text in notes.items() if column in columns)
+
+
+def _in_parts(tables: Sequence[Table]) -> str:
+    return "\n\n".join(map(str, tables))
 
 
 def about_line(about: Mapping[str, str]) -> str:
@@ -232,9 +243,10 @@ def _print_rich(summary: Summary, closing: str) -> None:
 
     console = Console()
     console.print(Text(f"\n{summary.heading}: {summary.title}", style="italic"))
-    for table in _fitting(summary, console.width, gap=3):
+    tables = _fitting(summary, console.width, gap=3)
+    for table in tables:
         console.print(table.rich(fixed=[i for i in range(len(table.header)) if i not in table.left]))
-    console.print(Text(summary.note, style="dim"))
+    console.print(Text(note_of(tables), style="dim"))
     if summary.scores is not None:
         console.print(summary.scores.rich())
         console.print(Text(SCORE_NOTE, style="dim"))
@@ -249,12 +261,22 @@ def _print_rich(summary: Summary, closing: str) -> None:
 
 
 def _fitting(summary: Summary, width: int, gap: int) -> list[Table]:
-    """Return the table of the tasks; if it is too wide, without columns of zeros, and if it still is, in parts."""
-    for unsaid in ("",), ("", "0%", "0"):
-        parts = task_table(summary, unsaid).folded(width, gap)
-        if len(parts) == 1:
-            break
-    return parts
+    """Return the table of the tasks, or what of it has room.
+
+    Columns of zeros go first. Then verdicts take several lines, and the likelihood goes, which the reader has written.
+    If nothing helps, the table comes in parts.
+    """
+    whole, dense = task_table(summary), task_table(summary, ("", "0%", "0"))
+    short = dense.only([place for place, title in enumerate(dense.header) if title != "likelihood"])
+    for table in whole, dense, _with_short_verdicts(dense, width, gap), short, _with_short_verdicts(short, width, gap):
+        if table.width(gap) <= width:
+            return [table]
+    return dense.wrapped(0, width // 3).wrapped(-1, width // 3).folded(width, gap)
+
+
+def _with_short_verdicts(table: Table, width: int, gap: int) -> Table:
+    room = width - table.width(gap) + table.widths[-1]
+    return table.wrapped(-1, max(room, 12))
 
 
 def task_table(summary: Summary, unsaid: tuple[str, ...] = ("",), *, page: bool = False) -> Table:
@@ -304,12 +326,20 @@ def loss_unit(fact: TaskFacts) -> str:
     """Return the unit of the raw loss, or "" if it is unknown."""
     if fact.likelihood in ("softmax", "softmax_exact", "bernoulli", "nll"):
         return "nats"
-    return {"gaussian": f"{fact.unit}²", "laplace": fact.unit}.get(fact.likelihood, "") if fact.unit else ""
+    unit = {"gaussian": _power(fact.unit, "²"), "laplace": fact.unit}.get(fact.likelihood)
+    return unit or ""
 
 
 def weight_unit(fact: TaskFacts) -> str:
     """Return the unit of the effective weight, or "" if it is unknown or has none."""
-    return {"gaussian": f"{fact.unit}⁻²", "laplace": f"{fact.unit}⁻¹"}.get(fact.likelihood, "") if fact.unit else ""
+    return _power(fact.unit, {"gaussian": "⁻²", "laplace": "⁻¹"}.get(fact.likelihood, ""))
+
+
+def _power(unit: str | None, exponent: str) -> str:
+    """Return a power of a unit, in brackets if the unit is not one word or sign: ``(m/s)²`` beside ``m²``."""
+    if not unit or not exponent:
+        return ""
+    return f"{unit}{exponent}" if len(unit) == 1 or unit.lstrip("°$€").isalpha() else f"({unit}){exponent}"
 
 
 def _task(diagnosis: Diagnosis) -> str:

@@ -7,6 +7,8 @@ import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, zip_longest
+from textwrap import TextWrapper
 from typing import TYPE_CHECKING
 
 from lightning_uncertainty.reporting.markup import for_notebook
@@ -45,16 +47,23 @@ class Table:
     def __str__(self) -> str:
         """Return the table in columns of spaces, for any terminal and log: signs of this package are in ASCII."""
         forms = [f"{{:{'<' if column in self.left else '>'}{width}}}" for column, width in enumerate(self.widths)]
-        lines = ["  ".join(forms).format(*row).rstrip() for row in self._plain_rows()]
-        rule = "-" * max(map(len, lines))
+        rows = [zip_longest(*(cell.split("\n") for cell in row), fillvalue="") for row in self._plain_rows()]
+        first, *others = [["  ".join(forms).format(*cells).rstrip() for cells in lines] for lines in rows]
+        rule = "-" * max(len(line) for lines in (first, *others) for line in lines)
         for index in sorted([0, *self.sums], reverse=True):
-            lines.insert(index + 1, rule)
+            others.insert(index, [rule])
+        lines = list(chain(first, *others))
         return "\n".join([*lines, _plain(self.caption, _SIGNS)] if self.caption else lines)
 
     @property
     def widths(self) -> list[int]:
         """The number of characters of each column."""
-        return [max(map(len, column)) for column in zip(*self._plain_rows(), strict=True)]
+        columns = zip(*self._plain_rows(), strict=True)
+        return [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
+
+    def width(self, gap: int = 2) -> int:
+        """Return the number of characters of a line, with ``gap`` between columns."""
+        return sum(self.widths) + gap * (len(self.header) - 1)
 
     def _plain_rows(self) -> list[list[str]]:
         return [
@@ -69,8 +78,17 @@ class Table:
         header, *rows = ([row[column] for column in columns] for row in (self.header, *self.rows))
         return replace(self, header=header, rows=rows, left=left, styles=styles)
 
+    def wrapped(self, column: int, width: int) -> Table:
+        """Return the table with the cells of a column in lines of up to ``width`` characters; no word is broken."""
+        fill = TextWrapper(width, break_long_words=False, break_on_hyphens=False).fill
+        place = range(len(self.header))[column]
+        rows = [[fill(cell) if at == place else cell for at, cell in enumerate(row)] for row in self.rows]
+        return replace(self, rows=rows)
+
     def folded(self, width: int, gap: int = 2) -> list[Table]:
         """Return tables of up to ``width`` characters with ``gap`` between columns, each led by the first column.
+
+        They are as few as can be, and then as narrow as can be.
 
         >>> for part in Table(["task", "loss", "weight"], [["depth", "0.25 m", "4"]]).folded(14):
         ...     print(part)
@@ -81,11 +99,7 @@ class Table:
         -------------
         depth       4
         """
-        widths, parts = self.widths, [[0]]
-        for column in range(1, len(widths)):
-            if len(parts[-1]) > 1 and sum(widths[c] + gap for c in (*parts[-1], column)) - gap > width:
-                parts.append([0])
-            parts[-1].append(column)
+        parts = min((_parts(self.widths, limit, gap) for limit in range(1, width + 1)), key=len)
         tables = [self.only(part) for part in parts]
         return [*(replace(table, caption="") for table in tables[:-1]), tables[-1]]
 
@@ -120,6 +134,16 @@ class Table:
             cells = [Text(cell, COLOURS.get(style, style)) for cell, style in zip(row, styles, strict=True)]
             table.add_row(*cells, style="bold" if index in self.sums else None)
         return table
+
+
+def _parts(widths: Sequence[int], limit: int, gap: int) -> list[list[int]]:
+    """Return the columns of tables of up to that width, if two columns are not wider; the first is in each."""
+    parts = [[0]]
+    for column in range(1, len(widths)):
+        if len(parts[-1]) > 1 and sum(widths[c] + gap for c in (*parts[-1], column)) - gap > limit:
+            parts.append([0])
+        parts[-1].append(column)
+    return parts
 
 
 def _plain(text: str, signs: Mapping[str, str]) -> str:

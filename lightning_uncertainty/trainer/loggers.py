@@ -60,15 +60,18 @@ def give_layout(logger: Any, prefixes: Sequence[str]) -> None:
         )
 
 
-def folder_of(loggers: Sequence[Any]) -> Path | None:
+def folder_of(loggers: Sequence[Any], default: str | os.PathLike[str]) -> Path | None:
     """Return the folder of the first logger that keeps files on this disk, found as ModelCheckpoint finds it.
 
-    A logger that names no folder but the working directory may keep all in memory: it counts if its own folder exists.
+    A logger that names no folder has its own in ``default``, unless it takes files itself. One that names no folder but
+    the working directory, or none at all, may keep all in memory: it counts if its own folder exists.
     """
     for logger in loggers:
         folder, root = (getattr(logger, name, None) for name in ("log_dir", "save_dir"))
         if "DVCLiveLogger" in _names(logger):
             folder = logger.experiment.dir
+        if folder is None and root is None and logger.name and "MLFlowLogger" not in _names(logger):
+            root = default
         if isinstance(root, (str, os.PathLike)) and (not isinstance(folder, (str, os.PathLike)) or folder == root):
             # All runs share the root.
             version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"

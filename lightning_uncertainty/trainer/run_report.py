@@ -27,6 +27,7 @@ from lightning_uncertainty.trainer.run_facts import RunFacts, now
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+_NO_PAGE = "No logger keeps files on this disk, so there is no page: add a CSVLogger to have one."
 WRITING = 0.02  # most of a run's time that writing its history may take
 
 
@@ -127,9 +128,9 @@ class RunReport:
             return
         self._history.about, self._told = self.facts.about(trainer), (self._history, finished)
         closing = ""
-        if self.report and trainer.loggers:
+        if self.report:
             with self._guarded("report"):
-                closing = self._write_all(trainer, finished)
+                closing = self._write_all(trainer, finished) if trainer.loggers else _NO_PAGE
         if summary:
             with self._guarded("summary"):
                 print_summary(self.history, closing=closing)
@@ -154,7 +155,7 @@ class RunReport:
         began = time.monotonic()
         history.about = self.facts.about(trainer)
         with self._guarded("history file"):
-            folder = folder_of(trainer.loggers)
+            folder = folder_of(trainer.loggers, trainer.default_root_dir)
             if folder is not None:
                 self._write_history(trainer, folder, history, finished=False)
         now = time.monotonic()
@@ -170,7 +171,7 @@ class RunReport:
 
     def _write_page(self, trainer: Trainer, temporary: str, history: RunHistory, finished: bool) -> tuple[Path, str]:
         """Write history and page beside the files of a logger, else give them to one; return page and what to say."""
-        folder = folder_of(trainer.loggers)
+        folder = folder_of(trainer.loggers, trainer.default_root_dir)
         page = (folder or Path(temporary)) / f"{file_stem(self.prefix)}.html"
         file = self._write_history(trainer, page.parent, history, finished=finished)
         content = ReportContent(history, history.heading, self.prefix, _gradients(trainer))
@@ -196,7 +197,7 @@ class RunReport:
             with self._guarded(f"page for {type(logger).__name__}"):
                 if place := give_files(logger, self.prefix, [page, history]):
                     return f"{page.name} is {place}."
-        return "No logger keeps files on this disk, so there is no page: add a CSVLogger to have one."
+        return _NO_PAGE
 
     @contextmanager
     def _guarded(self, subject: str) -> Iterator[None]:
