@@ -206,7 +206,8 @@ def test_of_very_many_tasks_a_band_shows_where_they_are_and_the_extremes_are_nam
     drawn = plot(figure.subplots(), given)
     FigureCanvasAgg(figure).draw()
     assert [line.get_color() == GREY for line in drawn.lines] == [True] + 6 * [False]
-    series = {name: History.of(given).series(QUANTITIES[plot], name) for name in given[0].tasks}
+    history = History.of(given)
+    series = {name: history.series(QUANTITIES[plot], name) for name in history.tasks}
     ordered = sorted(series, key=lambda name: series[name][-1])
     assert {*texts(drawn)[:6]} <= {*ordered[:4], *ordered[-4:]}
     assert texts(drawn)[6:] == ["median of 600", "80% of the tasks"]
