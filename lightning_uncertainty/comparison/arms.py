@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_uncertainty._arguments import as_number, suggest
+from lightning_uncertainty.strategies import STRATEGIES
 from lightning_uncertainty.tasks import Task, parse_tasks
 from lightning_uncertainty.trainer.attachment import attach_weighting, attached_weighting, was_given
 from lightning_uncertainty.trainer.callback import UncertaintyCallback
@@ -125,6 +126,11 @@ def _read(name: str, given: Any) -> Arm:
     if inspect.isroutine(given) or isinstance(given, partial):
         return Arm(name, by_seed=given)
     if not isinstance(given, Mapping):
+        if name in STRATEGIES and name != (kind := getattr(given, "name", given)):
+            raise ComparisonError(
+                f"The arm {name!r} would have the strategy {kind!r}, and tables would call it {name!r}. Expected "
+                f"another name, for example {{{str(kind)!r}: {kind!r}}}; None in place of a strategy leaves an arm out."
+            )
         return Arm(name, options={"strategy": given})
     options, others = ([key for key in given if (key in OPTIONS) == wanted] for wanted in (True, False))
     if options and others:

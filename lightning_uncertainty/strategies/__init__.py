@@ -50,8 +50,11 @@ def get_strategy(strategy: str | Strategy) -> Strategy:
     """Return a new strategy: the one of that name with its default settings, or a copy that no other engine shares.
 
     Raises:
-        ValueError: if there is none of that name, or one of your own has no name.
+        ValueError: if there is none of that name, or it is a class, or one of your own has no name.
     """
+    if isinstance(strategy, type):
+        kind = strategy.__name__
+        raise ValueError(f"The strategy {kind} is a class. Expected an object: write `strategy={kind}()`.")
     if not isinstance(strategy, Strategy):
         return lookup("strategy", strategy, STRATEGIES)()
     if not isinstance(getattr(strategy, "name", None), str):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.reporting.run_history import RunHistory
 from lightning_uncertainty.snapshot import Snapshot, by_key, score_metrics
+from lightning_uncertainty.strategies import Strategy
 from lightning_uncertainty.tasks import Task, parse_tasks
 from lightning_uncertainty.trainer import attachment, packages
 from lightning_uncertainty.trainer.returned_losses import give_step_back, weigh_returned_losses
@@ -124,7 +125,7 @@ class UncertaintyCallback(packages.CallbackBase):
         )
         self.start_from, self.options = start_from, options
         # What is wrong with the options is better said now; a strategy of one's own may need the tasks of the module.
-        if self.tasks or isinstance(options.get("strategy", "uncertainty"), str):
+        if self.tasks or not isinstance(options.get("strategy"), Strategy):
             UncertaintyWeighting(self.tasks or {"any": 1.0}, **options)  # here jsonargparse looks for their names
         else:
             others: WeightingOptions = {**options, "strategy": "fixed"}

@@ -8,6 +8,7 @@ import torch
 
 from lightning_uncertainty import UncertaintyCallback, UncertaintyWeighting
 from lightning_uncertainty.comparison.arms import Arm, ComparisonError, parse_arms
+from lightning_uncertainty.strategies import Random
 from lightning_uncertainty.strategies.fixed import Fixed
 from tests.comparison.test_study import METRICS, QUICK, Net, run
 
@@ -55,8 +56,13 @@ def test_equal_and_learned_weights_stay_unless_they_are_replaced_or_left_out():
         ({"by-hand": TWO}, "'by-hand' cannot name fixed weights, since it is in `arms` too"),
         ({"../up": TWO}, "cannot name an arm"),
         ({"equal": None}, "no baseline 'equal'"),
+        ({"equal": "log_sum"}, "would have the strategy 'log_sum', and tables would call it 'equal'"),
+        ({"dwa": Random(seed=3)}, "would have the strategy 'random'"),
     ],
-    ids=["mixed", "task like an option", "no option", "empty", "negative", "bool", "twice", "name", "no baseline"],
+    ids=[
+        *("mixed", "task like an option", "no option", "empty", "negative", "bool", "twice", "name", "no baseline"),
+        *("another strategy", "another object"),
+    ],
 )
 def test_what_is_no_arm_is_refused(arms, said):
     with pytest.raises(ComparisonError, match=said):

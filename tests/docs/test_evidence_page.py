@@ -10,7 +10,7 @@ import pytest
 from experiments.evidence.page import build_page
 from experiments.evidence.problems import PROBLEMS, load
 from experiments.evidence.results import ARMS, HAND, SINGLE, read_results
-from experiments.evidence.statistics import bootstrap, p_value
+from experiments.evidence.statistics import bootstrap, holm, p_value
 from experiments.evidence.trainings import read_trainings
 from experiments.evidence.why import NAMES
 
@@ -75,13 +75,14 @@ def test_the_numbers_of_the_sentences_are_those_of_the_trainings(results, page):
 
 
 def test_the_counts_of_tasks_are_those_of_the_trainings(results):
-    better = worse = total = 0
+    gains = {}
     for name, known in results.trainings.items():
         mine, equal = results.metrics(name, "uncertainty"), results.metrics(name, "equal")
         for task in known.directions:
-            gains = [known.gain(mine[seed], equal[seed], [task]) for seed in sorted(equal)]
-            total, significant = total + 1, p_value(gains) < 0.05
-            better, worse = better + (significant and fmean(gains) > 0.0), worse + (significant and fmean(gains) < 0.0)
+            gains[f"{name} {task}"] = [known.gain(mine[seed], equal[seed], [task]) for seed in sorted(equal)]
+    corrected, total = holm({key: p_value(each) for key, each in gains.items()}), len(gains)
+    means = [fmean(gains[key]) for key, chance in corrected.items() if chance < 0.05]
+    better, worse = sum(mean > 0.0 for mean in means), sum(mean < 0.0 for mean in means)
     said = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert f"of {total}, {better} are better with the default than with equal weights, {worse} are worse" in said
 

@@ -158,3 +158,14 @@ def test_compiled_it_is_one_graph_that_computes_the_same(make):
             assert losses[name].grad.item() == pytest.approx(others[name].grad.item(), rel=1e-6)
         weighting.step()
         eager.step()
+
+
+@pytest.mark.parametrize("strategy", ["uncertainty", "log_sum", "initial", "geometric_mean"])
+def test_factors_make_up_for_a_loss_in_another_unit(strategy):
+    """So the same training follows; the total of `geometric_mean` changes by a constant, the same for all tasks."""
+    made = [UncertaintyWeighting({"a": "gaussian", "b": "gaussian", "c": "gaussian"}, strategy=strategy) for _ in "12"]
+    scale = torch.tensor([1.0, 1000.0, 1.0])
+    metres = torch.tensor(learn(made[0], rows(30)))
+    millimetres = torch.tensor(learn(made[1], rows(30) * scale)) * scale
+    constant = 10.0 if strategy == "geometric_mean" else 1.0
+    torch.testing.assert_close(millimetres, metres * constant, rtol=1e-4, atol=0.0)

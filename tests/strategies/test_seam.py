@@ -60,6 +60,9 @@ def test_fixed_factors_come_back_from_a_state_and_those_given_now_win():
     [
         (lambda: UncertaintyWeighting(TASKS, strategy="fixd"), "Unknown strategy 'fixd'. Did you mean 'fixed'"),
         (lambda: UncertaintyWeighting(TASKS, strategy=Fixed({"d": 1.0})), "Unknown task 'd'"),
+        (lambda: UncertaintyWeighting(TASKS, strategy=Uncertainty), r"write `strategy=Uncertainty\(\)`"),
+        (lambda: UncertaintyCallback(strategy=Uncertainty), r"write `strategy=Uncertainty\(\)`"),
+        (lambda: UncertaintyCallback(strategy=3), "Unknown strategy 3"),
         (lambda: Fixed({"a": -1.0}), "'a'"),
         (
             lambda: UncertaintyWeighting(TASKS, strategy="fixed", lr=0.5),
@@ -70,7 +73,10 @@ def test_fixed_factors_come_back_from_a_state_and_those_given_now_win():
         (lambda: UncertaintyWeighting(TASKS, strategy=Clashing()), "cannot have a field 'raw_loss'"),
         (lambda: setattr(UncertaintyWeighting(TASKS, strategy="fixed"), "sigmas", {"a": 1.0}), "'fixed' has no log"),
     ],
-    ids=["name", "task", "factor", "an option beside a name", "one beside an object", "no name", "a field", "sigma"],
+    ids=[
+        *("name", "task", "a class", "a class for the callback", "a number for the callback", "factor"),
+        *("an option beside a name", "one beside an object", "no name", "a field", "sigma"),
+    ],
 )
 def test_what_cannot_be_is_refused_by_name(make, said):
     with pytest.raises(ValueError, match=said):
