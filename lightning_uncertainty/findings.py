@@ -161,8 +161,9 @@ class Finding(_Texts, Enum):
         "On held-out data, sigma of task {task!r} is {ratio:.3g} times {source} ({held_out:.3g}, not {learned:.3g}).",
         "The network has fitted noise of its training data: stop earlier, regularise it, or train with more data. To "
         'predict with the sigma of the validation, write `UncertaintyCallback(sigma_from="validation")`.',
-        f"At the end, the sigma of the last validation is over {OPTIMISTIC:g} times the learned one. Of a head (nll): "
-        f"the root of the mean squared z-score is over {OPTIMISTIC:g}, and over so many times its lowest of the run.",
+        f"At the end, the sigma of the last validation is over {OPTIMISTIC:g} times the learned one, and that of the "
+        f"training losses. Of a head (nll): its factor is over {OPTIMISTIC:g}, and over so many times its lowest of "
+        "the run.",
     )
     MOSTLY_ABSENT = (
         "mostly missing",

@@ -102,7 +102,8 @@ class TaskSnapshot(Setting):
         sat_out: The number of steps that it sat out because the strategy cannot use a loss of zero or below.
         unit: The unit of the target, as given to :class:`~lightning_uncertainty.Task`; for a regression also of sigma.
         classes: The number of classes of a classification; 0 where it is unknown.
-        val_log_var: The log-variance that the losses of the last validation have as their optimum; None where unknown.
+        val_log_var: The log-variance that the losses of the last validation have as their optimum; of an ``"nll"`` task
+            what is added to that of its head; None where unknown.
         score: The score of its predictions in the last validation, None where none were given.
         test_score: The same of the last test.
         more: Further quantities that a strategy or a subclass of the engine keeps of each task.
@@ -180,7 +181,10 @@ class TaskSnapshot(Setting):
 
     @property
     def sigma_val(self) -> float | None:
-        """The noise on held-out data, ``exp(val_log_var / 2)``, in the unit of sigma; None where unknown."""
+        """The noise on held-out data, ``exp(val_log_var / 2)``, in the unit of sigma; None where unknown.
+
+        Of an ``"nll"`` task it is what the noise of its head has to be multiplied by, without a unit.
+        """
         return None if self.val_log_var is None else math.exp(0.5 * self.val_log_var)
 
     @property

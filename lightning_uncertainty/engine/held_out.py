@@ -38,7 +38,7 @@ class HeldOut:
     Attributes:
         log_var: The optimum of ``s`` at the mean loss of the last validation with the task, that of the likelihood
             whatever the regulariser; fp32, of shape (K,), NaN before it. Where the loss alone does not tell: for
-            ``"nll"`` the logarithm of the mean squared z-score, for an exact softmax that of the best temperature, if
+            ``"nll"`` what is added to the log-variance of a head, for an exact softmax that of the best temperature, if
             predictions were scored.
         scored: True if a prediction was scored since the begin; after the end, on any rank.
     """

@@ -94,11 +94,11 @@ class Predictions:
         Without ``log_var``, sigma is the same for all inputs: the learned one, which follows the training residual, or,
         with ``sigma_from="validation"``, the one of the last validation that called ``weigh``. Both are the optimum of
         the likelihood, also where another ``regularizer`` moves the learned one. With ``log_var``, it is that of the
-        head; with ``sigma_from="validation"``, times the root of the mean squared z-score of the last
-        validation that called :meth:`score`. Logits are taken as they are, or, with ``sigma_from="validation"``,
-        divided by the temperature that the last such validation has found best; those of an exact softmax by its own
-        ``sigma^2``. (For other classifications ``sigma^2`` is twice the loss: no temperature to predict with.) Where no
-        validation has told of it, that of training is used, with a warning.
+        head; with ``sigma_from="validation"``, times the root of the mean squared z-score (for Laplace the mean
+        ``|z|``) of the last validation that called :meth:`score`. Logits are taken as they are, or, with
+        ``sigma_from="validation"``, divided by the temperature that the last such validation has found best; those of
+        an exact softmax by its own ``sigma^2``. (For other classifications ``sigma^2`` is twice the loss: no
+        temperature to predict with.) Where no validation has told of it, that of training is used, with a warning.
 
         Args:
             name: The task.

@@ -9,6 +9,7 @@ from itertools import chain, pairwise
 
 from lightning_uncertainty import findings
 from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, counted
+from lightning_uncertainty.likelihoods import LIKELIHOODS
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.markup import for_notebook
 
@@ -124,7 +125,8 @@ def _of_sigma(history: History, name: str) -> Iterator[Diagnosis]:
     head = history.facts[name].likelihood == "nll"
     if head:  # training makes the mean squared z-score 1; above, and never lower, it is no more than not trained yet
         learned = max(1.0, min(_known(history, "sigma_val", name), default=1.0))
-    if held_out > findings.OPTIMISTIC * learned and not _is_too_short(history):
+    able = learned if head else max(learned, _able(history, name))
+    if held_out > findings.OPTIMISTIC * able and not _is_too_short(history):
         numbers = {"ratio": held_out / learned, "held_out": held_out, "learned": learned}
         yield Finding.OVERFITS.about(name, source="what it was at its best" if head else "the learned one", **numbers)
     growth = _growth(history, name)
@@ -132,6 +134,18 @@ def _of_sigma(history: History, name: str) -> Iterator[Diagnosis]:
         losses = _known(history, "raw_loss", name)
         until = "until its bound held it" if bound == "lower" else "and still grows"
         yield Finding.EXPLODES.about(name, factor=growth, until=until, first=losses[0], last=losses[-1])
+
+
+def _able(history: History, name: str) -> float:
+    """Return the sigma of the training losses at the end, which a bound, a freeze or a regulariser may keep sigma from.
+
+    Where they do not tell of it, it is infinite for a sigma that did not move, and else 0.
+    """
+    kind, loss = LIKELIHOODS.get(history.facts[name].likelihood), last_loss(history, name)
+    if kind is not None and kind.learned and kind.rate and loss > 0.0:
+        return float((2.0 * kind.coefficient * kind.rate * loss) ** (0.5 / kind.rate))
+    moved = len(set(_at_the_end(history, history.series("log_var", name), before=1))) > 1
+    return 0.0 if moved and not history.facts[name].at_bound else math.inf
 
 
 def _of_shares(history: History) -> Iterator[Diagnosis]:

@@ -25,7 +25,7 @@ NOTES = {
     "raw loss": "Raw loss: first -> last, a mean over the last 10% of the steps.",
     "sigma": "Sigma of a regression has the unit of its target (laplace: b, the mean absolute error); sigma^2 of a "
     "classification is twice its loss, and no temperature to predict with.",
-    "sigma_val": "Sigma_val: sigma on held-out data.",
+    "sigma_val": "Sigma_val: sigma on held-out data; x2 of a head (nll): its noise is half of what it should be.",
     "weight": "Weight: sigma^-2 (laplace: 1/b).",
     "share": "Share: of the weighted loss, mean over the last 10% of the steps.",
     "missing": "Missing: steps in which the task took no part.",
@@ -193,7 +193,7 @@ def weights_html(snapshot: Snapshot) -> str:
             fact.likelihood,
             _number(history.series("raw_loss", name)[-1], loss_unit(fact)),
             _number(history.series("sigma", name)[-1], fact.unit),
-            _number(history.series("sigma_val", name)[-1], fact.unit),
+            _held_out(history, name),
             _number(history.series("precision", name)[-1], weight_unit(fact)),
             _percent(snapshot.shares[name]),
         ]
@@ -307,11 +307,17 @@ def _cells(history: History, name: str, fact: TaskFacts, share: float) -> Iterat
     last = last_loss(history, name)
     yield "none" if first is None else f"{first:.3g} -> {last:.3g} {loss_unit(fact)}".rstrip()
     yield _number(history.series("sigma", name)[-1], fact.unit)
-    yield _number(history.series("sigma_val", name)[-1], fact.unit)
+    yield _held_out(history, name)
     yield _number(history.series("precision", name)[-1], weight_unit(fact))
     yield _percent(share)
     yield f"{fact.absent / max(history.steps[-1], 1):.0%}"
     yield f"{fact.nonfinite:,}"
+
+
+def _held_out(history: History, name: str) -> str:
+    """Return the noise on held-out data; of a head, which has its own, the factor of it."""
+    fact, value = history.facts[name], history.series("sigma_val", name)[-1]
+    return f"x{value:.3g}" if fact.likelihood == "nll" and not math.isnan(value) else _number(value, fact.unit)
 
 
 def _number(value: float, unit: str) -> str:

@@ -47,7 +47,8 @@ class UncertaintyCallback(packages.CallbackBase):
     ``/relative_loss``        what to monitor: the geometric mean of the losses of the epoch, each as a part of that at
                               its start, see :attr:`~lightning_uncertainty.Snapshot.relative_loss`
     ``/sigma_val/<task>``     ``sigma`` on held-out data: the optimum of the mean of the losses that validation_step
-                              passes to ``weigh``, over all its batches, loaders and ranks; logged at the end of each
+                              passes to ``weigh``, over all its batches, loaders and ranks; logged at the end of each.
+                              Of an ``"nll"`` task what the noise of its head has to be multiplied by, from ``score``
     ``/val_nll/<task>`` ...   scores of the predictions that validation_step gives to ``score``; ``/test_nll/<task>``
                               of those of test_step. Of a regression also ``mean_squared_z``, ``crps`` and
                               ``coverage_90`` (50, 80, 95), of a classification ``ece`` and the best ``temperature``

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.figure import Figure
 
-from lightning_uncertainty import UncertaintyWarning
+from lightning_uncertainty import Task, UncertaintyWarning, UncertaintyWeighting
 from lightning_uncertainty.findings import Finding
 from lightning_uncertainty.predictive import gaussian_nll
 from lightning_uncertainty.reporting.diagnosis import diagnose
@@ -20,6 +20,7 @@ from lightning_uncertainty.reporting.files import read_report
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import build_page
 from lightning_uncertainty.reporting.scores import HEADER, score_table
+from lightning_uncertainty.reporting.summary import as_text, summarize, weights_html
 from lightning_uncertainty.snapshot import COVERAGES
 from tests.models import Weighed, batches, trainer
 from tests.paper import UncertaintyCallback
@@ -224,6 +225,23 @@ def test_a_variance_head_that_has_learned_its_rows_by_heart_is_found_out_and_an_
         lowest = max(1.0, min(x for x in callback.history.series("sigma_val", "wind") if not math.isnan(x)))
         assert f"sigma of task 'wind' is {ratio / lowest:.3g} times what it was at its best" in each.sentence
     assert unit == 1.0 or module.uncertainty.sigmas_val["wind"] > 2.0
+
+
+@pytest.mark.parametrize("head", ["gaussian", "laplace"])
+def test_of_a_head_sigma_val_is_a_factor_of_its_noise_and_is_shown_without_a_unit(head):
+    weighting = UncertaintyWeighting([Task("wind", "nll", head=head, unit="m/s")])
+    weighting({"wind": torch.zeros((), requires_grad=True)}).backward()
+    weighting.step()
+    z = torch.tensor([1.0, -5.0])
+    with weighting.validating():
+        weighting.score("wind", torch.zeros(2), 0.5 * z, torch.full((2,), 2.0 * math.log(0.5)))
+        weighting.eval()({"wind": torch.zeros(())})
+    factor = 3.0 if head == "laplace" else math.sqrt(13.0)
+    assert weighting.sigmas_val["wind"] == pytest.approx(factor)
+    snapshot = weighting.snapshot()
+    for shown in (weights_html(snapshot), as_text(summarize(History.of([snapshot])))):
+        assert f"x{factor:.3g}" in shown
+        assert "m/s" not in shown
 
 
 def test_a_rank_that_neither_weighs_nor_scores_does_not_keep_the_others_waiting(tmp_path):

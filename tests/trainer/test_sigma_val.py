@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_uncertainty import CrossEntropy, UncertaintyWarning, UncertaintyWeighting
+from lightning_uncertainty import CrossEntropy, Task, UncertaintyWarning, UncertaintyWeighting
 from lightning_uncertainty.findings import Finding
+from lightning_uncertainty.likelihoods import Likelihood
 from lightning_uncertainty.predictive.scores import WIDTH
 from lightning_uncertainty.reporting.diagnosis import diagnose
 from lightning_uncertainty.reporting.history import History
@@ -261,3 +262,26 @@ def test_nan_where_some_batches_have_no_labels_is_no_trouble():
         for loss in (4.0, math.nan):
             weighting({"a": torch.tensor(loss)})
     assert weighting.sigmas_val == pytest.approx({"a": 2.0})
+
+
+# ---------------------------------------------------------------------------------------------------- could not move
+
+
+@pytest.mark.filterwarnings("ignore:The log-variance of task")
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        (Task("a", bounds=(-9.0, -3.0)), {}),
+        (Task("a", init=-3.0), {"freeze_after": 5}),
+        (Task("a", Likelihood("mine", 0.5), init=-3.0), {"freeze_after": 5}),
+        (Task("a", Likelihood("mine", 0.5), bounds=(-9.0, -3.0)), {}),
+    ],
+    ids=["bound", "frozen", "one's own, frozen", "one's own, bound"],
+)
+def test_a_network_is_not_said_to_overfit_because_its_sigma_could_not_move(tmp_path, task, options):
+    module = Validated()
+    module.tasks = [task, Task("b", "laplace")]
+    callback = UncertaintyCallback(report=False, summary=False, **options)
+    run(tmp_path, module, part(0, 6), callback=callback, max_epochs=40, log_every_n_steps=2)
+    assert module.uncertainty.sigmas_val["a"] > 1.25 * module.uncertainty.sigmas["a"]
+    assert Finding.OVERFITS not in [each.finding for each in diagnose(callback.history)]
