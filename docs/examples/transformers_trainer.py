@@ -1,22 +1,24 @@
 """Hugging Face's Trainer: the callback below is all that it needs. ``python docs/examples/transformers_trainer.py``."""
 
-from pathlib import Path
+import base64
+import io
 
 import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from lightning_uncertainty import UncertaintyWeighting
 
 
-class UncertaintyTrainerCallback(TrainerCallback):
+class UncertaintyTrainerCallback(TrainerCallback, ExportableState):
     """Steps the weights with the optimizer, logs them, and keeps them in the checkpoints.
+
+    They are in the ``trainer_state.json`` of a checkpoint: who resumes it gets them, from whatever folder it comes.
 
     Args:
         weighting: The weighting whose total is the ``loss`` of the model.
     """
-
-    FILE = "uncertainty.pt"  # in the folder of each checkpoint
 
     def __init__(self, weighting):
         self.weighting = weighting
@@ -25,23 +27,19 @@ class UncertaintyTrainerCallback(TrainerCallback):
         """Follow the optimizer; go on from the checkpoint that the Trainer resumes."""
         self.weighting.to(args.device).follow(optimizer).expect(state.max_steps)
         if state.global_step:
-            resumed = args.resume_from_checkpoint or _checkpoint(args, state)
-            self.weighting.load_state_dict(torch.load(Path(resumed) / self.FILE, weights_only=True))
+            saved = state.stateful_callbacks[type(self).__name__]["attributes"]["saved"]
+            self.weighting.load_state_dict(torch.load(io.BytesIO(base64.b64decode(saved)), weights_only=True))
 
-    def on_save(self, args, state, control, **kwargs):
-        """Write the weights beside the model, which has nothing of them."""
-        if state.is_world_process_zero:
-            torch.save(self.weighting.state_dict(), _checkpoint(args, state) / self.FILE)
+    def state(self):
+        """Return what the Trainer writes into a checkpoint: the weights, bit for bit, as text."""
+        torch.save(self.weighting.state_dict(), file := io.BytesIO())
+        return {"args": {}, "attributes": {"saved": base64.b64encode(file.getvalue()).decode()}}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Add the weights to the numbers of the training, for the state and the callbacks that come after this one."""
         if "loss" in logs:
             logs |= self.weighting.snapshot().metrics("uncertainty")
             state.log_history[-1] |= logs
-
-
-def _checkpoint(args, state):
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
 class Net(nn.Module):

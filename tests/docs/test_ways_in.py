@@ -71,6 +71,16 @@ def test_the_callback_for_transformers_is_short_and_resumes_bit_for_bit(example,
         assert model.state_dict().keys() == {"layer.weight", "layer.bias"}
 
 
+def test_the_callback_for_transformers_resumes_the_folder_that_it_is_told(example, tmp_path):
+    module = example("transformers_trainer", "transformers", "accelerate")
+    weighting, _, _ = module.train(tmp_path / "old")
+    for other in ("new", "other"):  # an empty folder, and one that has another checkpoint of that name
+        if other == "other":
+            module.train(tmp_path / other, learning_rate=0.5)
+        again, _, _ = module.train(tmp_path / other, resume=str(tmp_path / "old" / "checkpoint-20"))
+        assert plain(again.state_dict()) == plain(weighting.state_dict())
+
+
 def test_accelerate_resumes_bit_for_bit(example, tmp_path):
     module = example("accelerate_loop", "accelerate")
     weighting, model = module.train(tmp_path / "whole")
