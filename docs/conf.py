@@ -47,7 +47,10 @@ html_theme = "furo"
 html_title = f"lightning-uncertainty {release}"
 html_show_copyright = False
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["site.css"]
+html_theme_options = {}  # while nobody has said where the repository is, the site does not lead there
+if "/OWNER/" not in (home := re.search('^Homepage = "(.*)"$', (DOCS.parent / "pyproject.toml").read_text(), re.M)[1]):
+    html_theme_options = {"source_repository": home, "source_branch": "main", "source_directory": "docs/"}
 html_copy_source = False
 html_show_sourcelink = False
 html_math_renderer = "mathml"
@@ -66,9 +69,10 @@ toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 
-_PICTURE = "\n".join(  # one for each paper
+_PICTURES = "\n".join(  # one for each paper
     f"```{{image}} pictures/weights-{paper}.svg\n:alt: \\1\n:class: only-{paper}\n```" for paper in ("light", "dark")
 )
+_PICTURE = f"````{{container}} picture\n{_PICTURES}\n````"
 
 
 def setup(app: Sphinx) -> None:

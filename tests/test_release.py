@@ -92,6 +92,22 @@ def test_the_owner_is_left_open_in_one_place():
     assert [page.name for page in pages if page.is_file() and addresses.search(page.read_text())] == ["pyproject.toml"]
 
 
+def test_the_address_of_the_site_is_left_open_and_no_release_goes_out_with_it():
+    section = (ROOT / "pyproject.toml").read_text().partition("[project.urls]\n")[2].partition("\n\n")[0]
+    urls = dict(re.findall('^(\\w+) = "(.*)"$', section, re.MULTILINE))
+    assert len(urls) == 4
+    assert urls["Documentation"] == "https://SITE.readthedocs.io"
+    (pattern,) = re.findall('! grep -nE "(.*)" pyproject', (ROOT / ".github/workflows/release.yml").read_text())
+    refused = {name for name, address in urls.items() if re.search(pattern, f'{name} = "{address}"')}
+    assert refused == urls.keys()
+
+
+def test_the_site_is_built_with_the_versions_that_were_tested_together_and_torch_for_cpus():
+    jobs = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text())["build"]["jobs"]["install"]
+    assert all(line.startswith("pip install --constraint constraints.txt ") for line in jobs)
+    assert jobs[0].endswith(" --extra-index-url https://download.pytorch.org/whl/cpu torch")
+
+
 # ------------------------------------------------------------------------------------------------------- workflows
 
 

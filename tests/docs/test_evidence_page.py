@@ -58,7 +58,7 @@ def test_the_numbers_of_the_table_are_those_of_the_trainings(results):
 
 
 # Every "+1.2 %" of a sentence, as `<arm> on <set>`.
-CLAIM = re.compile(r"([+-]\d+\.\d) % <!-- (\w+) (\w+) -->")
+CLAIM = re.compile(r"([+-]\d+\.\d) %[,.;:)]*<!-- (\w+) (\w+) -->")
 
 
 @pytest.mark.parametrize("page", [PAGE, ROOT / "README.md"], ids=["page", "readme"])

@@ -33,6 +33,20 @@ def test_the_script_draws_what_a_run_has_learned_in_the_ink_that_is_asked_for(tm
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_text_of_the_readme_in_place_of_the_picture_has_its_numbers(name):
+    (said,) = re.findall('alt="(.*?)"', (ROOT / "README.md").read_text())
+    path = ROOT / "docs" / "pictures" / name
+    steps, weights = described(path)
+    values = sorted(map(float, weights.values()))
+    shares = {task: int(share) for task, share in re.findall(r"<!-- (\w+) (\d+)% -->", path.read_text())}
+    smallest = min(shares, key=shares.get)
+    assert shares.keys() == weights.keys()
+    assert f"{steps:,} steps, end between {values[0]:.1e} and {values[-1]:.1e};" in said
+    assert said.endswith(f"each a fifth of the weighted loss, and {smallest} is {shares.pop(smallest)} %.")
+    assert {round(share / 20.0, 1) for share in shares.values()} <= {1.0, 1.1}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_pictures_of_the_readme_are_small_and_lie_on_the_paper_of_the_page(name):
     path = ROOT / "docs" / "pictures" / name
     assert f"docs/pictures/{name}" in (ROOT / "README.md").read_text()
