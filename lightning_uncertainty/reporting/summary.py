@@ -212,7 +212,7 @@ def as_text(summary: Summary, closing: str = "") -> str:
         return summary.findings[0][1]
     found = [f"{_MARKS[severity]} {text}" for severity, text in summary.findings]
     wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    tables = _fitting(summary, WIDTH, gap=2)
+    tables = _fitting(summary, WIDTH)
     notes = [*map(wrapper.fill, [note_of(tables), *found, about_line(summary.about)]), closing]
     if summary.metrics is not None:
         notes[1:1] = [f"\n{_in_parts(summary.metrics.folded(WIDTH))}\n"]
@@ -243,7 +243,7 @@ def _print_rich(summary: Summary, closing: str) -> None:
 
     console = Console()
     console.print(Text(f"\n{summary.heading}: {summary.title}", style="italic"))
-    tables = _fitting(summary, console.width, gap=3)
+    tables = _fitting(summary, console.width)
     for table in tables:
         console.print(table.rich(fixed=[i for i in range(len(table.header)) if i not in table.left]))
     console.print(Text(note_of(tables), style="dim"))
@@ -260,7 +260,7 @@ def _print_rich(summary: Summary, closing: str) -> None:
         console.print(Text(closing, style="bold"), soft_wrap=True)
 
 
-def _fitting(summary: Summary, width: int, gap: int) -> list[Table]:
+def _fitting(summary: Summary, width: int) -> list[Table]:
     """Return the table of the tasks, or what of it has room.
 
     Columns of zeros go first. Then verdicts take several lines, and the likelihood goes, which the reader has written.
@@ -268,14 +268,14 @@ def _fitting(summary: Summary, width: int, gap: int) -> list[Table]:
     """
     whole, dense = task_table(summary), task_table(summary, ("", "0%", "0"))
     short = dense.only([place for place, title in enumerate(dense.header) if title != "likelihood"])
-    for table in whole, dense, _with_short_verdicts(dense, width, gap), short, _with_short_verdicts(short, width, gap):
-        if table.width(gap) <= width:
+    for table in whole, dense, _with_short_verdicts(dense, width), short, _with_short_verdicts(short, width):
+        if table.width <= width:
             return [table]
-    return dense.wrapped(0, width // 3).wrapped(-1, width // 3).folded(width, gap)
+    return dense.wrapped(0, width // 3).wrapped(-1, width // 3).folded(width)
 
 
-def _with_short_verdicts(table: Table, width: int, gap: int) -> Table:
-    room = width - table.width(gap) + table.widths[-1]
+def _with_short_verdicts(table: Table, width: int) -> Table:
+    room = width - table.width + table.widths[-1]
     return table.wrapped(-1, max(room, 12))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from textwrap import TextWrapper
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_uncertainty.reporting.markup import for_notebook
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"fault": "bold red", "look": "yellow", "fine": "green"}  # of rich
 
+_GAP = 2  # characters between columns
 
 # The signs of this package that are not ASCII. Powers in the first column belong to the user's names.
 _ARROWS = {"↓ ": "min ", "↑ ": "max "}
@@ -48,7 +49,7 @@ class Table:
         """Return the table in columns of spaces, for any terminal and log: signs of this package are in ASCII."""
         forms = [f"{{:{'<' if column in self.left else '>'}{width}}}" for column, width in enumerate(self.widths)]
         rows = [zip_longest(*(cell.split("\n") for cell in row), fillvalue="") for row in self._plain_rows()]
-        first, *others = [["  ".join(forms).format(*cells).rstrip() for cells in lines] for lines in rows]
+        first, *others = [[(" " * _GAP).join(forms).format(*cells).rstrip() for cells in lines] for lines in rows]
         rule = "-" * max(len(line) for lines in (first, *others) for line in lines)
         for index in sorted([0, *self.sums], reverse=True):
             others.insert(index, [rule])
@@ -61,9 +62,10 @@ class Table:
         columns = zip(*self._plain_rows(), strict=True)
         return [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
 
-    def width(self, gap: int = 2) -> int:
-        """Return the number of characters of a line, with ``gap`` between columns."""
-        return sum(self.widths) + gap * (len(self.header) - 1)
+    @property
+    def width(self) -> int:
+        """The number of characters of a line."""
+        return sum(self.widths) + _GAP * (len(self.header) - 1)
 
     def _plain_rows(self) -> list[list[str]]:
         return [
@@ -85,8 +87,8 @@ class Table:
         rows = [[fill(cell) if at == place else cell for at, cell in enumerate(row)] for row in self.rows]
         return replace(self, rows=rows)
 
-    def folded(self, width: int, gap: int = 2) -> list[Table]:
-        """Return tables of up to ``width`` characters with ``gap`` between columns, each led by the first column.
+    def folded(self, width: int) -> list[Table]:
+        """Return tables of up to ``width`` characters, each led by the first column.
 
         They are as few as can be, and then as narrow as can be.
 
@@ -99,7 +101,7 @@ class Table:
         -------------
         depth       4
         """
-        parts = min((_parts(self.widths, limit, gap) for limit in range(1, width + 1)), key=len)
+        parts = min((_parts(self.widths, limit) for limit in range(1, width + 1)), key=len)
         tables = [self.only(part) for part in parts]
         return [*(replace(table, caption="") for table in tables[:-1]), tables[-1]]
 
@@ -124,7 +126,8 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=self.caption or None)
+        look: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "collapse_padding": True}
+        table = RichTable(**look, caption=self.caption or None)
         for column, title in enumerate(self.header):
             table.add_column(Text(title), justify="left" if column in self.left else "right", no_wrap=column in fixed)
         for index, row in enumerate(self.rows):
@@ -136,11 +139,11 @@ class Table:
         return table
 
 
-def _parts(widths: Sequence[int], limit: int, gap: int) -> list[list[int]]:
+def _parts(widths: Sequence[int], limit: int) -> list[list[int]]:
     """Return the columns of tables of up to that width, if two columns are not wider; the first is in each."""
     parts = [[0]]
     for column in range(1, len(widths)):
-        if len(parts[-1]) > 1 and sum(widths[c] + gap for c in (*parts[-1], column)) - gap > limit:
+        if len(parts[-1]) > 1 and sum(widths[c] + _GAP for c in (*parts[-1], column)) - _GAP > limit:
             parts.append([0])
         parts[-1].append(column)
     return parts

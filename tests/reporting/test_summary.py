@@ -1,5 +1,6 @@
 """The summary in 80 columns: what goes, what is wrapped, what is folded, and units and notes that fit the columns."""
 
+import contextlib
 import re
 from dataclasses import replace
 
@@ -9,9 +10,18 @@ from lightning_uncertainty import Snapshot
 from lightning_uncertainty.reporting.files import ReportContent
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.page import build_page
-from lightning_uncertainty.reporting.summary import WIDTH, as_html, as_text, loss_unit, summarize, weight_unit
+from lightning_uncertainty.reporting.summary import (
+    WIDTH,
+    as_html,
+    as_text,
+    loss_unit,
+    print_summary,
+    summarize,
+    weight_unit,
+)
 from lightning_uncertainty.snapshot import TaskSnapshot
 from tests.pages import Page
+from tests.trainer.test_run_report import Terminal
 
 LONG = ["semantic segmentation of the left camera", "inverse depth of the right camera", "surface normals (unit)"]
 
@@ -44,6 +54,18 @@ def test_two_tasks_with_names_and_held_out_sigmas_are_one_table_of_80_columns():
     assert header.split() == ["task", "raw", "loss", "sigma", "sigma_val", "weight", "share", "verdict"]
     assert [row.split()[-1] for row in rows] == ["fine", "fine"]
     assert max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_a_terminal_of_80_columns_has_them_in_one_table_too(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal = Terminal()
+    with contextlib.redirect_stdout(terminal):
+        print_summary(history(PAIR))
+    lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.text).splitlines()
+    assert any(line.startswith("─") for line in lines)  # by rich
+    (header,) = [line for line in lines if line.startswith("task ")]
+    assert header.split() == ["task", "raw", "loss", "sigma", "sigma_val", "weight", "share", "verdict"]
+    assert max(map(len, lines)) <= WIDTH
 
 
 def test_a_table_that_is_too_wide_comes_in_parts_of_even_width_with_long_names_and_verdicts_in_lines():
