@@ -136,10 +136,11 @@ class Predictions:
         if found:
             return
         call = f"self.uncertainty.score({name!r}, ...)" if scored else "self.weigh(losses)"
+        other = f"callback.weighting.score({name!r}, ...)" if scored else "callback.weighting(losses)"
         text = (
             f"Task {name!r}: sigma_from is 'validation', but no validation has told of its noise yet, so that the "
-            f"prediction takes what training knows, which may be too sure. Let validation_step call `{call}` and "
-            'validate first, or write sigma_from="training".'
+            f"prediction takes what training knows, which may be too sure. Let validation_step call `{call}` "
+            f'(without UncertaintyMixin `{other}`) and validate first, or write sigma_from="training".'
         )
         self._notices.warn_of_tasks([("no validation", name, text)])
 
@@ -182,8 +183,9 @@ class Predictions:
         if not found.isfinite() and kind.name in REGRESSIONS:
             raise ValueError(
                 f"Task {name!r} has no sigma to predict with. Expected one that was learned, or a validation that "
-                "weighed its losses; found neither. Train first, let validation_step call `self.weigh(losses)`, or "
-                f"pass the log-variance of a head: `predictive({name!r}, mean, log_var)`."
+                "weighed its losses; found neither. Train first, let validation_step call `self.weigh(losses)` "
+                "(without UncertaintyMixin `callback.weighting(losses)`), or pass the log-variance of a head: "
+                f"`predictive({name!r}, mean, log_var)`."
             )
         return found.nan_to_num(0.0)
 
@@ -242,7 +244,8 @@ class Predictions:
         Args:
             name: The task.
             prediction: The mean, or logits, as in :meth:`predictive`.
-            target: The targets, of the shape of the mean; for classes their indices, -100 where there is none.
+            target: The targets, of the shape of the mean; for classes their indices, or 0 and 1 for yes or no;
+                -100 where there is none.
             log_var: The log-variance of a head.
             log_std: The logarithm of the standard deviation of noisy logits.
             mask: bool: True where there is a target, of its shape; by default where it is not NaN.

@@ -30,7 +30,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 
 
 @contextmanager
-def dropout_on(module: nn.Module) -> Iterator[None]:
+def dropout_on(module: nn.Module, *more: type[nn.Module]) -> Iterator[None]:
     """Evaluate ``module`` with its dropout layers on, and all others, such as batch norm, as in evaluation.
 
     Afterwards, also after an exception, each layer is as it was. Dropout inside of attention and of recurrent layers is
@@ -38,9 +38,10 @@ def dropout_on(module: nn.Module) -> Iterator[None]:
 
     Args:
         module: The module whose passes differ then [Monte Carlo dropout, Gal and Ghahramani, ICML 2016].
+        *more: Further classes of layers that are random in training, such as the ``DropPath`` of timm.
 
     Raises:
-        TypeError: if it is no module.
+        TypeError: if it is no module, or one of the others no class of modules.
         ValueError: if no layer drops anything: all passes would be the same, and nothing epistemic would be seen.
 
     >>> net = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1), nn.Dropout(0.5)).eval()
@@ -53,13 +54,19 @@ def dropout_on(module: nn.Module) -> Iterator[None]:
             f"Expected the module whose dropout is turned on; got {module!r} of type {type(module).__name__}. Write "
             "`with dropout_on(net):`."
         )
+    for kind in more:
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise TypeError(
+                f"Expected classes of further layers to turn on; got {kind!r}. Write `dropout_on(net, DropPath)`."
+            )
     before = {layer: layer.training for layer in module.modules()}
-    dropping = [layer for layer in before if _drops(layer)]
+    dropping = [layer for layer in before if _drops(layer, more)]
     if not dropping:
         raise ValueError(
             f"{type(module).__name__} has no dropout layer with a probability above 0, so that all passes would be the "
-            "same. Expected for example `nn.Dropout(0.1)`. Without dropout, decompose the predictions of several "
-            "trained modules: an ensemble."
+            "same. Expected for example `nn.Dropout(0.1)`; other layers that are random in training are named by their "
+            "class: `dropout_on(net, DropPath)`. Without any, decompose the predictions of several trained modules: an "
+            "ensemble."
         )
     try:
         for layer in before:
@@ -72,11 +79,13 @@ def dropout_on(module: nn.Module) -> Iterator[None]:
             layer.training = training
 
 
-def _drops(layer: nn.Module) -> bool:
+def _drops(layer: nn.Module, more: tuple[type[nn.Module], ...]) -> bool:
+    if isinstance(layer, more):
+        return True
     if isinstance(layer, _DROPOUTS):
         return layer.p > 0.0
     if isinstance(layer, nn.TransformerEncoderLayer):  # in evaluation it takes a way around its dropout layers
-        return any(_drops(inner) for inner in layer.children())
+        return any(_drops(inner, more) for inner in layer.children())
     return isinstance(layer, (nn.MultiheadAttention, nn.RNNBase)) and layer.dropout > 0.0
 
 

@@ -65,21 +65,21 @@ def class_sums(logits: Tensor, target: Tensor, mask: Tensor | None, log_temperat
 
     Args:
         logits: The logits, of shape (N, C, ...), or of the shape of the target if they are ``binary``.
-        target: Class indices of shape (N, ...), -100 where there is none; or 0 and 1.
+        target: Class indices of shape (N, ...), or from 0 to 1 if they are ``binary``; -100 where there is none.
         mask: bool: True where there is a target, of its shape; None for everywhere.
         log_temperature: The logarithm of the temperature that the logits are divided by.
         binary: True if each logit is that of one yes or no.
     """
     logits = lifted(logits)
-    if not binary:
-        there = target != IGNORED
-        mask = there if mask is None else mask & there
-    target = target if mask is None else target.where(mask, torch.zeros_like(target))
+    there = target != IGNORED
+    mask = there if mask is None else mask & there
+    target = target.where(mask, torch.zeros_like(target))
 
     def cost(log_t: Tensor | float) -> Tensor:
         tempered = logits * torch.exp(-torch.as_tensor(log_t, device=logits.device))
         if binary:
-            return F.binary_cross_entropy_with_logits(tempered, target.to(tempered.dtype), reduction="none")
+            costs = F.binary_cross_entropy_with_logits(tempered, target.to(tempered.dtype), reduction="none")
+            return costs.where((target >= 0) & (target <= 1), torch.nan)  # no probability: left out, and told of
         return F.cross_entropy(tempered, target, reduction="none")
 
     tempered = logits * torch.exp(-log_temperature)

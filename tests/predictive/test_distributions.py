@@ -160,8 +160,8 @@ def test_sigma_comes_from_the_data_that_are_asked_for_and_the_weights_from_train
 @pytest.mark.parametrize(
     ("task", "prediction", "call"),
     [
-        ("a", (MEAN,), r"self\.weigh\(losses\)"),
-        ("a", (MEAN, MEAN), r"self\.uncertainty\.score\('a', \.\.\.\)"),
+        ("a", (MEAN,), r"self\.weigh\(losses\)` \(without UncertaintyMixin `callback\.weighting\(losses\)`"),
+        ("a", (MEAN, MEAN), r"self\.uncertainty\.score\('a', \.\.\.\)` .*`callback\.weighting\.score\('a', \.\.\.\)`"),
         ("f", (MEAN, MEAN), r"self\.uncertainty\.score\('f', "),
         ("c", (LOGITS,), r"self\.uncertainty\.score\('c', "),
     ],

@@ -167,6 +167,31 @@ def test_a_module_without_dropout_is_refused_since_all_its_passes_are_the_same(m
         pass
 
 
+class DropPath(nn.Module):
+    """As in timm: in training it drops whole samples."""
+
+    def forward(self, x):
+        return x * torch.rand(len(x), *[1] * (x.dim() - 1)).lt(0.5) if self.training else x
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_layers_that_are_random_in_training_can_be_named_by_their_class(inside):
+    x, layer = torch.randn(8, 2), DropPath()
+    if inside:
+        layer = nn.TransformerEncoderLayer(2, 1, dim_feedforward=2, dropout=0.0, batch_first=True)
+        layer.dropout1, x = DropPath(), x[:, None]
+    module = nn.Sequential(layer, nn.BatchNorm1d(1 if inside else 2)).eval()
+    with pytest.raises(ValueError, match=r"named by their class: `dropout_on\(net, DropPath\)`"), dropout_on(module):
+        pass
+    with torch.no_grad(), dropout_on(module, DropPath):
+        assert not torch.equal(module(x), module(x))
+        assert not module[1].training
+    assert not any(each.training for each in module.modules())
+    for wrong in (layer, "DropPath", int):
+        with pytest.raises(TypeError, match=r"Expected classes of further layers"), dropout_on(module, wrong):
+            pass
+
+
 def test_passes_with_dropout_disagree_more_far_from_the_data():
     torch.manual_seed(0)
     x = torch.randn(200, 1) * 0.5

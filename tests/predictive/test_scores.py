@@ -92,6 +92,20 @@ def test_batches_add_up_and_what_is_masked_or_nan_is_left_out(kind):
         assert nan.numbers() == pytest.approx(whole.numbers())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.long], ids=str)
+def test_of_yes_and_no_what_cross_entropy_ignores_is_left_out_and_what_is_neither_is_told_of(dtype):
+    label = (NOISE > 0.0).to(dtype)
+    whole = scored(engine("bernoulli"), (MEAN[:2000], label[:2000]))
+    ignored = label.masked_fill(torch.arange(3000) >= 2000, -100)
+    got = scored(engine("bernoulli"), (MEAN, ignored))
+    assert got.numbers() == pytest.approx(whole.numbers())
+    assert got.samples == 2000
+    wrong = label.masked_fill(torch.arange(3000) >= 2000, -1)
+    with pytest.warns(UncertaintyWarning, match=r"Task 'a': 1,000 of 3,000 predictions have no finite score"):
+        got = scored(engine("bernoulli"), (MEAN, wrong), fit=True)
+    assert got.numbers() == pytest.approx(whole.numbers())
+
+
 def test_the_temperature_is_the_best_one_and_is_used_only_if_asked_for():
     weighting = engine("softmax")
     scored(weighting, (LOGITS, LABELS), fit=True)

@@ -15,7 +15,7 @@ from lightning_uncertainty.predictive.scores import WIDTH
 from lightning_uncertainty.reporting.diagnosis import diagnose
 from lightning_uncertainty.reporting.history import History
 from lightning_uncertainty.reporting.summary import as_text, summarize
-from tests.models import TASKS, Weighed, load, trainer
+from tests.models import TASKS, Returned, Weighed, load, trainer
 from tests.paper import UncertaintyCallback
 from tests.workers.monitor_ranks import Validated, held_out, part
 from tests.workers.processes import run_ranks
@@ -285,3 +285,18 @@ def test_a_network_is_not_said_to_overfit_because_its_sigma_could_not_move(tmp_p
     run(tmp_path, module, part(0, 6), callback=callback, max_epochs=40, log_every_n_steps=2)
     assert module.uncertainty.sigmas_val["a"] > 1.25 * module.uncertainty.sigmas["a"]
     assert Finding.OVERFITS not in [each.finding for each in diagnose(callback.history)]
+
+
+def test_a_module_without_the_mixin_weighs_scores_and_predicts_by_the_callback(tmp_path):
+    callback = UncertaintyCallback(TASKS, sigma_from="validation", report=False, summary=False)
+
+    class Bare(Returned):
+        def validation_step(self, batch, batch_idx):
+            callback.weighting(self.losses(batch))
+            callback.weighting.score("a", self.net(batch[0])[:, 0], batch[1][:, 0])
+
+    *_, runner = run(tmp_path, Bare(), callback=callback)
+    sigma = callback.weighting.sigmas_val["a"]
+    assert runner.callback_metrics[KEYS["a"]].item() == pytest.approx(sigma)
+    assert callback.weighting.scores["a"].samples == 7 * 8
+    assert callback.weighting.predictive("a", torch.zeros(1)).scale.item() == pytest.approx(sigma)
