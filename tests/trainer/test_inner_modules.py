@@ -98,6 +98,7 @@ def alone(seed, which=lambda _: True):
     """What one part comes to in a plain loop of its own, in which only its own steps count."""
     part, weighting = Part(seed), UncertaintyWeighting(TASKS)
     optimizer = torch.optim.Adam(part.parameters(), lr=0.05)
+    weighting.suit([optimizer])
     for _ in range(2):
         weighting.relative.begin_epoch()
         for index, batch in enumerate(batches().batches):
