@@ -33,7 +33,8 @@ def distribution(
             (N, C, d1, ...) for classes, whose distribution is of shape (N, d1, ...).
         log_var: The log-variance (for Laplace, ``log b^2``), of one number or one for each mean; for classes, the
             logarithm of the temperature.
-        checked: False leaves numbers unchecked that are not finite.
+        checked: False leaves numbers unchecked that are not finite; the default of torch, which its compiler changes
+            for all, does not count.
 
     Raises:
         TypeError: if the prediction is no tensor.
@@ -46,15 +47,14 @@ def distribution(
     check_tensors({"prediction": prediction})
     prediction = lifted(prediction)
     log_var = torch.as_tensor(log_var).to(prediction)  # after a fit, the engine may be elsewhere than the network
-    check = None if checked else False
     if (regression := REGRESSIONS.get(likelihood.name)) is not None:
         check_log_var(prediction, log_var)
         scale = torch.exp(0.5 * log_var).expand_as(prediction)
-        return regression(prediction, scale, validate_args=check)
+        return regression(prediction, scale, validate_args=checked)
     if (classes := CLASSES.get(likelihood.name)) is not None:
         logits = prediction * torch.exp(-log_var)
         moved = logits.movedim(1, -1) if classes is Categorical and logits.dim() > 2 else logits
-        return classes(logits=moved, validate_args=check)
+        return classes(logits=moved, validate_args=checked)
     raise ValueError(
         f"The likelihood {likelihood.name!r} has no distribution here. Expected one of "
         f"{', '.join(map(repr, [*REGRESSIONS, *CLASSES]))}. For a head that predicts its own noise, declare the task "

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Bernoulli, Categorical, Laplace, Normal
+from torch.distributions import Bernoulli, Categorical, Distribution, Laplace, Normal
 from torch.nn import functional as F
 
 from lightning_uncertainty import CrossEntropy, Task, UncertaintyWarning
@@ -224,6 +224,16 @@ def test_what_cannot_be_predicted_is_refused_with_what_to_write(options, argumen
     weighting = UncertaintyWeighting(KINDS, **{"init": 0.0, **options})
     with pytest.raises(ValueError, match=words):
         weighting.predictive(*arguments)
+
+
+def test_a_number_that_is_not_finite_is_refused_whatever_the_compiler_has_done():
+    """Once torch has compiled anything, its distributions check nothing by default."""
+    Distribution.set_default_validate_args(False)
+    try:
+        with pytest.raises(ValueError, match="Expected parameter loc"):
+            UncertaintyWeighting(KINDS, init=0.0).predictive("a", MEAN * math.nan)
+    finally:
+        Distribution.set_default_validate_args(True)
 
 
 def test_a_likelihood_of_ones_own_has_no_distribution_and_no_other_data_than_two():
