@@ -139,6 +139,6 @@ def communication_section() -> Section:
         "kept**: between the start and the wait there are unfinished sums, so every checkpoint, every validation, "
         "every read of a weight, `discard()`, `to()`, a deep copy and the end of training would each have to wait on "
         "all ranks in the same order, or hang. What it could gain at most is the column *all-reduce alone*; whoever "
-        "logs or saves on one rank only would get a deadlock for it. The one collective of 4 K numbers stays."
+        "logs or saves on one rank only would get a deadlock for it. The one collective of 6 K numbers stays."
     )
     return section

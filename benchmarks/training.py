@@ -300,7 +300,7 @@ def reads_section(device: str) -> Section:
         "4. Host synchronisation",
         "Reads per step that stop the host until a GPU has caught up: `_local_scalar_dense` (`.item()`, `float()`, `if "
         "tensor`), copies to the host and `Tensor.tolist`, counted by a dispatch mode, Lightning's own included. "
-        "Logging every 10 of 60 steps, CSV logger, after the first 10 steps. The steps are taken as on other devices "
+        "Logging every 10 of 60 steps, CSV logger, after the first 20 steps. The steps are taken as on other devices "
         "than a CPU, which knows its numbers for nothing.",
     )
     table = Table("Reads per step", ["way, K", "on a step that does not log", "on a step that logs"])
@@ -321,8 +321,8 @@ def reads_section(device: str) -> Section:
                 module, accelerator = cls(count), "gpu" if device == "cuda" else "cpu"
                 callbacks = [watch, *callbacks_for(module)]
                 trainer(folder, CSVLogger(folder), 10, 60, accelerator, callbacks).fit(module, Batches(60, count))
-            quiet = [reads for step, reads in enumerate(watch.counts) if step >= 10 and (step + 1) % 10]
-            logging = [reads for step, reads in enumerate(watch.counts) if step >= 10 and not (step + 1) % 10]
+            quiet = [reads for step, reads in enumerate(watch.counts) if step >= 20 and (step + 1) % 10]
+            logging = [reads for step, reads in enumerate(watch.counts) if step >= 20 and not (step + 1) % 10]
             found[name, count] = (max(quiet), max(logging))
             table.add(f"{name}, {count}", *found[name, count])
     section.tables = [table]
