@@ -36,6 +36,7 @@ class FinishedRun:
         factors: Factors before the raw losses at the end, by task, that another training can be given as weights.
         folder: Folder of the run, with its logs and the history of its weights.
         reused: True if the run was read from its folder, not trained now.
+        strategy: Name of the strategy that weighed the losses; empty for given weights, or unknown.
     """
 
     arm: str
@@ -47,6 +48,7 @@ class FinishedRun:
     factors: Mapping[str, float] = field(default_factory=dict)
     folder: Path = field(default=Path(), compare=False)
     reused: bool = field(default=False, compare=False)
+    strategy: str = ""
 
 
 def to_json(run: FinishedRun) -> dict[str, Any]:
@@ -177,6 +179,8 @@ class ComparisonResult:
         rows.append(["mean relative gain", "reference", *(_percent(self.mean_gain(arm)) for arm in self.arms[1:])])
         rows.append(["95 % interval", "", *(_range(self.interval(arm)) for arm in self.arms[1:])])
         caption = f"mean ± standard deviation between seeds; in brackets the gain against {self.baseline}, + is better"
+        named = {run.arm: run.strategy for run in self.runs if run.strategy not in ("", "uncertainty", run.arm)}
+        caption += "".join(f"; {arm} is the strategy {strategy}" for arm, strategy in named.items())
         return Table(["metric", *self.arms], rows, caption=caption, sums=[len(rows) - 2])
 
     def _cell(self, arm: str, metric: str) -> str:

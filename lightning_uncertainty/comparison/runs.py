@@ -120,7 +120,9 @@ class Job:
         assert engine is not None  # the callback has attached it
         factors = {name: task.factor for name, task in engine.snapshot().tasks.items()}
         seconds = time.perf_counter() - begin
-        run = FinishedRun(self.folder.arm, seed, metrics, seconds, start.seen, engine.weights, factors, path)
+        learned = any(task.likelihood.learned for task in engine.tasks.values())
+        told = start.seen, engine.weights, factors, path, False, engine.strategy.name if learned else ""
+        run = FinishedRun(self.folder.arm, seed, metrics, seconds, *told)
         if is_main_rank():
             self.folder.write(run)
         parts.trainer.strategy.barrier("run stored")  # whoever compares next finds it, on every rank

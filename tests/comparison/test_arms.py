@@ -8,6 +8,7 @@ import torch
 
 from lightning_uncertainty import UncertaintyCallback, UncertaintyWeighting
 from lightning_uncertainty.comparison.arms import Arm, ComparisonError, parse_arms
+from lightning_uncertainty.comparison.result import ComparisonResult
 from lightning_uncertainty.strategies import Random
 from lightning_uncertainty.strategies.fixed import Fixed
 from tests.comparison.test_study import METRICS, QUICK, Net, run
@@ -132,6 +133,8 @@ def test_a_strategy_is_an_arm(tmp_path):
     found = {r.arm: (r.metrics["val/a"], r.metrics["val/b"], r.factors) for r in result.runs}
     assert found["plain"] == found["equal"] != found["ours"]
     assert found["ours"] == found["by-weights"]
+    assert result.table.caption.endswith("is better; plain is the strategy fixed; ours is the strategy fixed")
+    assert ComparisonResult.load(tmp_path / "runs").table.caption == result.table.caption
     assert [r.reused for r in run(tmp_path, seeds=[0], arms={**arms, "ours": Fixed({**TWO, "a": 0.2})}).runs] == [
         each.arm != "ours" for each in result.runs
     ]
