@@ -104,9 +104,10 @@ def comparing(tmp_path):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     command = [sys.executable, "-W", "ignore", comparison_runs.__file__, str(tmp_path)]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **options) as process:
-        pids = [int(process.stdout.readline()) for _ in range(2)]
-        assert len(set(pids)) == 2
+        pids = []
         try:
+            pids += [int(process.stdout.readline()) for _ in range(2)]
+            assert len(set(pids)) == 2
             yield process
         finally:  # nobody waits for what does not end
             for pid in (process.pid, *pids):
