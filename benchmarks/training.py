@@ -95,7 +95,8 @@ class Snippet(Plain):
         self.weigh = Vectorised(count)
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
-        return self.weigh(losses)  # type: ignore[no-any-return]
+        total: Tensor = self.weigh(losses)
+        return total
 
 
 WARM_UP, ROUNDS = 10, 3

@@ -1,5 +1,7 @@
 """Ray Train on two workers: ``python docs/examples/ray_train.py``."""
 
+from pathlib import Path
+
 import lightning as L
 import ray.train
 from house import House, loader
@@ -32,7 +34,7 @@ def train(folder, workers=2):
 
 
 if __name__ == "__main__":
-    result = train("/tmp/ray_results")
+    result = train(Path("ray_output").resolve())
     print({key: value for key, value in result.metrics.items() if "weight" in key})
     with result.checkpoint.as_directory() as folder:
         print(House.load_from_checkpoint(f"{folder}/checkpoint.ckpt").uncertainty.sigmas)

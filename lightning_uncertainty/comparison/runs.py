@@ -121,8 +121,9 @@ class Job:
         factors = {name: task.factor for name, task in engine.snapshot().tasks.items()}
         seconds = time.perf_counter() - begin
         learned = any(task.likelihood.learned for task in engine.tasks.values())
-        told = start.seen, engine.weights, factors, path, False, engine.strategy.name if learned else ""
-        run = FinishedRun(self.folder.arm, seed, metrics, seconds, *told)
+        strategy = engine.strategy.name if learned else ""
+        seen = start.seen, engine.weights, factors
+        run = FinishedRun(self.folder.arm, seed, metrics, seconds, *seen, folder=path, strategy=strategy)
         if is_main_rank():
             self.folder.write(run)
         parts.trainer.strategy.barrier("run stored")  # whoever compares next finds it, on every rank

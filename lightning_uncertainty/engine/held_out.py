@@ -12,7 +12,6 @@ from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.engine.state import EngineState, move_tensors, newest
 from lightning_uncertainty.engine.window import Call, exchange, world_size
 from lightning_uncertainty.likelihoods import NLL, LikelihoodVector
-from lightning_uncertainty.regularizers import LogSigma
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["HeldOut"]
@@ -63,7 +62,7 @@ class HeldOut:
 
     def derive(self) -> None:
         """Derive the log-variances from the state."""
-        optimum = self._likelihoods.optimum(self._state.val_loss, LogSigma())
+        optimum = self._likelihoods.optimum(self._state.val_loss)
         shift = self._state.val_shift
         optimum = torch.where(self._shifted, torch.where(shift == 0.0, torch.nan, shift), optimum)
         self.log_var = torch.where(optimum.isfinite(), optimum, torch.nan)

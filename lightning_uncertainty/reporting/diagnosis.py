@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Iterator
 from itertools import chain, pairwise
 
+import torch
+
 from lightning_uncertainty import findings
 from lightning_uncertainty.findings import SEVERITIES, Diagnosis, Finding, counted
 from lightning_uncertainty.likelihoods import LIKELIHOODS
@@ -143,7 +145,7 @@ def _able(history: History, name: str) -> float:
     """
     kind, loss = LIKELIHOODS.get(history.facts[name].likelihood), last_loss(history, name)
     if kind is not None and kind.learned and kind.rate and loss > 0.0:
-        return float((2.0 * kind.coefficient * kind.rate * loss) ** (0.5 / kind.rate))
+        return math.exp(0.5 * float(kind.optimum(torch.tensor(loss, dtype=torch.float64))))
     moved = len(set(_at_the_end(history, history.series("log_var", name), before=1))) > 1
     return 0.0 if moved and not history.facts[name].at_bound else math.inf
 

@@ -42,15 +42,13 @@ def for_notebook(
         about: Facts about the run, by name.
         closing: The last line.
     """
-    return render(
-        "notebook.html",
-        **{"tables": tables, "title": title, "found": found, "notes": notes, "about": about, "closing": closing},
-    )
+    texts = {"title": title, "notes": notes, "closing": closing}
+    return render("notebook.html", tables=tables, found=found, about=about, **texts)
 
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  #  here, because training does not need it
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # here, because training does not need it
 
     environment = Environment(
         loader=PackageLoader("lightning_uncertainty.reporting"),
