@@ -8,7 +8,7 @@ CLIENTS := .venv-clients
 PACKAGING := .venv-package
 
 # A process for each core; tests that share a fixture run in the same one (tests/conftest.py).
-PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadgroup
+PARALLEL ?= --numprocesses logical --maxprocesses 8 --dist loadscope
 
 .PHONY: demo test test-lowest coverage notebooks picture docs package bench clients lint format clean
 

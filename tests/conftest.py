@@ -5,6 +5,7 @@ import gc
 import importlib.metadata
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # What is installed does not change here. Lightning takes the function by name, and is imported later.
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 
+ROOT = Path(__file__).parents[1]
 _SEEN = set[str]()  # names of modules that are no test's own
 
 
@@ -45,17 +47,28 @@ def empty_pictures(monkeypatch):
     draw_nothing(monkeypatch.setattr)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the marks in the same hook
-def pytest_collection_modifyitems(config, items):
-    """Keep tests that share a fixture in one process of pytest-xdist, so that it is built once."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        definitions = getattr(item, "_fixtureinfo", None)
-        for fixture in definitions.name2fixturedefs.values() if definitions else ():
-            if fixture[-1].scope in ("module", "session") and fixture[-1].baseid.startswith("tests"):
-                item.add_marker(pytest.mark.xdist_group(fixture[-1].baseid))
-                break
+@functools.cache
+def _shares_a_fixture(path):
+    return 'scope="module"' in (ROOT / path).read_text(encoding="utf-8")
+
+
+@pytest.hookimpl(optionalhook=True)  # there is none without pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Keep a file whose tests share a fixture in one process, so that it is built once; other tests go anywhere.
+
+    Marks of groups would do, but pytest 9.2 and pytest-xdist 3.8 silently pass over them:
+    https://github.com/pytest-dev/pytest-xdist/issues/1386.
+    """
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFixture(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.partition("::")[0]
+            return path if _shares_a_fixture(path) else nodeid
+
+    return ByFixture(config, log)
 
 
 def pytest_collection_finish():

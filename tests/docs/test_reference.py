@@ -21,7 +21,6 @@ MODULES = re.findall(
     "".join(page.read_text() for page in sorted((ROOT / "docs" / "reference").glob("*.rst"))),
 )
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
-pytestmark = pytest.mark.xdist_group("site")  # built once
 
 
 class Page(HTMLParser):
