@@ -28,7 +28,7 @@ test-lowest: $(LOWEST)/.ready  ## the tests with the lowest versions that pyproj
 coverage: $(READY)  ## all tests, and the part of the package's lines that they run in this process and its workers
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report term:skip-covered
 
-notebooks: $(READY)  ## run the notebooks and write their outputs into them (two minutes)
+notebooks: $(READY)  ## run the notebooks and write their outputs into them (one minute)
 	$(BIN)/ruff format notebooks
 	$(BIN)/python notebooks/execute.py
 
