@@ -25,12 +25,17 @@ def module_and_batches():
     return module, loader
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+def train(folder):
+    """What one rank ends with, and what it told the others."""
     collectives = Collectives()
     module, batches = module_and_batches()
     # With the default, no resumed run of four processes equals the whole one in the last bit, with or without this
     # package: probably because DDP puts gradients into other buckets after its first step, and sums in another order.
     strategy = ddp(find_unused_parameters=True)
-    result = resumable(sys.argv[1], EPOCHS, module=module, loader=batches, every=10, strategy=strategy)
-    torch.save({**result, "calls": [call[1:] for call in collectives.calls]}, f"{sys.argv[1]}/rank{rank()}.pt")
+    result = resumable(folder, EPOCHS, module=module, loader=batches, every=10, strategy=strategy)
+    return {**result, "calls": [call[1:] for call in collectives.calls]}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.save(train(sys.argv[1]), f"{sys.argv[1]}/rank{rank()}.pt")
