@@ -93,6 +93,7 @@ def test_a_configuration_is_trained_with_equal_and_learned_and_given_weights(pro
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("comparison/*/run.json")} == before
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_arms_and_workers_of_the_command_line(project, capsys, tmp_path):
     project()
     arms = ("--arm", "fast:lr=0.5,warmup=equal,freeze_after=null", "--arm", "learned:init=1")

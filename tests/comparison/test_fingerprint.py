@@ -216,14 +216,14 @@ def test_a_class_counts_with_its_own_bases_and_installed_ones_do_not():
     assert code_of(pytest.Item) == {}  # installed
 
 
-def test_callbacks_are_the_same_in_another_process_at_another_time():
-    code = """
+def test_callbacks_are_the_same_in_another_process_at_another_time(capsys):
+    code = textwrap.dedent("""
         import lightning, lightning_uncertainty
         from lightning_uncertainty.comparison.fingerprint import describe, digest
         print(digest(describe(lightning.pytorch.callbacks.ModelCheckpoint('folder', monitor='loss'))))
         print(digest(describe(lightning_uncertainty.UncertaintyCallback({'depth': 'laplace'}))))
-    """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
-    assert first == second
-    assert len(set(first.splitlines())) == 2
+    """)
+    exec(code)
+    here = capsys.readouterr().out
+    assert here == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert len(set(here.splitlines())) == 2

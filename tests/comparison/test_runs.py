@@ -48,6 +48,7 @@ def test_two_workers_give_the_numbers_of_one_process_bit_for_bit(tmp_path, monke
     assert all(r.reused for r in run(tmp_path, Telling, trainer=trainer, folder=tmp_path / "2", seeds=[0]).runs)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_an_error_in_a_worker_comes_with_the_name_of_its_run_and_its_traceback(tmp_path):
     with pytest.raises(RunError, match="OSError: the disk is full") as caught:
         run(tmp_path, Failing, seeds=[4], workers=2)
@@ -55,6 +56,7 @@ def test_an_error_in_a_worker_comes_with_the_name_of_its_run_and_its_traceback(t
     assert "in fail\n    raise OSError" in str(caught.value)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_worker_that_is_killed_is_missed(tmp_path):
     with pytest.raises(RunError, match=r"The worker of the run '\w+, seed 0' has ended with exit code -9"):
         run(tmp_path, Killed, seeds=[0], workers=2)

@@ -26,6 +26,14 @@ MODULES = [
 ]
 
 
+def forkserver():
+    """The context of multiprocessing whose processes have imported everything when they start."""
+    os.environ["PYTHONPATH"] = str(ROOT)  # for the server, which starts elsewhere
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(MODULES)
+    return context
+
+
 class Ranks:
     """The processes of one job, each running ``function(*args)`` with the environment that ``torchrun`` would give it.
 
@@ -40,9 +48,7 @@ class Ranks:
     def __init__(self, function, *args, folder, world=2, environment=None):
         self.folder, self.world = Path(folder), world
         self.folder.mkdir(parents=True, exist_ok=True)
-        os.environ["PYTHONPATH"] = str(ROOT)  # for the server, which starts elsewhere
-        server = multiprocessing.get_context("forkserver")
-        server.set_forkserver_preload(MODULES)
+        server = forkserver()
         self.port = free_port()
         self.processes = [
             server.Process(target=_run, args=(function, args, self.folder, rank, world, self.port, environment or {}))
