@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,7 @@ from lightning_uncertainty.engine.scale import Factors, Scale
 from lightning_uncertainty.engine.state import EngineState, HostFlags
 from lightning_uncertainty.engine.task_numbers import TaskNumbers, importances, sample_counts
 from lightning_uncertainty.engine.total import raise_if_refused, weighted_sum, within_half
-from lightning_uncertainty.engine.window import Call, WindowMeans, mean_over_ranks
+from lightning_uncertainty.engine.window import Call, WindowMeans, host_values, mean_over_ranks
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.strategies import Equal, Strategy, Uncertainty, check_options, get_strategy
 from lightning_uncertainty.strategies.uncertainty import UncertaintyOptions
@@ -165,7 +165,7 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         # For graphs of torch.compile, in which a Python bool is a constant.
         self._equal_now, self._frozen_now = torch.tensor(False), torch.tensor(False)
         quick = type(self.strategy) is Uncertainty and self.strategy.quick
-        self._has_routine = quick and self._scale.has_routine
+        self._has_routine = quick and (self._scale.plain or self._scale.kind == "sum")
         self._choose()
         self._start, self.origin = self.state_dict(), "learned"  # "loaded": its network may follow; "outdated": is gone
 
@@ -232,7 +232,7 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
                 self._state.cut |= cut
         if raw_loss.dtype != torch.float32:  # s is learned in single precision: what lies beyond sits out
             offset = torch.where(torch.isfinite(raw.to(torch.float32)), offset, torch.nan)
-        total, marked = weighted_sum(raw_loss, factor, offset)
+        total, marked = weighted_sum(raw_loss, factor, offset, regularized=self._scale.kind is None)
         if self.nonfinite == "raise":
             raise_if_refused(marked, given, self.tasks, self.steps)
         if recording:
@@ -309,24 +309,26 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
             with torch.inference_mode(False):
                 self._learn(means, sure)
             return
-        self._state.remember(means)
-        self.relative.step()
-        if self._is_routine(means):
-            strategy: Any = self.strategy
-            strategy.learn_on_host(means.raw_loss.numpy())
+        arrived = self.relative.all_joined and (self._guard is None or self._guard.over)
+        if means.whole and self._has_routine and arrived and self.strategy.settled and self.learning:
+            self._learn_in_routine(host_values(means.raw_loss))
             self._count_step(sure)
-            self._factor, self._offset = self._scale.again(strategy.factor, strategy.offset)
         else:
             self._learn_the_long_way(means, sure)
         if sure is None and self._steps % _LOOK_EVERY == 0:
             self._look_for_trouble()
 
-    def _is_routine(self, means: WindowMeans) -> bool:
-        """Return True for a step on a CPU in which nothing but the strategy moves."""
-        arrived = self._guard is None or self._guard.over
-        return means.whole and self._has_routine and arrived and self.strategy.settled and self.learning
+    def _learn_in_routine(self, raw_loss: Any) -> None:
+        """Take a step on a CPU in which nothing but the strategy moves."""
+        strategy, plain = cast(Uncertainty, self.strategy), self._scale.plain
+        self._state.remember_on_host(raw_loss)
+        strategy.learn_on_host(raw_loss)
+        self._factor = strategy.factor if plain else self._scale.again(strategy.on_host.factor)
+        self._offset = strategy.offset if plain else self._offset
 
     def _learn_the_long_way(self, means: WindowMeans, sure: Tensor | None) -> None:
+        self._state.remember(means)
+        self.relative.step()
         if self._warming_up_equal:
             self.strategy.discard()
         else:

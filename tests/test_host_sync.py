@@ -52,14 +52,23 @@ class Reads(TorchDispatchMode):
 
     def __init__(self, monkeypatch):
         super().__init__()
-        self.seen = Counter()
+        self.seen, self.counting = Counter(), False
         tolist = torch.Tensor.tolist
 
         def counted(tensor):
-            self.note("tolist")
+            if self.counting:
+                self.note("tolist")
             return tolist(tensor)
 
         monkeypatch.setattr(torch.Tensor, "tolist", counted)
+
+    def __enter__(self):
+        self.counting = True
+        return super().__enter__()
+
+    def __exit__(self, *exception):
+        self.counting = False
+        super().__exit__(*exception)
 
     def note(self, what):
         frames = [frame for frame in traceback.extract_stack() if OURS in frame.filename]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from ctypes import c_float
 from typing import Any
 
 import torch
@@ -12,8 +13,6 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 __all__ = ["Gradients"]
-
-_OF_NUMPY = (torch.float32, torch.float64, torch.float16, torch.complex64, torch.complex128)
 
 
 class Gradients:
@@ -32,16 +31,13 @@ class Gradients:
     def __init__(self, stepped: Callable[[bool | Tensor, bool], None], *, searching: bool = False) -> None:
         self._stepped, self._searching = stepped, searching
         self.references: list[weakref.ref[Any]] = []  # to the known optimizers
-        self._witnesses: weakref.WeakKeyDictionary[Any, set[int] | None] = weakref.WeakKeyDictionary()
-        self._all_witnesses: set[int] = set()  # by id
+        self._witnesses: dict[int, tuple[weakref.ref[Any], Collection[int] | None]] = {}  # by id of the optimizer
+        self._all_witnesses: dict[int, weakref.ref[Tensor]] = {}  # by id
         self._handles: list[Any] = []
-        self._came: dict[Tensor, bool | Tensor] = {}  # by witness, True if its gradient was not 0 when it came
+        self._tally = _Tally()
         self._unknown: weakref.ref[Any] | None = None  # an optimizer that steps, while searching
-        self._reached = False  # True once a gradient of a total has come to a witness
         self._stepping: list[Any] = []  # the optimizers that are in their step, the outermost first
-        self._comings = 0  # of totals and gradients
-        self._comings_before = -1  # as the step began; -1 if it had no gradients then
-        self.arrivals = self._arrivals_before = 0  # totals that backward has gone through; those before the last step
+        self._gradients_before = -1  # that had come as the step began; -1 if it had no gradients then
         self._plain = False
         if searching:
             self.listen()
@@ -73,15 +69,14 @@ class Gradients:
                     "`param_groups`. Pass the optimizers themselves: `weighting.follow(optimizer)`."
                 )
         self.listen()
-        came = weakref.WeakMethod(self._gradient_came)
         for optimizer in optimizers:
             if not any(optimizer is other for other in self.optimizers):
                 self.references.append(weakref.ref(optimizer))
                 trained = [p for p in _parameters([optimizer]) if p.requires_grad and p.is_leaf]
                 pair = {*trained[:1], *trained[-1:]}
-                self._all_witnesses |= {id(witness) for witness in pair}
+                self._all_witnesses |= {id(witness): weakref.ref(witness) for witness in pair}
                 for witness in pair:
-                    hook = functools.partial(_call, came, [other for other in pair if other is not witness])
+                    hook = functools.partial(self._tally.gradient_came, [id(each) for each in pair])
                     self._handles.append(witness.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
         self._witnesses.clear()
         plain = all(type(parameter) in (Tensor, torch.nn.Parameter) for parameter in _parameters(self.optimizers))
@@ -90,50 +85,53 @@ class Gradients:
     @property
     def visible(self) -> bool:
         """True if gradients can be seen between two steps: a sharded parameter has its own in the step only."""
-        return self._plain and (self._reached or not self._searching)
+        return self._plain and (self._tally.reached or not self._searching)
 
     def listen(self) -> None:
         """Hear of the steps of all optimizers."""
         _register_hooks()
-        _LISTENERS.add(self)
+        if not any(each() is self for each in _LISTENERS):
+            _LISTENERS.append(weakref.ref(self, _LISTENERS.remove))
 
     def leave(self) -> None:
         """Hear of nothing any more."""
         for handle in self._handles:
             handle.remove()
-        _LISTENERS.discard(self)
+        _LISTENERS[:] = [each for each in _LISTENERS if each() is not self]
 
     def arrive(self) -> None:
         """Note that backward goes through a total."""
-        self.arrivals += 1
+        self._tally.totals += 1
         if self._unknown is not None and (optimizer := self._unknown()) is not None:  # which has called a closure
             self._unknown = None
             self.follow([optimizer])
             self.before_step(optimizer)
 
-    def _witnesses_of(self, optimizer: Any) -> set[int] | None:
+    def _witnesses_of(self, optimizer: Any) -> Collection[int] | None:
         """Return the witnesses among the parameters of an optimizer, None if none of its parameters is known."""
-        found = self._witnesses.get(optimizer, self._all_witnesses)  # the latter if it has not been looked up
-        if found is self._all_witnesses:
-            known = {id(parameter) for parameter in _parameters(self.optimizers)}
-            shared = known & {id(parameter) for parameter in _parameters([optimizer])}
-            found = self._witnesses[optimizer] = self._all_witnesses & shared if shared else None
-        return found
+        known = self._witnesses.get(id(optimizer))
+        if known is None or known[0]() is not optimizer:
+            followed = {id(parameter) for parameter in _parameters(self.optimizers)}
+            shared = followed & {id(parameter) for parameter in _parameters([optimizer])}
+            known = weakref.ref(optimizer), self._all_witnesses.keys() & shared if shared else None
+            self._witnesses[id(optimizer)] = known
+        return known[1]
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Look at the gradients before the step of any optimizer."""
         if self._witnesses_of(optimizer) is None:
             self._unknown = weakref.ref(optimizer) if self._searching else None
             return
-        if any(optimizer is other for other in self._stepping):  # its last step ended in an exception
-            self._stepping.clear()
+        if self._stepping and any(optimizer is other for other in self._stepping):
+            self._stepping.clear()  # its last step ended in an exception
         if (some := _has_any(optimizer)) or not self._stepping:
-            self._comings_before = self._comings if some else -1
+            self._gradients_before = self._tally.gradients if some else -1
         self._stepping.append(optimizer)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Tell of the outermost step of a known optimizer."""
-        if self._unknown is not None and self._unknown() is optimizer and self.arrivals > self._arrivals_before:
+        tally = self._tally
+        if self._unknown is not None and self._unknown() is optimizer and tally.totals > tally.totals_before:
             self._unknown = None
             self.follow([optimizer])  # the first that steps after a total has arrived
             self._stepping.append(optimizer)
@@ -143,23 +141,16 @@ class Gradients:
         if self._stepping:
             return
         alive = self.alive(optimizer)
-        if alive is False and self._comings_before == self._comings and not _has_any(optimizer):
+        if alive is False and self._gradients_before == tally.gradients and not _has_any(optimizer):
             alive = True  # they were there, and the step itself has set them to None
         if (skipped := getattr(optimizer, "found_inf", None)) is not None:  # a fused optimizer skips by itself
             went = skipped == 0.0
             alive = went & alive if went.is_cuda else bool(went) and alive
         mine = alive is not False or self.alive() is False
         if mine:
-            self._came.clear()
-            self._arrivals_before = self.arrivals
+            tally.came.clear()
+            tally.totals_before = tally.totals
         self._stepped(alive, mine)
-
-    def _gradient_came(self, others: list[Tensor], witness: Tensor) -> None:
-        self._comings += 1
-        self._reached = self._reached or self.arrivals > self._arrivals_before
-        # One whose gradient is not 0 is enough, and looking at it costs as much as five operations of numpy.
-        enough = any(self._came.get(other) is True for other in others)
-        self._came[witness] = True if enough else _is_not_zero(_local(witness.grad))
 
     def alive(self, optimizer: Any = None) -> bool | Tensor:
         """Return False if no parameter has a gradient, or those of the witnesses became 0; on the device if need be.
@@ -170,13 +161,14 @@ class Gradients:
         if not _has_any(*(self.optimizers if optimizer is None else [optimizer])):
             return False
         here = self._all_witnesses if optimizer is None else self._witnesses_of(optimizer) or ()
-        came = [(w.grad, seen) for w, seen in self._came.items() if id(w) in here and w.grad is not None]
         pairs = []
-        for gradient, seen in came:
-            now = _is_not_zero(_local(gradient))
-            if now is True:
-                return True
-            pairs.append((seen, now))
+        for key, seen in self._tally.came.items():
+            witness = self._all_witnesses[key]() if key in here else None
+            if witness is not None and (gradient := witness.grad) is not None:
+                now = _is_not_zero(gradient)
+                if now is True:
+                    return True
+                pairs.append((seen, now))
         flags = [flag for pair in pairs for flag in pair if isinstance(flag, Tensor)]
         if not flags:
             return not any(seen for seen, _ in pairs)
@@ -193,36 +185,64 @@ def _parameters(optimizers: Sequence[Any]) -> Iterator[Tensor]:
             yield from group["params"]
 
 
+class _Tally:
+    """What has come to the witnesses. Their hooks hold this, and nothing else that they would keep alive.
+
+    Attributes:
+        came: The witnesses to which a gradient has come, by id: True if it was not 0.
+        gradients: The number of gradients so far.
+        totals, totals_before: The number of totals that backward has gone through; and those before the last step.
+        reached: True once a gradient of a total has come to a witness.
+    """
+
+    def __init__(self) -> None:
+        self.came: dict[int, bool | Tensor] = {}
+        self.gradients = self.totals = self.totals_before = 0
+        self.reached = False
+
+    def gradient_came(self, pair: list[int], witness: Tensor) -> None:
+        """Note that the gradient of one of a ``pair`` of witnesses has come."""
+        self.gradients += 1
+        self.reached = self.reached or self.totals > self.totals_before
+        # One whose gradient is not 0 is enough, and looking at it costs as much as five operations of numpy.
+        for key in pair:
+            if key != id(witness) and self.came.get(key) is True:
+                self.came[id(witness)] = True
+                return
+        self.came[id(witness)] = _is_not_zero(witness.grad)
+
+
 def _has_any(*optimizers: Any) -> bool:
-    return any(parameter.grad is not None for parameter in _parameters(optimizers))
-
-
-def _local(gradient: Tensor | None) -> Tensor | None:
-    """Return this rank's part of a gradient, None if there is none that could be looked at."""
-    if gradient is None:
-        return None
-    local = gradient.to_local() if hasattr(gradient, "to_local") else gradient
-    return local if type(local) is Tensor and local.layout is torch.strided and local.numel() else None
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    return True
+    return False
 
 
 def _is_not_zero(gradient: Tensor | None) -> bool | Tensor:
-    """Return False if its first numbers are 0, which costs little to look at; on the device if need be."""
+    """Return False if the first numbers of this rank's part are 0, which costs little to look at; else True.
+
+    It is asked for on the device if need be. A gradient that cannot be looked at is as one of 0.
+    """
     if gradient is None:
         return False
-    if gradient.device.type == "cpu" and gradient.dtype in _OF_NUMPY and not (gradient.is_conj() or gradient.is_neg()):
-        return any(gradient.detach().numpy().flat[:4].tolist())  # an operation of torch costs ten times as much
+    if type(gradient) is not Tensor and hasattr(gradient, "to_local"):
+        gradient = gradient.to_local()
+    if type(gradient) is not Tensor or gradient.layout is not torch.strided or not gradient.numel():
+        return False
+    plain = gradient.is_cpu and gradient.dtype is torch.float32 and gradient.is_contiguous()
+    if plain and not gradient.is_neg() and (address := gradient.data_ptr()):
+        # Read from memory, one after the other: a single operation costs ten times as much.
+        return any(c_float.from_address(address + 4 * index).value for index in range(min(4, gradient.numel())))
     while gradient.dim() > 1:
         gradient = gradient[0]
     flag = gradient.detach().any()
     return bool(flag) if flag.device.type == "cpu" else flag
 
 
-def _call(method: weakref.WeakMethod[Any], *arguments: Any) -> None:
-    if (found := method()) is not None:
-        found(*arguments)
-
-
-_LISTENERS: weakref.WeakSet[Gradients] = weakref.WeakSet()  # a hook of torch would keep alive what nobody needs
+_LISTENERS: list[weakref.ref[Gradients]] = []  # a hook of torch would keep alive what nobody needs
 
 
 @functools.cache
@@ -233,10 +253,12 @@ def _register_hooks() -> None:
 
 
 def _before_any_step(optimizer: Optimizer, *_: Any) -> None:
-    for listener in list(_LISTENERS):
-        listener.before_step(optimizer)
+    for each in tuple(_LISTENERS):
+        if (listener := each()) is not None:
+            listener.before_step(optimizer)
 
 
 def _after_any_step(optimizer: Optimizer, *_: Any) -> None:
-    for listener in list(_LISTENERS):
-        listener.after_step(optimizer)
+    for each in tuple(_LISTENERS):
+        if (listener := each()) is not None:
+            listener.after_step(optimizer)

@@ -26,7 +26,7 @@ Masks = Tensor | Mapping[str, Tensor]
 """Bools that tell where there is a label: of the shape of elementwise losses, by task or as one tensor."""
 
 
-_FACTS = operator.attrgetter("dtype", "ndim", "requires_grad", "device")
+_DTYPE, _REQUIRES_GRAD = operator.attrgetter("dtype"), operator.attrgetter("requires_grad")
 
 
 class Gathered(NamedTuple):
@@ -90,9 +90,15 @@ class RawLosses:
             return None
         values: list[Any] = [losses.get(name) for name in self._tasks]
         # Not isinstance: a subclass may mean something else by the same operations.
-        if set(map(type, values)) != {Tensor} or set(map(_FACTS, values)) != {(torch.float32, 0, True, device)}:
+        if set(map(type, values)) != {Tensor} or set(map(_DTYPE, values)) != {torch.float32}:
             return None
-        return torch.stack(values)
+        if not all(map(_REQUIRES_GRAD, values)):
+            return None
+        try:
+            raw_loss = torch.stack(values)
+        except RuntimeError:  # of shapes or devices, which are named by those who check each
+            return None
+        return raw_loss if raw_loss.ndim == 1 and raw_loss.device == device else None
 
     def _gather_tensor(self, losses: Tensor, mask: Tensor | None) -> Gathered:
         cut = losses.dtype == torch.float16

@@ -103,17 +103,18 @@ class Recorder:
         sure = self.window.used
         means = self.window.close(self._group)
         self._calls, self._sealed, self._learned = 0, False, True
-        self._tell(means._replace(used=True) if asked else means, sure or asked)
+        self._tell(means._replace(used=True) if asked and means.used is not True else means, sure or asked)
 
     def _tell(self, means: WindowMeans, sure: bool) -> None:
         self._learn(means, None if sure else torch.as_tensor(means.used))
 
     def _optimizer_stepped(self, alive: bool | Tensor, mine: bool) -> None:
         """Close the window if an optimizer has stepped on its losses (``mine``); on nothing if it had no gradients."""
-        alone = world_size(self._group) == 1
         if self._mode in ("by hand", "blind"):
             self._sealed = self._sealed or (mine and alive is not False)
-        elif not mine:
+            return
+        alone = world_size(self._group) == 1
+        if not mine:
             if self._mode == "following" and not alone:  # the others may be in a step of theirs
                 (means,) = exchange(torch.zeros_like(self.window.sums).unsqueeze(0), self._group)
                 self._tell(means, False)

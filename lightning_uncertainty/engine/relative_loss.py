@@ -17,19 +17,22 @@ class RelativeLoss:
 
     Args:
         state: The state of the engine, which it changes.
+
+    Attributes:
+        all_joined: True if no task is left that may still join, as far as the host knows.
     """
 
     def __init__(self, state: EngineState) -> None:
         self._state = state
-        self._flag, self._all_joined = HostFlags(), False
+        self._flag, self.all_joined = HostFlags(), False
 
     def step(self) -> None:
         """Let the tasks join whose first loss came in the last step. Once all have, there is nothing to do."""
         state = self._state
-        if not self._all_joined:
+        if not self.all_joined:
             loss = state.epoch_loss / state.epoch_steps
             state.base_loss = torch.where(state.base_loss == 0.0, -self._linked(loss, state.base_loss), state.base_loss)
-            self._all_joined = self._flag.poll(state.base_loss.ne(0.0).all().reshape(1))
+            self.all_joined = self._flag.poll(state.base_loss.ne(0.0).all().reshape(1))
 
     def _linked(self, loss: Tensor, base: Tensor) -> Tensor:
         """Return the bases at which each task has the mean ratio of those that take part, 1 without any; else 0.

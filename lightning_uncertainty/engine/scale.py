@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from array import array
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_uncertainty._arguments import suggest
-from lightning_uncertainty.engine.window import Array, in_numpy
+from lightning_uncertainty.engine.window import Array, host_values, in_numpy, is_few
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Factors", "Scale"]
@@ -101,8 +104,7 @@ class Scale:
             begun, pull = now.pull > 0.0, now.pull
             given = pull.isnan()
         if self.kind == "sum" and in_numpy(trust):
-            self._settle_on_host(*(each.numpy() for each in (begun, pull, given, trust)))
-            return self.again(now.factor, now.offset)
+            return self._sum_on_host(now.factor, *(each.numpy() for each in (begun, pull, given, trust))), self._none
         share = torch.where(begun, trust, self._none)  # of the way to the factors, and in what is summed over tasks
         learned = (now.factor * self._common(now, pull, share)) ** share
         return torch.where(given, now.factor, learned) * self.importance, self._none
@@ -121,35 +123,37 @@ class Scale:
         return common if self.most == 1.0 else torch.fmax(common, torch.fmin(inverse.amax(), self.most * common))
 
     @np.errstate(all="ignore")  # of tasks that sit out
-    def _settle_on_host(self, begun: Array, pull: Array, given: Array, trust: Array) -> None:
-        """Work out what does not change from step to step once all trust is there."""
-        importance = self.importance.numpy()
+    def _sum_on_host(self, factor: Tensor, begun: Array, pull: Array, given: Array, trust: Array) -> Tensor:
+        """Work out what does not change from step to step once all trust is there, and scale the factors."""
         share = np.where(begun, trust, np.float32(0.0))
-        parts = np.where(share > 0.0, share * importance * pull, np.float32(0.0))
-        absent = np.where(share > 0.0, np.float32(0.0), np.float32(np.inf))
-        some = bool((share < 1.0).any())
-        self._on_host = importance, parts, parts.sum(), absent, (given, share) if some else None
+        parts = np.where(share > 0.0, share * self.importance.numpy() * pull, np.float32(0.0))
+        whole = parts.sum()
+        columns: Any = parts / whole if whole > 0.0 else parts, share, given, self.importance.numpy()
+        columns = [each.tolist() if is_few(each) else each for each in columns]
+        self._on_host: tuple[Any, ...] = *columns, bool(whole > 0.0)
+        return self.again(host_values(factor))
 
-    @property
-    def has_routine(self) -> bool:
-        """True if :meth:`again` can be asked, on a CPU."""
-        return self.plain or self.kind == "sum"
+    def again(self, factor: Any) -> Tensor:
+        """Return the factors that :meth:`apply` does with ``"sum"`` on a CPU, where no others have changed since.
 
-    def again(self, factor: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what :meth:`apply` does on a CPU, where nothing but the factors has changed since it was asked."""
-        return (factor, offset) if self.plain else (torch.from_numpy(self._sum_on_host(factor.numpy())), self._none)
+        Args:
+            factor: Those of the strategy, as :func:`~lightning_uncertainty.engine.window.host_values` has them.
+        """
+        parts, share, given, importance, some = self._on_host
+        if not is_few(factor):
+            return self._again_for_many(factor)
+        pairs = zip(factor, parts, strict=True)
+        inverse = [1.0 / (each or math.inf) if part > 0.0 else 0.0 for each, part in pairs]
+        common = sum(map(operator.mul, parts, inverse)) if some else 1.0
+        common = max(common, min(max(inverse), self.most * common))
+        rows = zip(factor, share, given, importance, strict=True)
+        scaled = array("f", [(f if g else (f * common) ** t) * a for f, t, g, a in rows])
+        return torch.frombuffer(scaled, dtype=torch.float32)
 
     @np.errstate(all="ignore")  # of tasks that sit out
-    def _sum_on_host(self, factor: Array) -> Array:
-        importance, parts, whole, absent, partly = self._on_host
-        inverse = 1.0 / (factor + absent)
-        common = parts.dot(inverse) / whole if whole > 0.0 else np.float32(1.0)
-        if self.most > 1.0 and whole > 0.0:
-            common = max(common, min(inverse.max(), np.float32(self.most) * common))
-        scaled: Array = factor * common
-        if partly is not None:
-            given, share = partly
-            scaled = np.where(share < 1.0, scaled**share, scaled)
-            scaled[given] = factor[given]
-        scaled *= importance
-        return scaled
+    def _again_for_many(self, factor: Array) -> Tensor:
+        parts, share, given, importance, some = self._on_host
+        inverse = np.where(parts > 0.0, 1.0 / factor, 0.0)
+        common = parts.dot(inverse) if some else np.float32(1.0)
+        common = max(common, min(inverse.max(), np.float32(self.most) * common))
+        return torch.from_numpy(np.where(given, factor, (factor * common) ** share) * importance)

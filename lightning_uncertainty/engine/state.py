@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_uncertainty.engine.window import Array, WindowMeans
+from lightning_uncertainty.engine.window import Array, WindowMeans, host_values, is_few
 
 __all__ = [
     "EngineState",
@@ -41,16 +41,25 @@ class TaskTensors:
         """Return the tensors by field; not copies."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
-    def array(self, name: str) -> Array:
-        """Return a field on a CPU as an array that shares its memory: made once, since it costs three operations."""
-        tensor = getattr(self, name)
-        known = self._arrays.get(name)
-        if known is None or known[0] is not tensor:
-            known = self._arrays[name] = tensor, tensor.numpy()
-        return known[1]
+    def views(self, *names: str) -> list[Any]:
+        """Return tensors on a CPU as arrays that share their memory, or views of Python's own for a few tasks.
+
+        They are made once, since each costs three operations.
+        """
+        tensors, known = vars(self), self._views.get(names)
+        if known is not None:
+            for name, tensor in known[0]:
+                if tensors[name] is not tensor:
+                    break
+            else:
+                return known[1]
+        arrays = [tensors[name].numpy() for name in names]
+        found = [memoryview(each) if is_few(each) else each for each in arrays]
+        self._views[names] = [(name, tensors[name]) for name in names], found
+        return found
 
     @functools.cached_property
-    def _arrays(self) -> dict[str, tuple[Tensor, Array]]:
+    def _views(self) -> dict[tuple[str, ...], tuple[list[tuple[str, Tensor]], list[Any]]]:
         return {}
 
     def __getstate__(self) -> dict[str, Tensor]:
@@ -162,7 +171,7 @@ class EngineState(TaskTensors):
     def remember(self, means: WindowMeans) -> None:
         """Update by one step."""
         if means.whole:  # there is nothing to count
-            self.remember_on_host(means.raw_loss.numpy())
+            self.remember_on_host(host_values(means.raw_loss))
             return
         self.raw_loss, dead = newest(means, self.raw_loss)
         self.dead += dead
@@ -176,11 +185,22 @@ class EngineState(TaskTensors):
             missed &= means.used & means.dropped.eq(0)
         self.absent += missed
 
-    @np.errstate(all="ignore")  # of losses at the end of the range
-    def remember_on_host(self, loss: Array) -> None:
+    def remember_on_host(self, loss: list[float] | Array) -> None:
         """Update by one step in which all tasks took part, on a CPU."""
-        self.array("raw_loss")[:] = loss
-        total, steps, lowest = (self.array(name) for name in ("epoch_loss", "epoch_steps", "lowest_loss"))
+        last, total, steps, lowest = self.views("raw_loss", "epoch_loss", "epoch_steps", "lowest_loss")
+        if isinstance(loss, list):
+            for index, value in enumerate(loss):
+                last[index] = value
+                total[index] += value
+                steps[index] += 1.0
+                lowest[index] = min(lowest[index], value)
+        else:
+            self._remember_many(loss, last, total, steps, lowest)
+
+    @staticmethod
+    @np.errstate(all="ignore")  # of losses at the end of the range
+    def _remember_many(loss: Array, last: Array, total: Array, steps: Array, lowest: Array) -> None:
+        last[:] = loss
         total += loss
         steps += 1.0
         np.fmin(lowest, loss, out=lowest)

@@ -31,18 +31,21 @@ def plain_weighted_sum(raw_loss: Tensor, factor: Tensor, offset: Tensor) -> tupl
     return torch.where(finite, terms, 0.0).sum(), torch.where(finite, factor, torch.nan)
 
 
-def weighted_sum(raw_loss: Tensor, factor: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+def weighted_sum(
+    raw_loss: Tensor, factor: Tensor, offset: Tensor, *, regularized: bool = True
+) -> tuple[Tensor, Tensor]:
     """Return what :func:`plain_weighted_sum` returns; in eager code with as few and as cheap operations as possible.
 
     The mark is ``factor`` itself if, as a CPU knows for nothing, all tasks take part. Else what depends on the values
     is computed beside the graph, where an operation costs half; the graph itself is a stack and a dot product with the
     factors of those who take part. No device is asked. Under ``torch.compile`` the plain form is used: there a value
-    cannot be overwritten, and the compiler saves operations itself.
+    cannot be overwritten, and the compiler saves operations itself. ``regularized`` is False if it is known that no
+    offset is anything but 0.
     """
     if torch.compiler.is_compiling():
         return plain_weighted_sum(raw_loss, factor, offset)
     if in_numpy(raw_loss) and raw_loss.dtype == factor.dtype:
-        total, regularizers = raw_loss.dot(factor), offset.sum().item()
+        total, regularizers = raw_loss.dot(factor), offset.sum().item() if regularized else 0.0
         if math.isfinite(total.item() + regularizers):  # so is each term
             if regularizers != 0.0:
                 total.detach().add_(regularizers)

@@ -21,7 +21,9 @@ __all__ = [
     "LossWindow",
     "WindowMeans",
     "exchange",
+    "host_values",
     "in_numpy",
+    "is_few",
     "mean_over_ranks",
     "sum_over_ranks",
     "world_size",
@@ -34,10 +36,22 @@ Array = np.ndarray[Any, np.dtype[Any]]
 NUMPY = True
 """False takes steps on a CPU in torch too, as on other devices."""
 
+_FEW = 48
+
 
 def in_numpy(tensor: Tensor) -> bool:
     """Return True where steps are taken in numpy: on a CPU and for a few numbers it costs a quarter of torch."""
     return NUMPY and tensor.is_cpu and not torch.compiler.is_compiling()
+
+
+def is_few(values: Any) -> bool:
+    """Return True for so few tasks that one after the other in Python costs less than all at once in numpy."""
+    return len(values) <= _FEW
+
+
+def host_values(tensor: Tensor) -> Any:
+    """Return the values of a tensor on a CPU: as numbers of Python for a few tasks, else as an array."""
+    return tensor.tolist() if is_few(tensor) else tensor.numpy()
 
 
 class WindowMeans(NamedTuple):

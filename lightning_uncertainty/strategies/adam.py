@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_uncertainty._arguments import Setting, check_number
-from lightning_uncertainty.engine.window import Array
 
-__all__ = ["HostAdam", "MaskedAdam"]
+__all__ = ["MaskedAdam"]
 
 
 class MaskedAdam(Setting):
@@ -28,6 +26,9 @@ class MaskedAdam(Setting):
         betas: The decay rates of the two moments.
         eps: The number that is added to the root of the second moment.
 
+    Attributes:
+        log_betas: The logarithms of the decay rates.
+
     Raises:
         ValueError: if a setting is out of its range.
     """
@@ -36,11 +37,11 @@ class MaskedAdam(Setting):
         self.lr = check_number("lr", lr, above=0.0)
         self.betas = tuple(check_number("betas", beta, above=0.0, below=1.0) for beta in betas)
         self.eps = check_number("eps", eps, above=1e-30)
+        self.log_betas = [math.log(beta) if beta else -1e30 for beta in self.betas]
         # As tensors, because an operation with a Python number costs twice one with a tensor; in single precision,
         # because Lightning sets the default dtype to that of the model.
         self._rates, self._log_betas = torch.tensor(
-            [[1.0 - beta for beta in self.betas], [math.log(beta) if beta else -1e30 for beta in self.betas]],
-            dtype=torch.float32,
+            [[1.0 - beta for beta in self.betas], self.log_betas], dtype=torch.float32
         ).unsqueeze(-1)
         self._minus_lr, self._eps, self._tiny = torch.tensor([-self.lr, self.eps, -1e-30], dtype=torch.float32)
 
@@ -66,38 +67,3 @@ class MaskedAdam(Setting):
         minus_mean, minus_square = moments / torch.addcmul(self._tiny, self._log_betas, count).expm1_()
         step: Tensor = self._minus_lr * minus_mean / minus_square.neg_().sqrt_().add_(self._eps)
         return active * step
-
-    def on_host(self, active: Array) -> HostAdam:
-        """Return what :meth:`update` does, to rounding, on a CPU; for the entries whose ``active`` is 1, else 0."""
-        return HostAdam(self, active)
-
-
-class HostAdam:
-    """The update of :class:`MaskedAdam` in numpy, with its constants ready for K entries.
-
-    Numpy takes thrice as long if it has to repeat a number, and twice as long for a number of Python.
-    """
-
-    def __init__(self, adam: MaskedAdam, active: Array) -> None:
-        ones = np.ones((2, len(active)), dtype=np.float32)
-        self._active, self._rates = active, ones * adam._rates.numpy() * active
-        self._log_betas, self._tiny = ones * adam._log_betas.numpy(), ones * np.float32(1e-30)
-        self._minus_lr, self._eps = active * np.float32(-adam.lr), ones[0] * np.float32(adam.eps)
-
-    def update(self, moments: Array, count: Array, gradient: Array) -> Array:
-        """Return what to subtract from the vector; arguments as for :meth:`MaskedAdam.update`."""
-        count += self._active
-        change = np.empty_like(moments)
-        change[0] = gradient
-        np.multiply(gradient, gradient, out=change[1])
-        change -= moments
-        change *= self._rates
-        moments += change
-        correction = self._log_betas * count
-        correction -= self._tiny
-        minus_mean, minus_square = moments / np.expm1(correction, out=correction)
-        root = np.sqrt(-minus_square)
-        root += self._eps
-        minus_mean *= self._minus_lr
-        step: Array = minus_mean / root
-        return step

@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_uncertainty._arguments import check_bounds, check_init, check_number, lookup
 from lightning_uncertainty.engine.scale import Factors
 from lightning_uncertainty.engine.state import HostFlags, TaskTensors, move_tensors
-from lightning_uncertainty.engine.window import Array, in_numpy
+from lightning_uncertainty.engine.window import host_values, in_numpy
 from lightning_uncertainty.likelihoods import NLL, LikelihoodVector
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.strategies.adam import MaskedAdam
 from lightning_uncertainty.strategies.base import Strategy
+from lightning_uncertainty.strategies.on_host import HostRule
 from lightning_uncertainty.tasks import Task
 
 __all__ = ["Uncertainty", "UncertaintyOptions", "UncertaintyState"]
@@ -138,7 +138,6 @@ class Uncertainty(Strategy):
         self.init, self.bounds = check_init(init), check_bounds(bounds)
         self.regularizer = get_regularizer(regularizer)
         self.prior = check_number("prior", prior, above=0.0)
-        self.quick = self.regularizer.linear and not self.prior  # a step on a CPU may be taken in numpy
         self.min_log_ratio = math.log(ratio) if ratio else -math.inf
         self.follows_length = isinstance(lr, str) and lr == "auto"
         self.adam = MaskedAdam(lr=_LR if self.follows_length else lr, betas=betas, eps=eps)  # type: ignore[arg-type]
@@ -147,6 +146,8 @@ class Uncertainty(Strategy):
         bounds = [task.bounds or self.bounds for task in tasks]
         self.likelihoods = LikelihoodVector([task.likelihood for task in tasks])
         self.learned = {task.name: task.likelihood.learned for task in tasks}
+        tempered = any(task.likelihood.tempered for task in tasks)
+        self.quick = self.regularizer.linear and not (self.prior or tempered)  # a step on a CPU may do without torch
         self.floor, self.ceiling = torch.tensor(bounds, dtype=torch.float32).unbind(1)
         self._zero = torch.zeros_like(self.floor)
         self._max_gradient, self._min_gradient = self._zero + _MAX_GRADIENT, self._zero - _MAX_GRADIENT
@@ -160,16 +161,13 @@ class Uncertainty(Strategy):
         self._from_data = ~self.state.started
         self._first = self._unknown.clone()
         self._push = self._push_at(self.log_var)
-        factors = self._push, self._minus_rate, self.likelihoods.coefficient
-        on_host = self.likelihoods.learned, *factors, self._min_gradient, self._max_gradient
-        self._on_host = tuple(constant.numpy().astype(np.float32) for constant in on_host)
-        self._adam_on_host = self.adam.on_host(self._on_host[0])
+        rule = self.likelihoods.learned, self._push, self._minus_rate, self.likelihoods.coefficient
+        self.on_host = HostRule(self.adam, *rule, largest=_MAX_GRADIENT)
         self.restored()
 
     def expect(self, steps: float) -> None:
         if self.follows_length:
             self.adam.use(max(_LR, min(_LARGEST_LR, _WAY / max(steps, 1))))
-            self._adam_on_host = self.adam.on_host(self._on_host[0])
 
     # ------------------------------------------------------------------------------------------------ what follows
 
@@ -194,7 +192,8 @@ class Uncertainty(Strategy):
         """Derive factors and offsets; new tensors, for graphs that hold the old ones."""
         self._weighing = self._with_prior(self.log_var)
         if self.quick and in_numpy(self.log_var):
-            self._derive_on_host(self.log_var.numpy())
+            # As each step does: torch rounds otherwise, and a resume would differ.
+            self.factor, self.offset = self.on_host.derive(self.state)
             return
         self.factor = self.likelihoods.factor(self._weighing)
         if self.regularizer.linear:
@@ -220,13 +219,6 @@ class Uncertainty(Strategy):
         """Return the ``s`` that :meth:`_with_prior` makes ``weighing`` of; very low where there is none."""
         loss = (self._expected(weighing) - self._prior_loss).clamp(min=torch.finfo(weighing.dtype).tiny)
         return torch.where(self._tamed, self.likelihoods.optimum(loss, self.regularizer), weighing)
-
-    @np.errstate(all="ignore")  # of tasks that sit out
-    def _derive_on_host(self, log_var: Array) -> None:
-        """Derive them in numpy, as each step on a CPU does: torch rounds otherwise, and a resume would differ."""
-        _, push, minus_rate, coefficient, *_ = self._on_host
-        self.factor = torch.from_numpy(coefficient * np.exp(minus_rate * log_var))
-        self.offset = torch.from_numpy(push * log_var)
 
     def _offset_at(self, log_var: Tensor) -> Tensor:
         return self.likelihoods.regularized * self.regularizer.value(log_var)
@@ -310,8 +302,8 @@ class Uncertainty(Strategy):
     def learn(self, mean_loss: Tensor, slope: Tensor | None, present: Tensor) -> None:
         """Take one step of Adam on the closed-form derivative."""
         active = present & self._movable
-        if slope is None and self.quick and in_numpy(mean_loss):
-            self.learn_on_host(mean_loss.numpy(), active.numpy().astype(np.float32))
+        if self.quick and in_numpy(mean_loss):
+            self.learn_on_host(host_values(mean_loss), host_values(active))
             return
         # `Likelihood.derivative` at the present s, whose factors are known already, plus the slope.
         mean_loss = mean_loss + self._prior_loss if self.prior else mean_loss
@@ -328,24 +320,14 @@ class Uncertainty(Strategy):
         state.log_var.clamp_(self.lower, self.ceiling)
         self._derive()
 
-    @np.errstate(all="ignore")  # of tasks that sit out
-    def learn_on_host(self, mean_loss: Array, active: Array | None = None) -> None:
-        """Take the step of :meth:`learn` in numpy, to rounding; for a linear regulariser.
+    def learn_on_host(self, mean_loss: Any, active: Any = None) -> None:
+        """Take the step of :meth:`learn` on a CPU without torch, to rounding; for a linear regulariser.
 
         Args:
-            mean_loss: As there.
-            active: 1 for the tasks that learn, else 0; None for all that can.
+            mean_loss: The mean losses, as :func:`~lightning_uncertainty.engine.window.host_values` has them.
+            active: The tasks that learn, in the same way; None for all that can.
         """
-        _, push, minus_rate, _, lowest, highest = self._on_host
-        log_var, moments, count = (self.state.array(name) for name in ("log_var", "moments", "count"))
-        gradient = minus_rate * self.factor.numpy() * mean_loss + push
-        adam = self._adam_on_host
-        if active is not None:
-            gradient, adam = np.where(active > 0.0, gradient, active), self.adam.on_host(active)
-        np.minimum(np.maximum(gradient, lowest, out=gradient), highest, out=gradient)
-        log_var -= adam.update(moments, count, gradient)
-        np.minimum(np.maximum(log_var, self.lower.numpy(), out=log_var), self.ceiling.numpy(), out=log_var)
-        self._derive_on_host(log_var)
+        self.factor, self.offset = self.on_host.learn(self.state, mean_loss, self.lower, self.ceiling, active)
 
     # ------------------------------------------------------------------------------------------------ state
 
@@ -386,6 +368,7 @@ class Uncertainty(Strategy):
         super().to(device)
         for holder in (self.likelihoods, self.adam):
             move_tensors(holder, device)
+        self.on_host.take(self.factor)
 
 
 def _initial(task: Task, default: float | Literal["auto"], bounds: tuple[float, float]) -> float | None:

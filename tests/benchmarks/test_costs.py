@@ -78,7 +78,7 @@ def test_operations_of_a_step(tasks, losses, options, expected):
     assert found == expected, (call.seen, backward.seen, step.seen)
 
 
-@pytest.mark.parametrize("count", [3, 30])
+@pytest.mark.parametrize("count", [3, 30, 100])
 @pytest.mark.parametrize("scale", ["auto", None])
 def test_on_a_cpu_the_total_is_a_dot_product_and_a_step_has_no_operation_of_torch(count, scale):
     """Views are counted, too: what goes from torch to numpy and back."""
@@ -90,10 +90,11 @@ def test_on_a_cpu_the_total_is_a_dot_product_and_a_step_has_no_operation_of_torc
     total.backward()
     with Operations() as step:
         weighting.step()
-    expected = {"stack": 1, "detach": 1, "dot": 1, "sum": 1, "_local_scalar_dense": 2}
-    assert call.seen == (expected if scale else {**expected, "detach": 2, "add_": 1})
+    expected = {"stack": 1, "detach": 1, "dot": 1, "_local_scalar_dense": 1}
+    article = {"stack": 1, "detach": 2, "dot": 1, "sum": 1, "_local_scalar_dense": 2, "add_": 1}
+    assert call.seen == (expected if scale else article)
     assert step.computed == 0
-    assert sum(step.seen.values()) == (9 if scale else 7)
+    assert sum(step.seen.values()) == (0 if count <= 30 else 3)  # few tasks are worked out by Python alone
 
 
 @pytest.mark.parametrize("count", [3, 30])
