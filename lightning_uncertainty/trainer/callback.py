@@ -233,20 +233,20 @@ class UncertaintyCallback(packages.CallbackBase):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop recording losses; drop those that were not learned from, and log if the Trainer logs."""
-        self.weighting.eval()
-        self._end_batch(trainer)
-        if packages.logs_now(trainer, self._batch_began_at):
+        weighting, step = self.weighting.eval(), trainer.global_step
+        self._end_batch(step)
+        if packages.logs_now(trainer, step != self._batch_began_at):
             snapshot = self._publish(trainer)
             self._report.record(snapshot)
             packages.log_row(trainer, snapshot.metrics(self.log_prefix))
             self._report.lay_out(trainer, [c.log_prefix for c in self._all_of(trainer)])
         elif trainer.is_last_batch:
             self._report.record(self._publish(trainer))
-        elif not self._report.begun and self.weighting.steps > 0:
-            self._report.record_later(self.weighting.snapshot_later())
+        elif not self._report.begun and weighting.steps > 0:
+            self._report.record_later(weighting.snapshot_later())
 
-    def _end_batch(self, trainer: Trainer) -> None:
-        due, self._stepped_at = trainer.global_step != self._stepped_at, trainer.global_step
+    def _end_batch(self, step: int) -> None:
+        due, self._stepped_at = step != self._stepped_at, step
         self.weighting.recorder.end_batch(due)
 
     def _publish(self, trainer: Trainer) -> Snapshot:
@@ -329,7 +329,8 @@ class UncertaintyCallback(packages.CallbackBase):
     @property
     def state_key(self) -> str:
         """The key of its entry in checkpoints: stable, and unique per ``name``. Tasks are matched when loading."""
-        attachment.check_names(self, packages.callbacks_being_checked())
+        if self._trainer is None:  # it is asked for with every hook
+            attachment.check_names(self, packages.callbacks_being_checked())
         return f"UncertaintyCallback({self.name})"
 
     def state_dict(self) -> dict[str, Any]:
@@ -346,10 +347,10 @@ class UncertaintyCallback(packages.CallbackBase):
         # Under manual optimisation an optimizer may have stepped while the batch still goes on.
         if trainer is None or not trainer.lightning_module.automatic_optimization:
             return
-        if trainer.global_step != self._stepped_at:
-            self._end_batch(trainer)
-        stepped = trainer.global_step != self._batch_began_at
-        due = packages.logs_now(trainer, self._batch_began_at) or trainer.is_last_batch or not self._report.begun
+        if (step := trainer.global_step) != self._stepped_at:
+            self._end_batch(step)
+        stepped = step != self._batch_began_at
+        due = packages.logs_now(trainer, stepped) or trainer.is_last_batch or not self._report.begun
         if stepped and due and self.weighting.steps > self.history.newest:
             self._report.record(self.weighting.snapshot())
 

@@ -127,11 +127,10 @@ def is_silent(trainer: Trainer) -> bool:
     return bool(trainer.fast_dev_run or trainer.barebones)  # type: ignore[attr-defined]
 
 
-def logs_now(trainer: Trainer, batch_began_at: int) -> bool:
-    """Return True if Lightning logs the batch that ends now and began at this value of ``trainer.global_step``."""
+def logs_now(trainer: Trainer, stepped: bool) -> bool:
+    """Return True if Lightning logs the batch that ends now, in which it has ``stepped`` or not."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    automatic = trainer.lightning_module.automatic_optimization
-    if not every or (automatic and trainer.global_step == batch_began_at):
+    if not every or not (stepped or not trainer.lightning_module.automatic_optimization):
         return False
     return (logged_step(trainer) + 1) % every == 0 or trainer.should_stop
 

@@ -1,4 +1,4 @@
-"""Steps on a CPU are taken in numpy: the same formulas as in torch, which other devices and graphs use."""
+"""Steps on a CPU are taken in Python or numpy: the same formulas as in torch, which other devices and graphs use."""
 
 import copy
 import math
@@ -12,6 +12,12 @@ from lightning_uncertainty.engine import window
 
 TASKS = {"a": "gaussian", "b": "laplace", "c": "softmax", "aux": 0.25}
 SIZES = torch.tensor([300.0, 2.0, 0.01, 1.0])
+
+
+@pytest.fixture(params=["few tasks", "many tasks"], autouse=True)
+def way(request, monkeypatch):
+    """Take the four tasks for few, which Python works out by itself, or for many."""
+    monkeypatch.setattr(window, "_FEW", 4 if request.param == "few tasks" else 3)
 
 
 def trained(steps=150, hide=None, **options):
@@ -81,3 +87,29 @@ def test_copies_and_loaded_engines_share_no_memory():
         twin.step()
     assert weighting.snapshot() == before
     assert twins[0].snapshot() == twins[1].snapshot() == twins[2].snapshot() != before
+
+
+def test_both_ways_on_a_cpu_agree_and_a_resume_takes_the_same_steps(monkeypatch):
+    one = trained(150)
+    other = UncertaintyWeighting(TASKS)
+    other.expect(100)
+    first = trained(75)
+    other.load_state_dict(first.state_dict())
+    for step in range(75, 150):
+        noise = torch.rand(4, generator=torch.Generator().manual_seed(step)) + 0.5
+        other((noise * SIZES * 0.99**step).requires_grad_()).backward()
+        other.step()
+    assert torch.equal(one.log_var, other.log_var)
+    assert torch.equal(one._factor, other._factor)
+    monkeypatch.setattr(window, "_FEW", 7 - window._FEW)
+    torch.testing.assert_close(trained(150).log_var, one.log_var, rtol=1e-5, atol=1e-6)
+
+
+def test_a_variance_out_of_range_of_a_float_is_infinite_and_nothing_is_raised():
+    for kind in ("sum", None):
+        weighting = UncertaintyWeighting(["a", "b"], bounds=(-2000.0, 2000.0), init=0.0, guard=False, scale=kind)
+        weighting.log_vars = {"a": -1500.0, "b": 1500.0}
+        for _ in range(3):
+            weighting(torch.ones(2, requires_grad=True)).backward()
+            weighting.step()
+        assert weighting.log_var.isfinite().all()
