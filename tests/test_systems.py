@@ -62,8 +62,9 @@ assert main(["report", "comparison"]) == 0
 def test_an_ascii_terminal_gets_every_table_and_no_file_is_opened_in_the_encoding_of_the_system(tmp_path):
     """The end of a fit, ``compare`` and ``report``, of tasks with units whose names it does not know."""
     (tmp_path / "tell.py").write_text(TELL, encoding="utf-8")
+    options = ["-X", "warn_default_encoding", "-W", "ignore", "-W", "always::EncodingWarning"]
     told = subprocess.run(
-        [sys.executable, "-X", "warn_default_encoding", "-W", "ignore", "-W", "always::EncodingWarning", "tell.py"],
+        [sys.executable, *options, "-m", "tests.workers.without_pictures", "tell.py"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -229,6 +229,7 @@ def test_the_table_holds_the_metrics_that_were_logged_and_their_gains(output):
     assert result.mean_gain("learned") == pytest.approx(math.fsum(gains) / len(gains))
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_it_says_what_it_compares_and_where_to_look_next_and_does_not_train_twice(tmp_path, capfd):
     arguments = ["demo", "--rows", "600", "--epochs", "1", "--seed", "5", "--output", str(tmp_path)]
     assert cli.main(arguments) == 0
