@@ -22,6 +22,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.counting import kernels
 from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin, UncertaintyWeighting, __version__
 
 CUDA = torch.cuda.is_available()
@@ -248,6 +249,23 @@ def inductor() -> str:
     return check(ok, f"{counter.frame_count} graph, |ds| = {difference:.1e}")
 
 
+def compiled_step() -> str:
+    """``compile_step``: the steps of plain ones, with fewer launches."""
+    if not CUDA:
+        raise NeedsGpuError
+    engines = [UncertaintyWeighting(TASKS, compile_step=yes, **ARTICLE).to(DEVICE) for yes in (False, True)]
+    launches = [0, 0]
+    for step in range(STEPS):
+        for index, weighting in enumerate(engines):
+            weighting(
+                torch.rand(2, generator=torch.Generator().manual_seed(step)).to(DEVICE).requires_grad_()
+            ).backward()
+            launches[index] = kernels(weighting.step)
+    difference = (engines[0].log_var - engines[1].log_var).abs().max().item()
+    ok = difference < 1e-5 and launches[1] < launches[0]
+    return check(ok, f"{launches[0]} launches plain, {launches[1]} compiled, |ds| = {difference:.1e}")
+
+
 def cost() -> str:
     """Microseconds of a call and a step, beside the plain sum."""
     model, weighting = Net().to(DEVICE), UncertaintyWeighting(TASKS, **ARTICLE).to(DEVICE)
@@ -288,6 +306,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "no synchronisation, Trainer": no_synchronisation_in_the_trainer,
     "no synchronisation, engine": no_synchronisation_in_the_engine,
     "torch.compile, inductor": inductor,
+    "compile_step": compiled_step,
 }
 
 MEASUREMENTS: dict[str, Callable[[], str]] = {"time of a step": cost}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from lightning_uncertainty._warnings import Notices
 from lightning_uncertainty.cross_entropy import CrossEntropy
 from lightning_uncertainty.engine.guard import Guard
 from lightning_uncertainty.engine.held_out import HeldOut
+from lightning_uncertainty.engine.learning import Learning
 from lightning_uncertainty.engine.losses import CompiledKeys, Losses, Masks, RawLosses
 from lightning_uncertainty.engine.named_values import NamedValues
 from lightning_uncertainty.engine.portable import Portable
@@ -25,7 +26,7 @@ from lightning_uncertainty.engine.scale import Factors, Scale
 from lightning_uncertainty.engine.state import EngineState, HostFlags
 from lightning_uncertainty.engine.task_numbers import TaskNumbers, importances, sample_counts
 from lightning_uncertainty.engine.total import raise_if_refused, weighted_sum, within_half
-from lightning_uncertainty.engine.window import Call, WindowMeans, host_values, mean_over_ranks
+from lightning_uncertainty.engine.window import Call, mean_over_ranks
 from lightning_uncertainty.regularizers import Regularizer, get_regularizer
 from lightning_uncertainty.strategies import Equal, Strategy, Uncertainty, check_options, get_strategy
 from lightning_uncertainty.strategies.uncertainty import UncertaintyOptions
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["UncertaintyWeighting", "WeightingOptions"]
-
-_LOOK_EVERY = 100  # steps
 
 
 class WeightingOptions(UncertaintyOptions, total=False):
@@ -52,9 +51,10 @@ class WeightingOptions(UncertaintyOptions, total=False):
     nonfinite: Literal["skip", "raise"]
     sigma_from: Literal["training", "validation"] | None
     process_group: dist.ProcessGroup | None
+    compile_step: bool
 
 
-class UncertaintyWeighting(NamedValues, Predictions, Portable):
+class UncertaintyWeighting(NamedValues, Predictions, Learning, Portable):
     r"""Weights losses, by default by learned homoscedastic uncertainty.
 
     For losses ``L_k`` and log-variances ``s_k = log sigma_k^2`` the total of the article is
@@ -97,6 +97,9 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
             whose losses were weighed, where there was one; by default that of the module or checkpoint it goes on from,
             else ``"training"``. The weights are learned from training losses in any case.
         process_group: The processes to average over; by default all of ``torch.distributed``.
+        compile_step: True compiles the steps that are not taken on a CPU by ``torch.compile``, once the guard has let
+            all tasks go: a kernel or two in place of some sixty. They are equal to plain ones to rounding, and so is a
+            run that was resumed.
         **options: Settings of :class:`~lightning_uncertainty.strategies.Uncertainty`: ``lr``, ``betas``, ``eps``,
             ``init``, ``regularizer``, ``bounds``, ``min_variance_ratio``, ``prior``.
 
@@ -129,6 +132,7 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         nonfinite: Literal["skip", "raise"] = "skip",
         sigma_from: Literal["training", "validation"] | None = None,
         process_group: dist.ProcessGroup | None = None,
+        compile_step: bool = False,
         **options: Unpack[UncertaintyOptions],
     ) -> None:
         self.tasks = {task.name: task for task in parse_tasks(tasks, likelihood)}
@@ -138,7 +142,7 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         if sigma_from is not None:
             self.sigma_from = sigma_from
         super().__init__(warmup_steps, warmup, freeze_after)
-        self.nonfinite, self.process_group = nonfinite, process_group
+        self.nonfinite, self.process_group, self.compile_step = nonfinite, process_group, compile_step
         check_options(options, strategy, WeightingOptions.__annotations__)
         self.strategy = Uncertainty(**options) if strategy == "uncertainty" else get_strategy(strategy)
         self.regularizer: Regularizer = getattr(self.strategy, "regularizer", get_regularizer("log_sigma"))
@@ -154,8 +158,9 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         scale = self.strategy.default_scale if scale == "auto" else scale
         self._scale = Scale(scale, self.tasks)
         self._state = self._new_state(len(self.tasks))
-        if not isinstance(guard, bool):
-            raise ValueError(f"guard must be True or False; got {guard!r}.")
+        for name, switch in (("guard", guard), ("compile_step", compile_step)):
+            if not isinstance(switch, bool):
+                raise ValueError(f"{name} must be True or False; got {switch!r}.")
         guarded = guard and scale is not None and self.strategy.guarded
         self._guard = Guard(self._state, self._scale.learned) if guarded else None
         check_fields(self._state, self.strategy.state)
@@ -303,72 +308,6 @@ class UncertaintyWeighting(NamedValues, Predictions, Portable):
         Call it after each ``optimizer.step()``, on every rank, unless the engine follows the optimizer.
         """
         self.recorder.step()
-
-    def _learn(self, means: WindowMeans, sure: Tensor | None) -> None:
-        if torch.is_inference_mode_enabled():  # asked first, because leaving it takes longer than an operation
-            with torch.inference_mode(False):
-                self._learn(means, sure)
-            return
-        arrived = self.relative.all_joined and (self._guard is None or self._guard.over)
-        if means.whole and self._has_routine and arrived and self.strategy.settled and self.learning:
-            self._learn_in_routine(host_values(means.raw_loss))
-            self._count_step(sure)
-        else:
-            self._learn_the_long_way(means, sure)
-        if sure is None and self._steps % _LOOK_EVERY == 0:
-            self._look_for_trouble()
-
-    def _learn_in_routine(self, raw_loss: Any) -> None:
-        """Take a step on a CPU in which nothing but the strategy moves."""
-        strategy, plain = cast(Uncertainty, self.strategy), self._scale.plain
-        self._state.remember_on_host(raw_loss)
-        strategy.learn_on_host(raw_loss)
-        self._factor = strategy.factor if plain else self._scale.again(strategy.on_host.factor)
-        self._offset = strategy.offset if plain else self._offset
-
-    def _learn_the_long_way(self, means: WindowMeans, sure: Tensor | None) -> None:
-        self._state.remember(means)
-        self.relative.step()
-        if self._warming_up_equal:
-            self.strategy.discard()
-        else:
-            present = self.strategy.start(means.raw_loss, means.present)
-            if self.learning:
-                if self._guard is not None:
-                    present = self._guard.step(means, present, self.strategy)
-                self.strategy.learn(means.raw_loss, means.slope, present)
-        self._count_step(sure)
-        self._choose()
-
-    def _choose(self) -> None:
-        """Put the strategy in force, or equal weights while they warm up. To be called when its factors change."""
-        self._in_force: Strategy = self._equal if self._warming_up_equal else self.strategy
-        self._factor, self._offset = self._scaled(self._in_force.now)
-        if self.warmup == "equal":
-            self._equal_now = torch.full_like(self._equal_now, self._warming_up_equal)
-        if self.strategy.live:
-            self._frozen_now = torch.full_like(self._frozen_now, self.frozen)
-
-    def end_epoch(self) -> None:
-        """Tell the strategy that an epoch has ended. The callback does this; ``dwa`` needs it in a loop of your own."""
-        if self._knows_epochs:
-            self._state.epoch_ended.fill_(True)
-            if self.learning:
-                self.strategy.end_epoch()
-                self._choose()
-
-    def begin_epoch(self) -> None:
-        """Begin an epoch, and end the last one where a resume has skipped its end. The callback does this."""
-        if self._knows_epochs:
-            if bool((self._state.epoch_steps >= 1.0).any() & ~self._state.epoch_ended.any()):
-                self.end_epoch()
-            self._state.epoch_ended.fill_(False)
-        self.relative.begin_epoch()
-
-    @property
-    def _knows_epochs(self) -> bool:
-        """True if an end of an epoch is of any effect; else nobody needs to wait for the device."""
-        return type(self.strategy).end_epoch is not Strategy.end_epoch
 
     def discard(self) -> None:
         """Forget the losses since the last step, as gradients are forgotten by ``zero_grad()``."""

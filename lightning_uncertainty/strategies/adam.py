@@ -43,7 +43,8 @@ class MaskedAdam(Setting):
         self._rates, self._log_betas = torch.tensor(
             [[1.0 - beta for beta in self.betas], self.log_betas], dtype=torch.float32
         ).unsqueeze(-1)
-        self._minus_lr, self._eps, self._tiny = torch.tensor([-self.lr, self.eps, -1e-30], dtype=torch.float32)
+        values = torch.tensor([-self.lr, self.eps, -1e-30, 0.0], dtype=torch.float32)
+        self._minus_lr, self._eps, self._tiny, self._none = values
 
     def use(self, lr: float) -> None:
         """Change the step size."""
@@ -66,4 +67,4 @@ class MaskedAdam(Setting):
         # Of an entry that never took part it is -1e-30, which is nothing to the others, and by which one can divide.
         minus_mean, minus_square = moments / torch.addcmul(self._tiny, self._log_betas, count).expm1_()
         step: Tensor = self._minus_lr * minus_mean / minus_square.neg_().sqrt_().add_(self._eps)
-        return active * step
+        return torch.where(present, step, self._none)

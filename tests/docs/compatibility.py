@@ -367,6 +367,15 @@ FEATURES = [
         ),
     ),
     Feature(
+        "`compile_step=True`: the step of the weights on another device than a CPU is one graph",
+        "tested on CPU only",
+        "tests/engine/test_compile_step.py",
+        (
+            "it_is_one_graph_that_takes_the_steps_of_the_plain_way",
+            "tasks_that_are_missing_make_no_further_graph",
+        ),
+    ),
+    Feature(
         "No host synchronisation on steps that do not log; one transfer on logging steps and on the first step",
         "tested on CPU only",
         "tests/test_host_sync.py",
