@@ -130,6 +130,7 @@ def test_the_table_of_the_control_is_that_of_its_trainings(results):
 
 CANDIDATES = (
     "uncertainty",
+    "no_floor",
     "none_below",
     "from_the_way",
     "from_the_plain_sum",
@@ -168,7 +169,7 @@ def test_the_table_of_the_candidates_is_that_of_their_trainings(candidates):
         assert [*cells, mean] == [f"{value:+.1f}" for value in (*means, fmean(means))]
 
 
-@pytest.mark.parametrize("arm", ["none_below", "from_the_way"])
+@pytest.mark.parametrize("arm", ["no_floor", "none_below", "from_the_way"])
 def test_the_half_that_confirms_is_that_of_its_trainings(candidates, arm):
     said, differences = " ".join(PAGE.read_text(encoding="utf-8").split()), {}
     for name in TO_CONFIRM:
@@ -179,6 +180,13 @@ def test_the_half_that_confirms_is_that_of_its_trainings(candidates, arm):
     assert ", ".join(f"{title} {mean}" for title, mean in zip(titles, means, strict=True)) + " points" in said
     whole = bootstrap([differences[name] for name in TO_CONFIRM])
     assert f"in the mean {whole.mean:+.1f} (95 %: {whole.low:+.1f} to {whole.high:+.1f})" in said
+
+
+def test_the_default_is_better_than_what_was_before_on_one_half(candidates):
+    pairs = [[gains_of(candidates[0][name], each) for each in ("uncertainty", "no_floor")] for name in TO_CHOOSE]
+    whole = bootstrap([[new[seed] - old[seed] for seed in sorted(old)] for new, old in pairs])
+    said = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"by {whole.mean:.1f} points (95 %: {whole.low:+.1f} to {whole.high:+.1f}), on water alone" in said
 
 
 def test_the_further_seeds_say_what_the_page_says(candidates):
