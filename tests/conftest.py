@@ -3,13 +3,14 @@
 import functools
 import gc
 import importlib.metadata
+import multiprocessing
 import os
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.workers.processes import ROOT, forkserver
 from tests.workers.without_pictures import draw_nothing
 
 # The models here are tiny: threads only get into each other's way, here and in the processes that the tests start.
@@ -20,7 +21,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # What is installed does not change here. Lightning takes the function by name, and is imported later.
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 
-ROOT = Path(__file__).parents[1]
 _SEEN = set[str]()  # names of modules that are no test's own
 
 
@@ -45,6 +45,13 @@ def _forget_written_modules(tmp_path_factory):
 def empty_pictures(monkeypatch):
     """Plot and save each picture, but draw nothing of it: that takes longer than all else in a short run."""
     draw_nothing(monkeypatch.setattr)
+
+
+@pytest.fixture
+def forked_workers(monkeypatch):
+    """Workers of a comparison or an experiment have imported everything when they start, which takes seconds."""
+    context = forkserver()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
 
 
 @functools.cache

@@ -96,6 +96,7 @@ def test_all_seeds_are_trained_with_what_was_chosen_on_the_first():
     assert {run.seed for run in trainings.of("equal", 3e-3)} == {0, 1}
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_the_command_runs_resumes_and_refuses_unknown_sets(tmp_path, capsys):
     pytest.importorskip("torchjd")
     arguments = ["--smoke", "--only", "dollars", "--workers", "1", "--output", str(tmp_path)]
