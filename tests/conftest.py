@@ -21,6 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # What is installed does not change here. Lightning takes the function by name, and is imported later.
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 
+gc.disable()  # until all is imported: the more there is, the longer each search takes
 _SEEN = set[str]()  # names of modules that are no test's own
 
 
@@ -81,3 +82,4 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_finish():
     """Let the garbage collector pass over all that is imported by now: it is searched often, as by a Tuner."""
     gc.freeze()
+    gc.enable()

@@ -55,16 +55,16 @@ def test_with_uneven_batches_a_run_ends_as_it_does_without_the_package(tmp_path)
     assert ends[True] == ends[False]
 
 
-def test_soak_of_5000_steps_with_five_tasks_missing_at_random(tmp_path):
+def test_soak_of_3000_steps_with_five_tasks_missing_at_random(tmp_path):
     """The same with 100,000 steps was run by hand; docs/distributed.md has the numbers."""
-    one, other = run_ranks(loop_ranks.soak, 5000, folder=tmp_path, timeout=240.0)
+    one, other = run_ranks(loop_ranks.soak, 3000, folder=tmp_path, timeout=240.0)
     assert_same(one["engine"], other["engine"])
-    assert one["engine"]["steps"] == 5000
+    assert one["engine"]["steps"] == 3000
     expected = {"a": 0.1, "b": 3.0**2, "c": 2 * 0.7, "d": 2 * 0.3, "e": 50.0}  # closed-form optima of sigma^2
     learned = dict(zip(loop_ranks.FIVE, one["engine"]["log_var"].exp().tolist(), strict=True))
     assert learned == pytest.approx(expected, rel=0.35)
     for record in (one, other):
-        assert record["resident"][-1] - record["resident"][4] < 2**20  # bytes, since half of the way
+        assert record["resident"][-1] - record["resident"][6] < 2**18  # bytes, in the last 900 steps
         # A step does as much at the end as at a tenth of the way, with as much: it cannot have become slower.
         assert min(record["operations"]) > 30
         assert set(record["operations"]) == {record["operations"][0]}

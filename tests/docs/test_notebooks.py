@@ -9,6 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tests.pages import Page
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -64,27 +66,45 @@ FRESH = """
 import torch, lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.demos.boring_classes import BoringModel
-from lightning_uncertainty import UncertaintyMixin
+from lightning_uncertainty import UncertaintyCallback, UncertaintyMixin
 
 class Net(UncertaintyMixin, BoringModel):
     tasks = {"a": "gaussian"}
 
     def training_step(self, batch, batch_idx):
         return self.weigh({"a": self.step(batch)})
+
+callback = UncertaintyCallback()
+#
+L.Trainer(max_epochs=1, callbacks=[callback]).fit(Net())
+#
+L.Trainer(max_epochs=1, callbacks=[RichProgressBar()]).fit(Net())
+#
+callback.history
+#
+callback.history.plot()
+#
+callback.weighting
 """
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("_kernel_finds_the_package")
-def test_a_fresh_notebook_trains_and_shows_the_summary_while_the_progress_bar_is_open(tmp_path):
-    """Lightning's default bar, and that of rich."""
-    trainings = [f"L.Trainer(max_epochs=1, {bar}).fit(Net())" for bar in ("", "callbacks=[RichProgressBar()]")]
-    cells = map(nbformat.v4.new_code_cell, [FRESH, *trainings])
-    nbformat.write(nbformat.v4.new_notebook(cells=[*cells]), tmp_path / "fresh.ipynb")
-    for cell in execute.executed(tmp_path / "fresh.ipynb", tmp_path).cells[1:]:
-        said = " ".join(text for output in cell.outputs for text in texts(output))
-        assert said.count("Uncertainty weighting: 1 task after 64 steps") >= 1
-        assert "mean over the last 10% of the steps" in " ".join(said.split())
+def test_a_fresh_notebook_shows_the_summary_while_the_progress_bar_is_open_and_each_thing_as_html(tmp_path):
+    """The bar is Lightning's default one, and that of rich."""
+    cells = [nbformat.v4.new_code_cell(text.strip()) for text in FRESH.split("#\n")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "fresh.ipynb")
+    _, *trained, history, picture, weighting = (
+        cell.outputs for cell in execute.executed(tmp_path / "fresh.ipynb", tmp_path).cells
+    )
+    for outputs in trained:
+        (summary,) = [output for output in outputs if "after 64 steps" in output.get("data", {}).get("text/html", "")]
+        for text in (Page(summary.data["text/html"]).text, summary.data["text/plain"]):
+            assert "Uncertainty weighting: 1 task after 64 steps" in text
+        assert "mean over the last 10% of the steps" in " ".join(" ".join(texts(summary)).split())
+    for outputs in (history, weighting):
+        assert Page(outputs[-1].data["text/html"]).count("table") == 1
+    assert picture[-1].data["image/png"]
 
 
 @notebooks

@@ -2,7 +2,6 @@
 
 import math
 
-import nbformat
 import pytest
 from matplotlib.figure import Figure
 
@@ -11,7 +10,6 @@ from lightning_uncertainty import UncertaintyWeighting
 from lightning_uncertainty.comparison.result import ComparisonResult, FinishedRun
 from lightning_uncertainty.reporting.diagnosis import diagnose
 from lightning_uncertainty.reporting.run_history import RunHistory
-from tests.docs.test_notebooks import execute
 from tests.pages import Page
 from tests.reporting.test_figures import named, snapshots
 
@@ -57,44 +55,6 @@ def test_a_comparison_shows_its_table_and_its_sentences():
     page = Page(result._repr_html_())
     assert page.count("table") == 1
     assert all(sentence in page.text for sentence in (*result.sentences, result.origin, result.table.caption))
-
-
-CELLS = """
-from lightning_uncertainty import UncertaintyCallback, UncertaintyWeighting
-import torch, lightning as L
-from lightning.pytorch.demos.boring_classes import BoringModel
-from lightning_uncertainty import UncertaintyMixin
-
-class Net(UncertaintyMixin, BoringModel):
-    tasks = {"a": "gaussian"}
-
-    def training_step(self, batch, batch_idx):
-        return self.weigh({"a": self.step(batch)})
-
-callback = UncertaintyCallback()
-L.Trainer(max_epochs=1, logger=False, callbacks=[callback]).fit(Net())
-#
-callback.history
-#
-callback.history.plot()
-#
-callback.weighting
-"""
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.filterwarnings("default")
-def test_in_jupyter_each_is_shown_as_html_and_the_picture_as_a_picture(tmp_path):
-    cells = [nbformat.v4.new_code_cell(text.strip()) for text in CELLS.split("#\n")]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "shown.ipynb")
-    trained, *shown = (cell.outputs for cell in execute.executed(tmp_path / "shown.ipynb", tmp_path).cells)
-    (summary,) = [output for output in trained if "after 64 steps" in output.get("data", {}).get("text/html", "")]
-    assert "1 task after 64 steps" in Page(summary.data["text/html"]).text
-    assert "1 task after 64 steps" in summary.data["text/plain"]
-    history, picture, weighting = (output[-1].data for output in shown)
-    assert Page(history["text/html"]).count("table") == 1
-    assert picture["image/png"]
-    assert Page(weighting["text/html"]).count("table") == 1
 
 
 def test_a_weighting_shows_its_tasks_before_and_after_their_first_loss():
