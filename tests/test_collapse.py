@@ -133,6 +133,5 @@ def test_a_self_supervised_criterion_keeps_its_accuracy(seed):
         weighting = engine(way, ["invariance", "variance", "covariance"], 400)
         train(net.losses, net.parameters(), 400, weighting, 1e-3)
         accuracy[way] = net.accuracy()
-    print(accuracy)
     assert accuracy["article"] < 0.8 * accuracy["plain sum"]
     assert accuracy["default"] > 0.93 * accuracy["plain sum"]

@@ -87,7 +87,8 @@ def run(folder, module, precision, *callbacks, ckpt_path=None, **options):
     runner = trainer(folder, *case.callbacks(), *callbacks, **options)
     runner.fit(module, batches(BATCHES), ckpt_path=ckpt_path)
     runner.save_checkpoint(folder / "end.ckpt")
-    return load(folder / "end.ckpt")
+    # A resume reads them with weights_only, which takes several times as long.
+    return torch.load(folder / "end.ckpt", weights_only=False)
 
 
 def difference(one, other, where=""):

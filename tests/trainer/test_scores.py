@@ -206,7 +206,7 @@ class Head(Weighed):
 
 @pytest.mark.parametrize(
     ("rows", "epochs", "unit", "overfits"),
-    [(3, 200, 1.0, True), (100, 12, 1.0, False), (3, 80, 1e4, False)],
+    [(3, 100, 1.0, True), (100, 12, 1.0, False), (3, 80, 1e4, False)],
     ids=["by heart", "honest", "not learned yet"],
 )
 def test_a_variance_head_that_has_learned_its_rows_by_heart_is_found_out_and_an_honest_one_is_not(

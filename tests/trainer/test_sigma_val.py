@@ -145,7 +145,7 @@ class Memorizing(Validated):
 @pytest.mark.filterwarnings("ignore:The log-variance of task")
 def test_an_overfitted_network_is_found_out_and_an_honest_one_is_not(tmp_path):
     found = {}
-    for cls, epochs in ((Memorizing, 300), (Validated, 40)):
+    for cls, epochs in ((Memorizing, 150), (Validated, 40)):
         module, callback, _ = run(tmp_path, cls(), max_epochs=epochs, log_every_n_steps=2)
         found[cls] = [each for each in diagnose(callback.history) if each.finding is Finding.OVERFITS]
         for each in found[cls]:
