@@ -7,6 +7,8 @@ import socket
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,18 @@ ROUNDS, INNER = 15, 20
 
 
 class Step:
-    """One training step of a small network under DistributedDataParallel, with one of three ways to sum losses."""
+    """One training step of a perceptron under DistributedDataParallel, with one of three ways to sum losses."""
 
-    def __init__(self, count: int, way: str) -> None:
+    def __init__(self, count: int, way: str, hidden: Sequence[int] = (256,)) -> None:
         torch.manual_seed(0)
         self.names, self.way = names_of(count), way
-        self.net = torch.nn.parallel.DistributedDataParallel(
-            torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, count))
-        )
+        layers: list[torch.nn.Module] = []
+        for size, following in pairwise((64, *hidden, count)):
+            layers += [torch.nn.Linear(size, following), torch.nn.ReLU()]
+        self.net = torch.nn.parallel.DistributedDataParallel(torch.nn.Sequential(*layers[:-1]))
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=1e-3)
         self.weighting = UncertaintyWeighting(task_kinds(count))
+        self.weighting.expect(1)  # past the guard, where all but the first steps of a run are
         self.x, self.y = torch.randn(64, 64), torch.randn(64, count) + 1.0
         self._work: Any = None
 
@@ -67,13 +71,15 @@ class Step:
                 window_module.sum_over_ranks = arrived
 
 
-def _worker(rank: int, world: int, port: int, counts: list[int], folder: str) -> None:
+def _worker(
+    rank: int, world: int, port: int, folder: str, counts: Sequence[int], hidden: Sequence[int], inner: int
+) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     found = {}
     for count in counts:
-        steps = {way: Step(count, way) for way in ("plain", "plugin", "overlapped")}
+        steps = {way: Step(count, way, hidden) for way in ("plain", "plugin", "overlapped")}
         for step in steps.values():
             for _ in range(5):
                 step()
@@ -82,32 +88,49 @@ def _worker(rank: int, world: int, port: int, counts: list[int], folder: str) ->
         times: dict[str, list[float]] = {way: [] for way in (*steps, "alone", "step()")}
         for _ in range(ROUNDS):
             for way, step in steps.items():
-                times[way].append(_per_call(step))
-            numbers = torch.zeros(4, count)
-            times["alone"].append(_per_call(lambda numbers=numbers: dist.all_reduce(numbers)))
-            times["step()"].append(_per_call(steps["plugin"].weighting.step))
+                times[way].append(_per_call(step, inner))
+            numbers = torch.zeros(6, count)
+            times["alone"].append(_per_call(lambda numbers=numbers: dist.all_reduce(numbers), inner))
+            times["step()"].append(_per_call(steps["plugin"].weighting.step, inner))
         found[count] = (seen, times)
     if rank == 0:
         torch.save(found, Path(folder) / "found.pt")
     dist.destroy_process_group()
 
 
-def _per_call(call: Any) -> float:
+def _per_call(call: Any, inner: int) -> float:
     dist.barrier()
     began = time.perf_counter()
-    for _ in range(INNER):
+    for _ in range(inner):
         call()
-    return (time.perf_counter() - began) / INNER
+    return (time.perf_counter() - began) / inner
 
 
-def measure_world(world: int, counts: list[int]) -> dict[int, Any]:
+def measure_world(
+    world: int, counts: Sequence[int], hidden: Sequence[int] = (256,), inner: int = INNER
+) -> dict[int, Any]:
     """Collectives of one step and times by way, for each K, in rank 0 of ``world`` processes."""
     with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        mp.spawn(_worker, (world, port, counts, folder), nprocs=world)
+        mp.spawn(_worker, (world, port, folder, counts, hidden, inner), nprocs=world)
         return torch.load(Path(folder) / "found.pt", weights_only=False)
+
+
+def _shares() -> Table:
+    """What part of a step it is in networks of some size."""
+    table = Table(
+        "Its share of a step, K = 3, 64 rows on each of two processes",
+        ["parameters", "plain", "plugin adds", "share [%]"],
+    )
+    for width, inner in ((1000, 10), (5000, 1)):
+        _, times = measure_world(2, [3], (width, width), inner)[3]
+        plain = statistics.median(times["plain"])
+        added = statistics.median(a - b for a, b in zip(times["plugin"], times["plain"], strict=True))
+        size = sum(a * b + b for a, b in pairwise((64, width, width, 3)))
+        table.add(f"{size / 1e6:.1f} M", 1e3 * plain, 1e3 * added, 100.0 * added / plain)
+    return table
 
 
 def communication_section() -> Section:
@@ -131,7 +154,7 @@ def communication_section() -> Section:
         gains.append(added[0] - added[1])
         volume = sum(size for _, size in seen)
         table.add(count, len(seen), volume, ms["plain"], ms["plugin"], ms["overlapped"], *added, ms["alone"])
-    section.tables = [table]
+    section.tables = [table, _shares()]
     section.verdicts.append(
         "Overlapping gives "
         + ", ".join(f"{number(1e3 * gain)} us" for gain in gains)

@@ -119,6 +119,12 @@ class Call(NamedTuple):
         rows = [torch.where(present, row * count, 0.0) for row in (self.raw_loss, ones, slope)]
         return torch.stack([*rows, self.refused.to(torch.float32), ones])
 
+    def sums_of_whole(self) -> Tensor:
+        """Return the sums of a window with nothing but this call, of shape (6, K), without an operation of torch."""
+        sums = np.zeros((6, len(self.raw_loss)), dtype=np.float32)
+        sums[0], sums[1], sums[4] = self.raw_loss.numpy(), 1.0, 1.0
+        return torch.from_numpy(sums)
+
 
 class LossWindow:
     """The sums over the calls that the network has gradients of, on the device of the losses: one small tensor.
@@ -217,10 +223,15 @@ class LossWindow:
         tasks = [self.sums[1], *(call.present for call in calls)]
         return any(bool(each.any()) for each in tasks) or self._compiled.used
 
+    @property
+    def _is_alone(self) -> bool:
+        """True if there is nothing beside the call that is held."""
+        return not (self._summed or self._dropped or self._weighed or self._compiled.used)
+
     def close(self, group: dist.ProcessGroup | None) -> WindowMeans:
         """Return the means over all calls on the ranks of ``group``, at one all-reduce; then begin anew."""
-        call, others = self._held, self._summed or self._dropped or self._weighed or self._compiled.used
-        if call is not None and not others and world_size(group) == 1:
+        call = self._held
+        if call is not None and world_size(group) == 1 and self._is_alone:
             self._held = None
             if call.whole and call.slope is None and (call.samples is None or call.samples.numpy().all()):
                 return WindowMeans(self._all, call.raw_loss, None, self._none, whole=True)
@@ -228,7 +239,11 @@ class LossWindow:
         return exchange(self.take().unsqueeze(0), group)[0]
 
     def take(self) -> Tensor:
-        """Return the sums of this process, and begin anew."""
+        """Return the sums of this process, of shape (6, K), and begin anew."""
+        call = self._held
+        if call is not None and call.whole and call.slope is None and call.samples is None and self._is_alone:
+            self._held = None
+            return call.sums_of_whole()
         self.flush()
         self.drop_unused()
         sums = self.sums.clone()
@@ -320,10 +335,10 @@ def _means(sums: Tensor, ranks: int) -> WindowMeans:
 def _whole_means(sums: Array) -> WindowMeans | None:
     """Return the means if all tasks were present with ordinary losses, else None."""
     mean = sums[0] / sums[1]  # not finite without a call
-    if sums[[2, 3, 5]].any() or not np.isfinite(mean).all():
+    finite, refused = np.isfinite(mean), sums[3] > 0.0
+    if sums[2].any() or refused.any() or sums[5].any() or not finite.all():
         return None
-    flags = torch.from_numpy(sums[1] > 0.0), torch.from_numpy(sums[3] > 0.0)
-    return WindowMeans(flags[0], torch.from_numpy(mean), None, flags[1], whole=True)
+    return WindowMeans(torch.from_numpy(finite), torch.from_numpy(mean), None, torch.from_numpy(refused), whole=True)
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
