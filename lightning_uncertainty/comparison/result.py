@@ -225,7 +225,7 @@ class ComparisonResult:
         return for_notebook([self.table], notes=[*(self.sentences if self.finished else ()), self.origin])
 
     def __str__(self) -> str:
-        return f"{self.table}\n\n" + "\n".join([*self.sentences, self.origin])
+        return "\n\n".join([*map(str, self.table.folded()), "\n".join([*self.sentences, self.origin])])
 
 
 def _mean(values: Sequence[float]) -> float:

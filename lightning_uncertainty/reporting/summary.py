@@ -17,7 +17,7 @@ from lightning_uncertainty.reporting.diagnosis import diagnose, last_loss, share
 from lightning_uncertainty.reporting.history import History, TaskFacts
 from lightning_uncertainty.reporting.markup import for_notebook
 from lightning_uncertainty.reporting.scores import SCORE_NOTE, score_table
-from lightning_uncertainty.reporting.tables import COLOURS, Table
+from lightning_uncertainty.reporting.tables import COLOURS, WIDTH, Table
 from lightning_uncertainty.snapshot import QUANTILES, Snapshot, spread
 
 COLUMNS = ("task", "likelihood", "raw loss", "sigma", "sigma_val", "weight", "share", "missing", "NaN", "verdict")
@@ -33,7 +33,6 @@ NOTES = {
 }
 NOTES_WITHOUT_SIGMA = {**NOTES, "weight": "Weight: the factor of the loss."}
 MOST_ROWS, MOST_ON_PAGE = 40, 1000  # tasks in a terminal and on a page
-WIDTH = 80
 _MARKS: dict[Severity, str] = {"fault": "!", "look": "?", "fine": "-"}
 
 
@@ -215,9 +214,9 @@ def as_text(summary: Summary, closing: str = "") -> str:
     tables = _fitting(summary, WIDTH)
     notes = [*map(wrapper.fill, [note_of(tables), *found, about_line(summary.about)]), closing]
     if summary.metrics is not None:
-        notes[1:1] = [f"\n{_in_parts(summary.metrics.folded(WIDTH))}\n"]
+        notes[1:1] = [f"\n{_in_parts(summary.metrics.folded())}\n"]
     if summary.scores is not None:
-        notes[1:1] = [f"\n{_in_parts(summary.scores.folded(WIDTH))}", wrapper.fill(SCORE_NOTE)]
+        notes[1:1] = [f"\n{_in_parts(summary.scores.folded())}", wrapper.fill(SCORE_NOTE)]
     return "\n".join([f"\n{summary.heading}: {summary.title}", _in_parts(tables), *filter(None, notes)])
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"fault": "bold red", "look": "yellow", "fine": "green"}  # of rich
 
+WIDTH = 80  # of a terminal that nobody has made wider
 _GAP = 2  # characters between columns
 
 # The signs of this package that are not ASCII. Powers in the first column belong to the user's names.
@@ -87,7 +88,7 @@ class Table:
         rows = [[fill(cell) if at == place else cell for at, cell in enumerate(row)] for row in self.rows]
         return replace(self, rows=rows)
 
-    def folded(self, width: int) -> list[Table]:
+    def folded(self, width: int = WIDTH) -> list[Table]:
         """Return tables of up to ``width`` characters, each led by the first column.
 
         They are as few as can be, and then as narrow as can be.

@@ -486,14 +486,24 @@ def test_for_two_tasks_that_are_the_same_it_cannot_tell(tmp_path):
 # ---------------------------------------------------------------------------------------------------- the result
 
 
-def result_of(equal, learned, direction="min"):
+def result_of(equal, learned, direction="min", **others):
     """A comparison by one metric, from its values by seed."""
+    arms = {"equal": equal, "learned": learned, **others}
     runs = [
         FinishedRun(arm, seed, {"m": value}, 1.0, {}, {})
-        for arm, values in (("equal", equal), ("learned", learned))
+        for arm, values in arms.items()
         for seed, value in enumerate(values)
     ]
-    return ComparisonResult({"m": direction}, ["equal", "learned"], range(len(equal)), runs)
+    return ComparisonResult({"m": direction}, list(arms), range(len(equal)), runs)
+
+
+def test_printed_it_fits_a_terminal_however_many_arms_there_are():
+    few = result_of([1.0, 1.1], [0.9, 0.8])
+    many = result_of([1.0, 1.1], [0.9, 0.8], **{f"arm{index}": [1.0, 0.9] for index in range(9)})
+    assert str(few).startswith(str(few.table))
+    tables = str(many).split("\nmean +- ")[0]
+    assert max(map(len, tables.splitlines())) <= 80 < many.table.width
+    assert all(tables.count(arm) == 1 for arm in many.arms)
 
 
 @pytest.mark.parametrize(
