@@ -142,7 +142,7 @@ class Scale:
         parts, share, given, importance, some = self._on_host
         if not is_few(factor):
             return self._again_for_many(factor)
-        pairs = zip(factor, parts, strict=True)
+        pairs = zip(factor, share, strict=True)
         inverse = [1.0 / (each or math.inf) if part > 0.0 else 0.0 for each, part in pairs]
         common = sum(map(operator.mul, parts, inverse)) if some else 1.0
         common = max(common, min(max(inverse), self.most * common))
@@ -153,7 +153,7 @@ class Scale:
     @np.errstate(all="ignore")  # of tasks that sit out
     def _again_for_many(self, factor: Array) -> Tensor:
         parts, share, given, importance, some = self._on_host
-        inverse = np.where(parts > 0.0, 1.0 / factor, 0.0)
+        inverse = np.where(share > 0.0, 1.0 / factor, np.float32(0.0))
         common = parts.dot(inverse) if some else np.float32(1.0)
         common = max(common, min(inverse.max(), np.float32(self.most) * common))
         return torch.from_numpy(np.where(given, factor, (factor * common) ** share) * importance)

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from lightning_uncertainty import UncertaintyWeighting
+from lightning_uncertainty import Task, UncertaintyWeighting
 from lightning_uncertainty.engine import window
 
 TASKS = {"a": "gaussian", "b": "laplace", "c": "softmax", "aux": 0.25}
@@ -113,3 +113,20 @@ def test_a_variance_out_of_range_of_a_float_is_infinite_and_nothing_is_raised():
             weighting(torch.ones(2, requires_grad=True)).backward()
             weighting.step()
         assert weighting.log_var.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", ["sum", None, "a", "geometric"])
+def test_a_task_of_no_importance_is_scaled_as_in_torch(scale, monkeypatch):
+    tasks = [Task("a"), Task("b", importance=0.0), Task("c", "laplace", importance=3.0), Task("aux", 0.25)]
+    found = []
+    for numpy in (True, False):
+        monkeypatch.setattr(window, "NUMPY", numpy)
+        weighting = UncertaintyWeighting(tasks, scale=scale)
+        weighting.suit([torch.optim.Adam([torch.zeros(1, requires_grad=True)])])
+        weighting.expect(10)
+        for step in range(40):
+            noise = torch.rand(4, generator=torch.Generator().manual_seed(step)) + 0.5
+            weighting((noise * SIZES.flip(0)).requires_grad_()).backward()
+            weighting.step()
+        found.append(weighting._factor)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=0.0)
