@@ -403,6 +403,7 @@ def test_file_and_page_have_what_gradient_views_saw(tmp_path):
     assert "Angle of each pair" in Page(page.read_text()).text
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_writing_takes_at_most_one_part_in_fifty_of_the_time(tmp_path, monkeypatch):
     """With a clock of its own: each write takes 1 s, each epoch 20 s."""
     now, written = [0.0], []
@@ -587,6 +588,7 @@ def test_the_page_of_very_many_tasks_has_those_that_matter_most():
     assert "... and 500 more tasks; the history has all of them." in text
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_the_page_begins_with_what_was_found():
     given = history()
     text = build_page(ReportContent(given))
@@ -605,6 +607,7 @@ def test_who_points_at_a_step_reads_its_values():
     assert read.count("task_000") < 300
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_table_of_few_tasks_is_not_cut_anywhere():
     assert 'class="scroll long"' not in build_page(ReportContent(history(MOST_ROWS)))
     assert 'class="scroll long"' in build_page(ReportContent(history(MOST_ROWS + 1)))

@@ -26,6 +26,7 @@ from tests.models import Weighed, batches, trainer
 from tests.paper import UncertaintyCallback
 from tests.workers.monitor_ranks import score_on_one_rank
 from tests.workers.processes import run_ranks
+from tests.workers.without_pictures import draw_nothing
 
 pytestmark = pytest.mark.usefixtures("empty_pictures")
 
@@ -67,12 +68,14 @@ def run(tmp_path_factory):
     module, logger = Scored(), CSVLogger(folder)
     callback = UncertaintyCallback(sigma_from="validation")
     runner = trainer(folder, callback, max_epochs=20, logger=logger, log_every_n_steps=4)
-    runner.fit(module, batches(60), batches(30, seed=1))
-    in_fit, page = dict(runner.callback_metrics), (Path(logger.log_dir) / "uncertainty.html").read_text()
-    assert "240 val" in page
-    assert "240 test" not in page
-    before = callback.history
-    runner.test(module, batches(30, seed=2), verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch.setattr)
+        runner.fit(module, batches(60), batches(30, seed=1))
+        in_fit, page = dict(runner.callback_metrics), (Path(logger.log_dir) / "uncertainty.html").read_text()
+        assert "240 val" in page
+        assert "240 test" not in page
+        before = callback.history
+        runner.test(module, batches(30, seed=2), verbose=False)
     return module, callback, in_fit, runner.callback_metrics, logger, before
 
 
