@@ -28,6 +28,7 @@ from tests.reporting.test_figures import snapshots as weights_of
 from tests.trainer.test_gradient_view import snapshots as gradients_of
 from tests.workers.processes import Ranks
 from tests.workers.report_runs import STEPS, train
+from tests.workers.without_pictures import draw_nothing
 
 SECTIONS = ["What stands out", "Tasks", "Over the steps", "Gradients of encoder"]
 KILLED_AT = STEPS - 13  # in the middle of an epoch
@@ -326,8 +327,10 @@ def compared(tmp_path_factory):
     """The folder of a comparison, and its result."""
     folder = tmp_path_factory.mktemp("compared") / "comparison"
     options = {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 2}
-    result = compare(Net, serve, metrics={"val/a": "min", "val/b": "min"}, seeds=(0, 1), trainer=options, folder=folder)
-    return folder, result
+    metrics = {"val/a": "min", "val/b": "min"}
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch.setattr)  # each run has a page of its own, at which nobody looks
+        return folder, compare(Net, serve, metrics=metrics, seeds=(0, 1), trainer=options, folder=folder)
 
 
 @pytest.mark.parametrize("file", [[], ["comparison.json"]], ids=["folder", "file"])

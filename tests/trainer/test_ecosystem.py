@@ -278,6 +278,7 @@ def test_a_fit_that_searches_first_is_the_fit_without_the_search(tmp_path, finde
 # ---------------------------------------------------------------------------------------------------- bystanders
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_the_keys_of_the_learning_rate_monitor_are_those_without_the_plugin(tmp_path):
     keys = []
     for module, callback in ((Plain(), Callback()), (Weighed(), UncertaintyCallback())):

@@ -180,6 +180,7 @@ def test_training_is_bit_identical_with_and_without(tmp_path, options):
         assert torch.equal(with_view[name], value), name
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_it_looks_every_so_many_steps_and_logs_under_lightnings_step(tmp_path):
     logger = CSVLogger(tmp_path, name="", version="logs")
     view, recorder = looked(tmp_path, every=3, logger=logger, log_every_n_steps=1, accumulate_grad_batches=2)
