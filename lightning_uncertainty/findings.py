@@ -18,7 +18,7 @@ __all__ = ["Diagnosis", "Finding", "Severity", "counted", "findings_of"]
 
 LAST_PART = 0.1  # of the steps: what "at the end" means
 FEWEST_STEPS, FEWEST_POINTS = 200, 10  # below, sigma has no time to arrive, and nobody could tell
-MOVED, STRAIGHT = 0.1, 0.8  # change of sigma at the end, and how much of its way there is in one direction
+MOVED, STRAIGHT = 0.15, 0.8  # change of sigma at the end, and how much of its way there is in one direction
 EXPLODED = 1000.0  # growth of sigma^-2 since the start
 DIVERGED = 100.0  # growth of a loss since the start
 APART = 1e4  # ratio of two factors

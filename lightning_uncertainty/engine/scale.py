@@ -137,7 +137,7 @@ class Scale:
         """Return the factors that :meth:`apply` does with ``"sum"`` on a CPU, where no others have changed since.
 
         Args:
-            factor: Those of the strategy, as :func:`~lightning_uncertainty.engine.window.host_values` has them.
+            factor: Those of the strategy, as ``host_values`` has them.
         """
         parts, share, given, importance, some = self._on_host
         if not is_few(factor):

@@ -65,7 +65,7 @@ class HostRule:
 
         Args:
             state: The state of the strategy.
-            mean_loss: The mean losses, as :func:`~lightning_uncertainty.engine.window.host_values` has them.
+            mean_loss: The mean losses, as ``host_values`` has them.
             lower: The lowest ``s``.
             upper: The highest ``s``.
             active: The tasks that learn, as the mean losses; None for all that can.

@@ -324,7 +324,7 @@ class Uncertainty(Strategy):
         """Take the step of :meth:`learn` on a CPU without torch, to rounding; for a linear regulariser.
 
         Args:
-            mean_loss: The mean losses, as :func:`~lightning_uncertainty.engine.window.host_values` has them.
+            mean_loss: The mean losses, as ``host_values`` has them.
             active: The tasks that learn, in the same way; None for all that can.
         """
         self.factor, self.offset = self.on_host.learn(self.state, mean_loss, self.lower, self.ceiling, active)
