@@ -36,7 +36,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 NUMPY = True
 """False takes steps on a CPU in torch too, as on other devices."""
 
-_FEW = 48
+_FEW = 64
 
 
 def in_numpy(tensor: Tensor) -> bool:
