@@ -80,8 +80,8 @@ def step_section(device: str, seconds: float = 24.0) -> Section:
         "at most 40 us at K <= 30",
         result=f"{number(worst)} us",
         met=worst <= 40.0,
-        reason="On a CPU it is 15 us and then, for few tasks, a microsecond of Python for each, half of that when warm: "
-        "Adam, the bounds, the scale of the total, last and lowest losses, counts.",
+        reason="On a CPU it is 15 us and then, for few tasks, a microsecond of Python for each, half of that when "
+        "warm: Adam, the bounds, the scale of the total, last and lowest losses, counts.",
     )
     growth = found[1000] / found[100]
     section.judge(
