@@ -55,7 +55,7 @@ class Scale:
     between learned tasks and the optimum of each ``s`` stay. Learned uncertainty keeps also those to a likelihood in
     nats (``"nll"``), which ``C`` multiplies too; other strategies leave its factor at 1. Fixed tasks keep the factor
     that they were given. On the way from the plain sum the factor of a task is ``(C f_k)^t``, and each term of the sums
-    over tasks counts ``t`` times: no factor jumps when a task joins.
+    over tasks counts ``t`` times: so the others follow over ``n`` steps when a task joins, however large it is.
 
     Args:
         kind: One of the above.
