@@ -85,13 +85,12 @@ def _worker(
                 step()
         with collectives() as seen:
             steps["plugin"]()
-        times: dict[str, list[float]] = {way: [] for way in (*steps, "alone", "step()")}
+        times: dict[str, list[float]] = {way: [] for way in (*steps, "alone")}
         for _ in range(ROUNDS):
             for way, step in steps.items():
                 times[way].append(_per_call(step, inner))
             numbers = torch.zeros(6, count)
             times["alone"].append(_per_call(lambda numbers=numbers: dist.all_reduce(numbers), inner))
-            times["step()"].append(_per_call(steps["plugin"].weighting.step, inner))
         found[count] = (seen, times)
     if rank == 0:
         torch.save(found, Path(folder) / "found.pt")

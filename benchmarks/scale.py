@@ -82,13 +82,13 @@ def _slope(values: list[float]) -> float:
 
 
 def _world_table() -> Table:
-    header = ["processes", "plain", "plugin", "plugin adds", "step()", "all-reduce alone"]
+    header = ["processes", "plain", "plugin", "plugin adds", "all-reduce alone"]
     table = Table("Against the number of gloo processes, K = 100, on this machine's cores: milliseconds", header)
     for world in (1, 2, 4):
         _, times = measure_world(world, [100])[100]
         ms = {way: 1e3 * statistics.median(values) for way, values in times.items()}
         added = 1e3 * statistics.median(a - b for a, b in zip(times["plugin"], times["plain"], strict=True))
-        table.add(world, ms["plain"], ms["plugin"], added, ms["step()"], ms["alone"])
+        table.add(world, ms["plain"], ms["plugin"], added, ms["alone"])
     return table
 
 

@@ -98,8 +98,8 @@ class UncertaintyWeighting(NamedValues, Predictions, Learning, Portable):
             else ``"training"``. The weights are learned from training losses in any case.
         process_group: The processes to average over; by default all of ``torch.distributed``.
         compile_step: True compiles the steps that are not taken on a CPU by ``torch.compile``, once the guard has let
-            all tasks go: a kernel or two in place of some sixty. They are equal to plain ones to rounding, and so is a
-            run that was resumed.
+            all tasks go: one graph in place of some sixty operations. They are equal to plain ones to rounding, and so
+            is a run that was resumed; with several processes, whose bits have to agree, it is of no effect.
         **options: Settings of :class:`~lightning_uncertainty.strategies.Uncertainty`: ``lr``, ``betas``, ``eps``,
             ``init``, ``regularizer``, ``bounds``, ``min_variance_ratio``, ``prior``.
 

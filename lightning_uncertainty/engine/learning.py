@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lightning_uncertainty.engine.relative_loss import RelativeLoss
 from lightning_uncertainty.engine.scale import Factors
 from lightning_uncertainty.engine.schedule import Schedule
 from lightning_uncertainty.engine.state import EngineState
-from lightning_uncertainty.engine.window import WindowMeans, host_values, in_numpy
+from lightning_uncertainty.engine.window import WindowMeans, host_values, in_numpy, world_size
 
 if TYPE_CHECKING:
     from lightning_uncertainty.strategies import Strategy, Uncertainty
@@ -29,6 +30,7 @@ class Learning(Schedule):
     _state: EngineState
     relative: RelativeLoss
     compile_step: bool
+    process_group: dist.ProcessGroup | None
     _has_routine: bool
     _equal: Strategy
     _in_force: Strategy
@@ -44,13 +46,15 @@ class Learning(Schedule):
             with torch.inference_mode(False):
                 self._learn(means, sure)
             return
-        arrived = self.relative.all_joined and (self._guard is None or self._guard.over)
+        arrived = self._guard is None or self._guard.over
         routine = arrived and self.strategy.settled and self.learning
         if routine and means.whole and self._has_routine:
             self._learn_on_host(host_values(means.raw_loss))
             self._count_step(sure)
-        elif routine and self.compile_step and not in_numpy(means.raw_loss):
-            _compiled_step()(self, means)
+        elif routine and self.compile_step and not in_numpy(means.raw_loss) and world_size(self.process_group) == 1:
+            with torch.no_grad():  # in one mode there is one graph
+                _compiled_step()(self, means)
+            self.relative.step()
             self._count_step(sure)
         else:
             self._learn_the_long_way(means, sure)
@@ -61,6 +65,7 @@ class Learning(Schedule):
         """Take a step on a CPU in which nothing but the strategy moves."""
         strategy, plain = cast("Uncertainty", self.strategy), self._scale.plain
         self._state.remember_on_host(raw_loss)
+        self.relative.step()
         strategy.learn_on_host(raw_loss)
         self._factor = strategy.factor if plain else self._scale.again(strategy.on_host.factor)
         self._offset = strategy.offset if plain else self._offset
@@ -113,7 +118,7 @@ class Learning(Schedule):
     @property
     def _knows_epochs(self) -> bool:
         """True if an end of an epoch is of any effect; else nobody needs to wait for the device."""
-        return type(self.strategy).end_epoch is not type(self._equal).end_epoch
+        return type(self.strategy).end_epoch is not type(self._equal).end_epoch  # which is that of the base class
 
 
 @functools.cache

@@ -68,6 +68,7 @@ class Portable(Schedule):
             part.to(target)
         for holder in (self, self._raw_losses, self._scale, self._guard):
             move_tensors(holder, target)
+        self._choose()
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -77,6 +78,11 @@ class Portable(Schedule):
         memo[id(self.process_group)] = self.process_group
         vars(twin).update(copy.deepcopy(vars(self), memo))
         return twin
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on from a pickle, whose tensors may have been on another device."""
+        vars(self).update(state)
+        self._choose()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next step depends on, by task, on the CPU. Losses since the last step are no part of it."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_uncertainty.engine.state import EngineState, HostFlags
+from lightning_uncertainty.engine.window import in_numpy
 
 __all__ = ["RelativeLoss"]
 
@@ -30,6 +31,11 @@ class RelativeLoss:
         """Let the tasks join whose first loss came in the last step. Once all have, there is nothing to do."""
         state = self._state
         if not self.all_joined:
+            if in_numpy(state.base_loss):
+                pairs = list(zip(*state.views("base_loss", "epoch_loss"), strict=True))
+                self.all_joined = all(base != 0.0 for base, _ in pairs)
+                if not any(base == 0.0 and loss > 0.0 for base, loss in pairs):
+                    return  # nobody can join
             loss = state.epoch_loss / state.epoch_steps
             state.base_loss = torch.where(state.base_loss == 0.0, -self._linked(loss, state.base_loss), state.base_loss)
             self.all_joined = self._flag.poll(state.base_loss.ne(0.0).all().reshape(1))

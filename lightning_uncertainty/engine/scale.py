@@ -128,7 +128,7 @@ class Scale:
         share = np.where(begun, trust, np.float32(0.0))
         parts = np.where(share > 0.0, share * self.importance.numpy() * pull, np.float32(0.0))
         whole = parts.sum()
-        columns: Any = parts / whole if whole > 0.0 else parts, share, given, self.importance.numpy()
+        columns: Any = parts / whole if whole > 0.0 else parts, share, given, self.importance.numpy().copy()
         columns = [each.tolist() if is_few(each) else each for each in columns]
         self._on_host: tuple[Any, ...] = *columns, bool(whole > 0.0)
         return self.again(host_values(factor))
@@ -153,7 +153,7 @@ class Scale:
     @np.errstate(all="ignore")  # of tasks that sit out
     def _again_for_many(self, factor: Array) -> Tensor:
         parts, share, given, importance, some = self._on_host
-        inverse = np.where(share > 0.0, 1.0 / factor, np.float32(0.0))
+        inverse = np.where((share > 0.0) & (factor > 0.0), 1.0 / factor, np.float32(0.0))
         common = parts.dot(inverse) if some else np.float32(1.0)
         common = max(common, min(inverse.max(), np.float32(self.most) * common))
         return torch.from_numpy(np.where(given, factor, (factor * common) ** share) * importance)

@@ -64,6 +64,7 @@ class TaskTensors:
 
     def __getstate__(self) -> dict[str, Tensor]:
         """Return what a copy has: its arrays share the memory of its own tensors."""
+        vars(self).pop("_views", None)  # a copy for another process moves the tensors to shared memory
         return self.tensors()
 
     def to(self, device: torch.device) -> None:

@@ -40,7 +40,7 @@ _FEW = 64
 
 
 def in_numpy(tensor: Tensor) -> bool:
-    """Return True where steps are taken in numpy: on a CPU and for a few numbers it costs a quarter of torch."""
+    """Return True where steps are taken without torch, in numpy or Python: on a CPU that costs a quarter or less."""
     return NUMPY and tensor.is_cpu and not torch.compiler.is_compiling()
 
 

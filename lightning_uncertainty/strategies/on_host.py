@@ -38,21 +38,23 @@ class HostRule:
 
     Attributes:
         factor: The factors ``c exp(-r s)``, rounded to single precision.
+        rounded: The tensor that has the same values.
     """
 
     def __init__(
         self, adam: MaskedAdam, learned: Tensor, push: Tensor, minus_rate: Tensor, coefficient: Tensor, largest: float
     ) -> None:
         self._adam, self._largest, self._few = adam, largest, is_few(push)
-        self._learned, *rule = map(host_values, (learned, push, minus_rate, coefficient))
+        # Copies: whoever pickles an engine for another process moves the memory of its tensors.
+        self._learned, *rule = (host_values(each.clone()) for each in (learned, push, minus_rate, coefficient))
         self._push, self._minus_rate, self._coefficient = rule
         self._limits: tuple[Any, ...] = None, None, None
         self.factor: Any = None
+        self.rounded: Tensor | None = None
 
     def take(self, factor: Tensor) -> None:
-        """Go on with the factors of a strategy, if they are on a CPU."""
-        if factor.is_cpu:
-            self.factor = array("f", factor.tolist()) if self._few else factor.numpy()
+        """Go on with the factors of a strategy, which are on a CPU."""
+        self.rounded, self.factor = factor, array("f", factor.tolist()) if self._few else factor.numpy().copy()
 
     def derive(self, state: TaskTensors) -> tuple[Tensor, Tensor]:
         """Return the factors and the regularisers at ``s``, as new tensors."""
@@ -71,7 +73,7 @@ class HostRule:
             active: The tasks that learn, as the mean losses; None for all that can.
         """
         if self._limits[0] is not lower:
-            self._limits = lower, host_values(lower), host_values(upper)
+            self._limits = lower, host_values(lower.clone()), host_values(upper.clone())
         learn, views = self._learn if self._few else self._learn_many, state.views(*_STATE)
         learn(mean_loss, self._learned if active is None else active, *self._limits[1:], *views)
         return self._derive(views[0])
@@ -113,8 +115,10 @@ class HostRule:
         if not self._few:
             with np.errstate(all="ignore"):
                 self.factor = self._coefficient * np.exp(self._minus_rate * log_var)
-            return torch.from_numpy(self.factor), torch.from_numpy(self._push * log_var)
+            self.rounded = torch.from_numpy(self.factor)
+            return self.rounded, torch.from_numpy(self._push * log_var)
         rule = zip(self._coefficient, self._minus_rate, log_var, strict=True)
         self.factor = array("f", [c * math.exp(r * s) if r * s < _LARGEST else math.inf for c, r, s in rule])
         offset = array("f", map(operator.mul, self._push, log_var))
-        return torch.frombuffer(self.factor, dtype=torch.float32), torch.frombuffer(offset, dtype=torch.float32)
+        self.rounded = torch.frombuffer(self.factor, dtype=torch.float32)
+        return self.rounded, torch.frombuffer(offset, dtype=torch.float32)

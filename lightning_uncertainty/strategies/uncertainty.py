@@ -327,6 +327,8 @@ class Uncertainty(Strategy):
             mean_loss: The mean losses, as ``host_values`` has them.
             active: The tasks that learn, in the same way; None for all that can.
         """
+        if self.on_host.rounded is not self.factor:  # it comes from another device
+            self.on_host.take(self.factor)
         self.factor, self.offset = self.on_host.learn(self.state, mean_loss, self.lower, self.ceiling, active)
 
     # ------------------------------------------------------------------------------------------------ state
@@ -368,7 +370,6 @@ class Uncertainty(Strategy):
         super().to(device)
         for holder in (self.likelihoods, self.adam):
             move_tensors(holder, device)
-        self.on_host.take(self.factor)
 
 
 def _initial(task: Task, default: float | Literal["auto"], bounds: tuple[float, float]) -> float | None:

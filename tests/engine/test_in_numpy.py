@@ -1,8 +1,10 @@
 """Steps on a CPU are taken in Python or numpy: the same formulas as in torch, which other devices and graphs use."""
 
 import copy
+import gc
 import math
 import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -130,3 +132,61 @@ def test_a_task_of_no_importance_is_scaled_as_in_torch(scale, monkeypatch):
             weighting.step()
         found.append(weighting._factor)
     torch.testing.assert_close(*found, rtol=1e-5, atol=0.0)
+
+
+def go_on(weighting, steps=range(150, 160)):
+    for step in steps:
+        noise = torch.rand(4, generator=torch.Generator().manual_seed(step)) + 0.5
+        weighting((noise * SIZES * 0.99**step).requires_grad_()).backward()
+        weighting.step()
+    return weighting.log_var, weighting._factor
+
+
+def loaded(weighting):
+    twin = UncertaintyWeighting(TASKS)
+    twin.expect(100)
+    twin.load_state_dict(weighting.state_dict())
+    return twin
+
+
+def test_an_engine_that_was_sent_to_another_process_goes_on_in_memory_of_its_own():
+    """Torch moves the tensors of what it pickles for a process to shared memory."""
+    weighting = trained(150)
+    twin = loaded(weighting)
+    ForkingPickler.dumps(weighting)
+    for one, other in zip(go_on(weighting), go_on(twin), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("move", [lambda w: w.to("cpu"), lambda w: pickle.loads(pickle.dumps(w))])
+def test_from_another_device_it_goes_on_as_one_that_is_loaded(move, monkeypatch):
+    monkeypatch.setattr(window, "NUMPY", False)
+    weighting = trained(150)
+    monkeypatch.setattr(window, "NUMPY", True)
+    twin = loaded(weighting)
+    for one, other in zip(go_on(move(weighting)), go_on(twin), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0])
+def test_a_loss_that_is_never_positive_makes_no_step_longer(value, monkeypatch):
+    weighting = trained(150, hide=lambda _: [("aux", value)])
+    monkeypatch.setattr(type(weighting), "_learn_the_long_way", lambda *_: pytest.fail("the long way"))
+    losses = SIZES.clone()
+    losses[3] = value
+    weighting(losses.requires_grad_()).backward()
+    weighting.step()
+    assert not weighting.relative.all_joined
+
+
+def test_no_hook_of_an_engine_that_is_gone_is_left():
+    net = torch.nn.Linear(2, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(5):
+        weighting = UncertaintyWeighting(TASKS).follow(optimizer)
+        weighting(net(torch.ones(1, 2)).square().mean(0)).backward()
+        optimizer.step()
+    del weighting
+    gc.collect()
+    seen = [parameter._post_accumulate_grad_hooks for parameter in net.parameters()]
+    assert not any(seen)
