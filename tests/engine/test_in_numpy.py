@@ -11,6 +11,7 @@ import torch
 
 from lightning_uncertainty import Task, UncertaintyWeighting
 from lightning_uncertainty.engine import window
+from tests.workers.processes import run_ranks
 
 TASKS = {"a": "gaussian", "b": "laplace", "c": "softmax", "aux": 0.25}
 SIZES = torch.tensor([300.0, 2.0, 0.01, 1.0])
@@ -149,13 +150,20 @@ def loaded(weighting):
     return twin
 
 
-def test_an_engine_that_was_sent_to_another_process_goes_on_in_memory_of_its_own():
-    """Torch moves the tensors of what it pickles for a process to shared memory."""
+def send_and_go_on(few):
+    """In a process of its own: a write to memory that is gone would end this one."""
+    window._FEW = few
     weighting = trained(150)
     twin = loaded(weighting)
     ForkingPickler.dumps(weighting)
-    for one, other in zip(go_on(weighting), go_on(twin), strict=True):
-        assert torch.equal(one, other)
+    return [*go_on(weighting), *go_on(twin)]
+
+
+def test_an_engine_that_was_sent_to_another_process_goes_on_in_memory_of_its_own(tmp_path):
+    """Torch moves the tensors of what it pickles for a process to shared memory."""
+    (found,) = run_ranks(send_and_go_on, window._FEW, folder=tmp_path, world=1)
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[3])
 
 
 @pytest.mark.parametrize("move", [lambda w: w.to("cpu"), lambda w: pickle.loads(pickle.dumps(w))])
