@@ -77,9 +77,7 @@ class Gradients:
                 self._all_witnesses |= {id(witness): weakref.ref(witness) for witness in pair}
                 for witness in pair:
                     hook = functools.partial(self._tally.gradient_came, [id(each) for each in pair])
-                    handle: Any = witness.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-                    self._handles.append(handle)
-                    weakref.finalize(self, handle.remove).atexit = False
+                    self._handles.append(witness.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
         self._witnesses.clear()
         plain = all(type(parameter) in (Tensor, torch.nn.Parameter) for parameter in _parameters(self.optimizers))
         self._plain = plain and all(isinstance(optimizer, Optimizer) for optimizer in self.optimizers)
