@@ -186,7 +186,7 @@ def _parameters(optimizers: Sequence[Any]) -> Iterator[Tensor]:
 
 
 class _Tally:
-    """What has come to the witnesses. Their hooks hold this, and nothing else that they would keep alive.
+    """Counts what has come to the witnesses. Their hooks hold this, and nothing else that they would keep alive.
 
     Attributes:
         came: The witnesses to which a gradient has come, by id: True if it was not 0.

@@ -25,7 +25,7 @@ _LOOK_EVERY = 100  # steps
 
 
 class Learning(Schedule):
-    """What :class:`~lightning_uncertainty.UncertaintyWeighting` does in a step, and at the end of an epoch."""
+    """Takes the steps of :class:`~lightning_uncertainty.UncertaintyWeighting`, and ends its epochs."""
 
     _state: EngineState
     relative: RelativeLoss

@@ -22,7 +22,7 @@ _LARGEST = 709.0  # whose exponential is a float
 
 
 class HostRule:
-    """What :class:`~lightning_uncertainty.strategies.Uncertainty` does in a step on a CPU, for a linear regulariser.
+    """Takes the steps of :class:`~lightning_uncertainty.strategies.Uncertainty` on a CPU, for a linear regulariser.
 
     For a few tasks the formulas are worked out with numbers of Python, task by task; for many with arrays of numpy.
     An operation of torch costs as much as twenty of the former and four of the latter, and what it brings into the
